@@ -1,0 +1,409 @@
+"""Reading a model: bytes in, a checked graph out, in time and memory bounded by the file's size and the limits here.
+
+onnx's classes parse the protobuf; its C++ checker and shape inference are not used (a 2 KB file can hang them). What is
+checked here, kernels rely on: hash parameters (hashinfer.schemes), tensor sizes, names defined once and before use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
+
+from hashinfer.errors import ModelError, UnsupportedError, at_node
+from hashinfer.model.graph import Array, Graph, Model, Node, ValueType
+from hashinfer.model.tensors import numpy_dtype, to_array
+from hashinfer.schemes import BY_OP_TYPE, DOMAIN, DOMAIN_VERSION
+from hashinfer.schemes.base import BODY_MIN_OPSET
+
+MAX_FILE_BYTES = 2**31 - 1
+MAX_NODES = 200_000
+MAX_DEPTH = 24
+MIN_IR_VERSION, MIN_OPSET = 3, 7
+
+ModelSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+
+def read_model(source: ModelSource) -> Model:
+    """Read a model from a path, bytes, or a binary file object.
+
+    Raises ModelError (a ValueError) for anything that is no well-formed model, UnsupportedError where it is one but asks
+    for what this engine lacks, OSError as open() would.
+    """
+    data, folder = _read_bytes(source)
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except (DecodeError, RecursionError, ValueError) as error:
+        raise ModelError(f"not an ONNX model: {len(data)} bytes do not parse as one ({error})") from None
+    size = len(data)
+    del data
+    if not proto.HasField("graph"):
+        raise ModelError(f"not an ONNX model: {size} bytes that hold no graph")
+    opsets = _check_versions(proto)
+    bodies = frozenset(f.name for f in proto.functions if f.domain == DOMAIN)
+    builder = _Builder([f for f in proto.functions if f.domain != DOMAIN], folder)
+    graph = builder.main_graph(proto.graph, opsets)
+    return Model(
+        graph=graph,
+        opset=opsets[""],
+        ir_version=proto.ir_version,
+        file_bytes=size,
+        producer=proto.producer_name,
+        producer_version=proto.producer_version,
+        domain=proto.domain,
+        version=proto.model_version,
+        description=proto.doc_string,
+        metadata=MappingProxyType({p.key: p.value for p in proto.metadata_props}),
+        bodies=bodies,
+    )
+
+
+def _read_bytes(source: ModelSource) -> tuple[bytes, Path | None]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _limited(bytes(source), "the model"), None
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        found = path.stat()
+        if path.is_dir():
+            raise ModelError(f"{path} is a folder; expected a model file")
+        if found.st_size > MAX_FILE_BYTES:
+            raise ModelError(f"{path} has {found.st_size} bytes; an ONNX file has at most {MAX_FILE_BYTES}")
+        with path.open("rb") as file:
+            return _limited(file.read(MAX_FILE_BYTES + 1), str(path)), path.parent
+    if hasattr(source, "read"):
+        data = source.read(MAX_FILE_BYTES + 1)
+        if not isinstance(data, bytes):
+            raise ModelError(f"the model's file object gives {type(data).__name__}; expected bytes (open it with 'rb')")
+        return _limited(data, "the model"), None
+    raise ModelError(f"the model is a {type(source).__name__}; expected a path, bytes or a binary file object")
+
+
+def _limited(data: bytes, what: str) -> bytes:
+    if not data:
+        raise ModelError(f"{what} is empty; expected an ONNX model")
+    if len(data) > MAX_FILE_BYTES:
+        raise ModelError(f"{what} has more than {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def _check_versions(proto: ModelProto) -> dict[str, int]:
+    opsets: dict[str, int] = {}
+    for entry in proto.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if domain in opsets:
+            raise ModelError(f"the model imports domain {domain!r} twice")
+        opsets[domain] = entry.version
+    if proto.ir_version < MIN_IR_VERSION:
+        raise UnsupportedError(f"the model has IR version {proto.ir_version}; expected at least {MIN_IR_VERSION}")
+    newest = onnx.defs.onnx_opset_version()
+    if "" not in opsets:
+        raise ModelError("the model imports no version of the default domain; expected an opset_import for it")
+    if not MIN_OPSET <= opsets[""] <= newest:
+        raise UnsupportedError(f"the model's default-domain opset is {opsets['']}; expected {MIN_OPSET} to {newest}")
+    _check_hash_domain(opsets, "the model")
+    return opsets
+
+
+def _check_hash_domain(opsets: Mapping[str, int], where: str) -> None:
+    version = opsets.get(DOMAIN)
+    if version is None:
+        return
+    if version != DOMAIN_VERSION:
+        raise UnsupportedError(
+            f"{where} uses version {version} of {DOMAIN}; this engine reads version {DOMAIN_VERSION}"
+        )
+    if opsets.get("", 0) < BODY_MIN_OPSET:
+        raise UnsupportedError(
+            f"{where} uses {DOMAIN} with default-domain opset {opsets.get('', 0)}; expected at least {BODY_MIN_OPSET}"
+        )
+
+
+class _Scope:
+    """Names of one graph under construction: what is defined, what outer scopes define, what was captured."""
+
+    def __init__(self, outer: _Scope | None, prefix: str, rename: Mapping[str, str] | None = None) -> None:
+        self.outer = outer
+        self.prefix = prefix
+        self.rename: dict[str, str] = dict(rename or {})
+        self.defined: set[str] = set()
+        self.captured: dict[str, None] = {}
+
+    def resolve(self, name: str) -> str | None:
+        """The model-wide name of a value used here, or None if nothing defines it."""
+        if name in self.rename:
+            return self.rename[name]
+        if self.outer is None:
+            return None
+        found = self.outer.resolve(name)
+        if found is not None:
+            self.captured[found] = None
+        return found
+
+
+class _Builder:
+    def __init__(self, functions: Sequence[FunctionProto], folder: Path | None) -> None:
+        self.folder = folder
+        self.functions: dict[tuple[str, str, str], FunctionProto] = {}
+        for f in functions:
+            key = (f.domain, f.name, getattr(f, "overload", ""))
+            if key in self.functions:
+                raise ModelError(f"the function {f.domain}::{f.name} is defined twice")
+            self.functions[key] = f
+        self.calls = 0
+        self.taken: set[str] = set()
+        """Names of the main graph, which stay as they are, and every name made for the inside of functions and subgraphs."""
+        self.sizes: dict[tuple[str, str, str], int] = {}
+
+    def main_graph(self, proto: GraphProto, opsets: Mapping[str, int]) -> Graph:
+        total = sum(self._expanded_size(n, (), 0) for n in proto.node)
+        if total > MAX_NODES:
+            raise ModelError(
+                f"the model has {total} nodes after its functions are expanded; expected at most {MAX_NODES}"
+            )
+        self.taken.update(v.name for v in proto.input)
+        self.taken.update(t.name for t in proto.initializer)
+        self.taken.update(made for n in proto.node for made in n.output)
+        return self._graph(proto, None, "", opsets, {}, 0)
+
+    def _expanded_size(self, node: NodeProto, calling: tuple[tuple[str, str, str], ...], depth: int) -> int:
+        """Nodes that `node` becomes, at most MAX_NODES + 1: counted before anything is expanded."""
+        if depth > MAX_DEPTH or len(calling) > MAX_DEPTH:
+            raise ModelError(f"functions or subgraphs are nested more than {MAX_DEPTH} deep at node {node.name!r}")
+        key = (node.domain, node.op_type, getattr(node, "overload", ""))
+        if key in self.functions:
+            if key in calling:
+                raise ModelError(f"the function {node.domain}::{node.op_type} calls itself")
+            if key not in self.sizes:
+                body = self.functions[key].node
+                self.sizes[key] = min(MAX_NODES + 1, sum(self._expanded_size(n, (*calling, key), depth) for n in body))
+            return self.sizes[key]
+        inner = (g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs))
+        return min(MAX_NODES + 1, 1 + sum(self._expanded_size(n, calling, depth + 1) for g in inner for n in g.node))
+
+    def _graph(
+        self,
+        proto: GraphProto,
+        outer: _Scope | None,
+        prefix: str,
+        opsets: Mapping[str, int],
+        attributes: Mapping[str, AttributeProto],
+        depth: int,
+    ) -> Graph:
+        scope = _Scope(outer, prefix)
+        where = f"graph {proto.name!r}"
+        if proto.sparse_initializer:
+            raise UnsupportedError(f"{where} has sparse initializers, which this engine does not read")
+        initializers: dict[str, Array] = {}
+        for tensor in proto.initializer:
+            name = self._define(scope, tensor.name, f"initializer {tensor.name!r}")
+            initializers[name] = to_array(tensor, f"initializer {tensor.name!r}", self.folder)
+        inputs = []
+        for value in proto.input:
+            if value.name in scope.rename:
+                continue
+            self._define(scope, value.name, f"input {value.name!r} of {where}")
+            inputs.append(_value_type(value, scope.rename[value.name]))
+        nodes = self._nodes(proto.node, scope, opsets, attributes, depth)
+        outputs = []
+        for value in proto.output:
+            found = scope.resolve(value.name)
+            if found is None:
+                raise ModelError(f"output {value.name!r} of {where} is produced by no node, input or initializer")
+            outputs.append(_value_type(value, found))
+        return Graph(
+            proto.name,
+            tuple(inputs),
+            tuple(outputs),
+            MappingProxyType(initializers),
+            tuple(nodes),
+            tuple(scope.captured),
+        )
+
+    def _define(self, scope: _Scope, name: str, what: str) -> str:
+        if not name:
+            raise ModelError(f"{what} has no name")
+        if name in scope.rename:
+            raise ModelError(f"{what} is defined twice in its graph")
+        unique = scope.prefix + name
+        if scope.prefix:
+            while unique in self.taken:
+                unique += "'"
+            self.taken.add(unique)
+        scope.rename[name] = unique
+        return unique
+
+    def _nodes(
+        self,
+        protos: Iterable[NodeProto],
+        scope: _Scope,
+        opsets: Mapping[str, int],
+        attributes: Mapping[str, AttributeProto],
+        depth: int,
+    ) -> list[Node]:
+        protos = list(protos)
+        producers = {name: n for n in protos for name in n.output if name}
+        nodes: list[Node] = []
+        for position, proto in enumerate(protos):
+            domain = "" if proto.domain == "ai.onnx" else proto.domain
+            name = scope.prefix + (proto.name or f"{proto.op_type}_{position}")
+            inputs = []
+            for used in proto.input:
+                found = scope.resolve(used) if used else ""
+                if found is None:
+                    raise ModelError(at_node(proto.op_type, name, _undefined(used, producers)))
+                inputs.append(found)
+            own = self._attributes(proto, name, scope, opsets, attributes, depth)
+            key = (proto.domain, proto.op_type, getattr(proto, "overload", ""))
+            if key in self.functions:
+                nodes.extend(self._inline(key, proto, name, inputs, scope, depth))
+                continue
+            outputs = []
+            for made in proto.output:
+                if made:
+                    self._define(scope, made, at_node(proto.op_type, name, f"its output {made!r}"))
+                outputs.append(scope.rename[made] if made else "")
+            if domain not in opsets:
+                raise ModelError(at_node(proto.op_type, name, f"the model imports no version of its domain {domain!r}"))
+            if domain == DOMAIN and proto.op_type not in BY_OP_TYPE:
+                known = " and ".join(BY_OP_TYPE)
+                raise UnsupportedError(at_node(proto.op_type, name, f"{DOMAIN} version 1 has {known}, no such op"))
+            node_attrs = MappingProxyType(
+                {k: self._value(a, name, scope, opsets, attributes, depth) for k, a in own.items()}
+            )
+            nodes.append(Node(proto.op_type, domain, name, tuple(inputs), tuple(outputs), node_attrs, opsets[domain]))
+        return nodes
+
+    def _attributes(
+        self,
+        proto: NodeProto,
+        name: str,
+        scope: _Scope,
+        opsets: Mapping[str, int],
+        attributes: Mapping[str, AttributeProto],
+        depth: int,
+    ) -> dict[str, AttributeProto]:
+        """The node's attributes with references to the calling function's attributes filled in."""
+        own: dict[str, AttributeProto] = {}
+        for attribute in proto.attribute:
+            if attribute.name in own:
+                raise ModelError(at_node(proto.op_type, name, f"attribute {attribute.name!r} is given twice"))
+            if not attribute.ref_attr_name:
+                own[attribute.name] = attribute
+            elif attribute.ref_attr_name in attributes:
+                own[attribute.name] = attributes[attribute.ref_attr_name]
+        return own
+
+    def _inline(
+        self,
+        key: tuple[str, str, str],
+        call: NodeProto,
+        name: str,
+        inputs: Sequence[str],
+        scope: _Scope,
+        depth: int,
+    ) -> list[Node]:
+        """The nodes of a function's body in place of a call of it."""
+        function = self.functions[key]
+        what = f"the function {function.domain}::{function.name}"
+        if len(inputs) > len(function.input) or len(call.output) > len(function.output):
+            raise ModelError(
+                at_node(
+                    call.op_type,
+                    name,
+                    f"{len(inputs)} inputs and {len(call.output)} outputs; {what} has {len(function.input)} and "
+                    f"{len(function.output)}",
+                )
+            )
+        opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import}
+        _check_hash_domain(opsets, what)
+        given = {a.name: a for a in function.attribute_proto} | {a.name: a for a in call.attribute}
+        self.calls += 1
+        inner = _Scope(None, f"{name}#{self.calls}/")
+        for position, formal in enumerate(function.input):
+            inner.rename[formal] = inputs[position] if position < len(inputs) else ""
+        nodes = self._nodes(function.node, inner, opsets, given, depth)
+        renamed: dict[str, str] = {}
+        for formal, actual in zip(function.output, call.output, strict=False):
+            found = inner.resolve(formal)
+            if found is None:
+                raise ModelError(f"output {formal!r} of {what} is produced by no node of it")
+            if actual:
+                renamed[actual] = found
+        for actual, found in renamed.items():
+            self._define(scope, actual, at_node(call.op_type, name, f"its output {actual!r}"))
+            outer_name = scope.rename[actual]
+            nodes.append(Node("Identity", "", f"{name}/{actual}", (found,), (outer_name,), MappingProxyType({}), 13))
+        return nodes
+
+    def _value(
+        self,
+        attribute: AttributeProto,
+        node: str,
+        scope: _Scope,
+        opsets: Mapping[str, int],
+        attributes: Mapping[str, AttributeProto],
+        depth: int,
+    ) -> Any:
+        kind, where = attribute.type, f"attribute {attribute.name!r} of node {node!r}"
+        if kind == AttributeProto.FLOAT:
+            return attribute.f
+        if kind == AttributeProto.INT:
+            return attribute.i
+        if kind == AttributeProto.STRING:
+            return _text(attribute.s)
+        if kind == AttributeProto.TENSOR:
+            return to_array(attribute.t, where, self.folder)
+        if kind == AttributeProto.GRAPH:
+            return self._graph(attribute.g, scope, f"{node}/", opsets, attributes, depth + 1)
+        if kind == AttributeProto.FLOATS:
+            return tuple(attribute.floats)
+        if kind == AttributeProto.INTS:
+            return tuple(attribute.ints)
+        if kind == AttributeProto.STRINGS:
+            return tuple(_text(s) for s in attribute.strings)
+        if kind == AttributeProto.TENSORS:
+            return tuple(to_array(t, where, self.folder) for t in attribute.tensors)
+        if kind == AttributeProto.TYPE_PROTO:
+            return attribute.tp.SerializeToString()
+        raise UnsupportedError(f"{where} is of kind {AttributeProto.AttributeType.Name(kind)}, which is not read here")
+
+
+def _text(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def _undefined(name: str, producers: Mapping[str, NodeProto]) -> str:
+    producer = producers.get(name)
+    if producer is None:
+        return f"its input {name!r} is produced by no node, input or initializer"
+    return f"its input {name!r} comes from the later {producer.op_type} node: a cycle, or nodes out of order"
+
+
+def _value_type(value: ValueInfoProto, name: str) -> ValueType:
+    which = value.type.WhichOneof("value")
+    if which != "tensor_type":
+        return ValueType(name, None, None, {"sequence_type": "seq", "optional_type": "optional"}.get(which or "", ""))
+    tensor = value.type.tensor_type
+    dtype = numpy_dtype(tensor.elem_type, f"value {value.name!r}") if tensor.elem_type else None
+    shape: tuple[int | str | None, ...] | None = None
+    if tensor.HasField("shape"):
+        shape = tuple(d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim)
+        if any(isinstance(d, int) and d < 0 for d in shape):
+            raise ModelError(f"value {value.name!r} has shape {list(shape)}; expected no dimension below 0")
+    return ValueType(name, dtype, shape, f"tensor({_ORT_NAMES.get(tensor.elem_type, 'undefined')})")
+
+
+_ORT_NAMES = {
+    number: {"FLOAT": "float", "DOUBLE": "double"}.get(label, label.lower())
+    for label, number in onnx.TensorProto.DataType.items()
+}

@@ -1,0 +1,99 @@
+"""Tensors of a file as NumPy arrays: every length is checked against the bytes that are there."""
+
+from __future__ import annotations
+
+import os
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from hashinfer.errors import ModelError, UnsupportedError
+from hashinfer.model.graph import Array
+
+_FOUR_BIT = {TensorProto.INT4, TensorProto.UINT4, getattr(TensorProto, "FLOAT4E2M1", -1)}
+
+
+def numpy_dtype(elem_type: int, where: str) -> np.dtype[Any]:
+    """NumPy's dtype for an ONNX element type. Raises ModelError for a number that is none."""
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
+    except (KeyError, ValueError, TypeError):
+        raise ModelError(f"{where} has element type {elem_type}, which is no ONNX element type") from None
+
+
+def to_array(tensor: TensorProto, where: str, folder: Path | None) -> Array:
+    """The values of `tensor`, read-only. `folder`: where external data may lie, None if nowhere.
+
+    Raises ModelError where the dims and the stored bytes disagree, before anything of the claimed size is made.
+    """
+    dims = tuple(tensor.dims)
+    if any(d < 0 for d in dims):
+        raise ModelError(f"{where} has dims {list(dims)}; expected none below 0")
+    if tensor.HasField("segment"):
+        raise UnsupportedError(f"{where} is stored in segments, which ONNX no longer uses")
+    if tensor.data_type == TensorProto.STRING:
+        if prod(dims) != len(tensor.string_data):
+            raise ModelError(f"{where} has dims {list(dims)} and {len(tensor.string_data)} strings")
+        try:
+            return _frozen(np.array([s.decode() for s in tensor.string_data], object).reshape(dims))
+        except UnicodeDecodeError:
+            raise ModelError(f"{where} holds a string that is not UTF-8") from None
+    dtype = numpy_dtype(tensor.data_type, where)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raw = _external_bytes(tensor, where, folder)
+    elif tensor.HasField("raw_data"):
+        raw = tensor.raw_data
+    else:
+        return _typed_data(tensor, dims, where)
+    size = prod(dims)
+    expected = (size + 1) // 2 if tensor.data_type in _FOUR_BIT else size * dtype.itemsize
+    if len(raw) != expected:
+        raise ModelError(f"{where} has dims {list(dims)} of {dtype}, {expected} bytes; {len(raw)} bytes are stored")
+    if tensor.data_type in _FOUR_BIT:
+        return _typed_data(tensor, dims, where)
+    return _frozen(np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(dims))
+
+
+def _typed_data(tensor: TensorProto, dims: tuple[int, ...], where: str) -> Array:
+    stored = max(
+        len(getattr(tensor, f)) for f in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+    )
+    if prod(dims) > 8 * (stored + len(tensor.raw_data)):
+        raise ModelError(f"{where} has dims {list(dims)}; {stored} numbers are stored")
+    try:
+        return _frozen(np.asarray(numpy_helper.to_array(tensor)))
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise ModelError(
+            f"{where} has dims {list(dims)} that its {stored} stored numbers do not fit: {error}"
+        ) from None
+
+
+def _external_bytes(tensor: TensorProto, where: str, folder: Path | None) -> bytes:
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    if folder is None:
+        raise UnsupportedError(
+            f"{where} lies in the file {location!r}; a model given as bytes has no folder to look in"
+        )
+    root = folder.resolve()
+    path = (root / location).resolve()
+    if not location or Path(location).is_absolute() or not path.is_relative_to(root):
+        raise ModelError(f"{where} lies in {location!r}, outside the model's folder")
+    try:
+        offset, stored = int(entries.get("offset", "0")), path.stat().st_size
+        length = int(entries.get("length", str(stored - offset)))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{where} lies in {location!r}, which cannot be read: {error}") from None
+    if not (0 <= offset <= stored and 0 <= length <= stored - offset):
+        raise ModelError(f"{where} is bytes {offset} to {offset + length} of {location!r}, which has {stored}")
+    with path.open("rb") as file:
+        file.seek(offset, os.SEEK_SET)
+        return file.read(length)
+
+
+def _frozen(array: Array) -> Array:
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,78 @@
+"""Writing .hnet files: an ONNX model whose Expand nodes carry their own bodies as model-local functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import onnx
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
+
+from hashinfer.errors import ModelError, SchemeError
+from hashinfer.files import atomic_write
+from hashinfer.schemes import BY_OP_TYPE, DOMAIN, DOMAIN_VERSION, Scheme
+from hashinfer.schemes.base import BODY_MIN_OPSET
+
+MIN_IR_VERSION = 9
+
+
+def expand_node(scheme: Scheme, weight_vector: str, output: str, name: str = "") -> NodeProto:
+    """The Expand node that turns the value `weight_vector` [K] into `output` [rows, cols]."""
+    return onnx.helper.make_node(
+        scheme.op_type, [weight_vector], [output], name=name or output, domain=DOMAIN, **scheme.attributes()
+    )
+
+
+def expand_body(op_type: str, opset: int) -> FunctionProto:
+    """The body of an Expand op for a model of default-domain version `opset`. Raises SchemeError for another op."""
+    if op_type not in BY_OP_TYPE:
+        raise SchemeError(f"{DOMAIN}::{op_type} is no hash scheme; expected one of {', '.join(BY_OP_TYPE)}")
+    return onnx.parser.parse_function(BY_OP_TYPE[op_type].body().replace("OPSET", str(opset)))
+
+
+def with_bodies(model: ModelProto) -> ModelProto:
+    """A copy of `model` with the body of each Expand op it uses, replacing bodies it came with.
+
+    Raises ModelError where the model's opset is below 18, which the bodies need.
+    """
+    used = {n.op_type for n in _all_nodes(model) if n.domain == DOMAIN}
+    out = ModelProto()
+    out.CopyFrom(model)
+    kept = [f for f in model.functions if f.domain != DOMAIN]
+    imports = [o for o in model.opset_import if o.domain != DOMAIN]
+    opset = next((o.version for o in imports if o.domain in ("", "ai.onnx")), 0)
+    if opset < BODY_MIN_OPSET:
+        raise ModelError(f"the model's default-domain opset is {opset}; a hashed model needs at least {BODY_MIN_OPSET}")
+    out.ir_version = max(model.ir_version, MIN_IR_VERSION)
+    del out.functions[:], out.opset_import[:]
+    out.functions.extend([*kept, *(expand_body(op_type, opset) for op_type in sorted(used))])
+    out.opset_import.extend(imports)
+    if used:
+        out.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    return out
+
+
+def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
+    """Write `model`, with the bodies of its Expand ops, to `path`: whole or not at all.
+
+    Raises ModelError if onnx's checker or its strict shape inference refuses the result; OSError as open() would.
+    """
+    out = with_bodies(model)
+    try:
+        onnx.checker.check_model(out, full_check=True)
+        onnx.shape_inference.infer_shapes(out, check_type=True, strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(f"the model to write is not valid ONNX: {error}") from error
+    with atomic_write(path) as file:
+        file.write(out.SerializeToString(deterministic=True))
+
+
+def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    pending: list[GraphProto | FunctionProto] = [model.graph, *(f for f in model.functions if f.domain != DOMAIN)]
+    while pending:
+        for node in pending.pop().node:
+            yield node
+            for attribute in node.attribute:
+                pending.extend(attribute.graphs)
+                if attribute.HasField("g"):
+                    pending.append(attribute.g)
