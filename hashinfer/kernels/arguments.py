@@ -1,0 +1,131 @@
+"""The int64 arguments that all products share: where rows come from, where outputs go, what is done on the way out.
+
+Rows of x are numbered over all images: row r is row r % image_rows of image r // image_rows (a plain matrix product
+is one image). Strides count elements. Output (r, j) lands at
+
+    y + image * y_image_stride + (r % image_rows) * y_row_stride + j * y_col_stride.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from hashinfer.kernels.intrinsics import float32_at, float_bits, int8_at, int32_at, int64_at, uint16_at
+from hashinfer.kernels.jit import device
+
+PRODUCT = (
+    "x",
+    "x_row_stride",
+    "rows",
+    "inputs",
+    "outputs",
+    "y",
+    "y_row_stride",
+    "y_col_stride",
+    "image_rows",
+    "y_image_stride",
+    "bias",
+    "bias_row_stride",
+    "bias_col_stride",
+    "alpha",
+    "activation",
+    "activation_a",
+    "activation_b",
+    "patches",
+)
+(
+    X,
+    X_ROW_STRIDE,
+    ROWS,
+    INPUTS,
+    OUTPUTS,
+    Y,
+    Y_ROW_STRIDE,
+    Y_COL_STRIDE,
+    IMAGE_ROWS,
+    Y_IMAGE_STRIDE,
+    BIAS,
+    BIAS_ROW_STRIDE,
+    BIAS_COL_STRIDE,
+    ALPHA,
+    ACTIVATION,
+    ACTIVATION_A,
+    ACTIVATION_B,
+    PATCHES,
+) = range(len(PRODUCT))
+
+ACTIVATIONS = ("none", "relu", "leaky_relu", "clip", "sigmoid", "tanh")
+NONE, RELU, LEAKY_RELU, CLIP, SIGMOID, TANH = range(len(ACTIVATIONS))
+
+NO_LIMIT = 2**62
+"""Length given to views over buffers whose true size the plan knows: no kernel relies on it."""
+
+
+def float_argument(value: float) -> int:
+    """A float as an int64 argument: the bits of its float64."""
+    return int(np.float64(value).view(np.int64))
+
+
+@device
+def float32_array(address: Any, length: Any) -> Any:
+    return carray(float32_at(address), length)
+
+
+@device
+def uint16_array(address: Any, length: Any) -> Any:
+    return carray(uint16_at(address), length)
+
+
+@device
+def int8_array(address: Any, length: Any) -> Any:
+    return carray(int8_at(address), length)
+
+
+@device
+def int32_array(address: Any, length: Any) -> Any:
+    return carray(int32_at(address), length)
+
+
+@device
+def int64_array(address: Any, length: Any) -> Any:
+    return carray(int64_at(address), length)
+
+
+@device
+def float_at(args: Any, index: Any) -> Any:
+    """The float argument number `index`, as float32."""
+    return np.float32(float_bits(args[index]))
+
+
+@device
+def activate(value: Any, kind: Any, a: Any, b: Any) -> Any:
+    """The fused activation; NaN stays NaN."""
+    if kind == NONE:
+        return value
+    if kind == RELU:
+        return np.float32(0.0) if value < np.float32(0.0) else value
+    if kind == LEAKY_RELU:
+        return value * a if value < np.float32(0.0) else value
+    if kind == CLIP:
+        low = a if value < a else value
+        return b if low > b else low
+    if kind == SIGMOID:
+        e = np.float32(np.exp(-np.abs(value)))
+        return (e if value < np.float32(0.0) else np.float32(1.0)) / (np.float32(1.0) + e)
+    return np.float32(np.tanh(value))
+
+
+@device
+def finish(args: Any, r: Any, j: Any, total: Any) -> None:
+    """Write y[r, j] = activation(alpha * total + bias[r, j])."""
+    value = total * float_at(args, ALPHA)
+    if args[BIAS] != 0:
+        bias = float32_array(args[BIAS], NO_LIMIT)
+        value += bias[r * args[BIAS_ROW_STRIDE] + j * args[BIAS_COL_STRIDE]]
+    value = activate(value, args[ACTIVATION], float_at(args, ACTIVATION_A), float_at(args, ACTIVATION_B))
+    image, within = r // args[IMAGE_ROWS], r % args[IMAGE_ROWS]
+    y = float32_array(args[Y], NO_LIMIT)
+    y[image * args[Y_IMAGE_STRIDE] + within * args[Y_ROW_STRIDE] + j * args[Y_COL_STRIDE]] = value

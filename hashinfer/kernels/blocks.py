@@ -1,0 +1,279 @@
+"""The general product: a tile of W is written once into scratch and multiplied with a block of rows.
+
+W comes from a dense matrix or from either hash scheme, as it is or transposed; rows come from a matrix or from patches.
+Each output sums its inputs in order, in chunks of CHUNK: |error| <= inputs eps sum |x| |W|, element by element.
+Scratch: rows [32 x 128], W tile [128 x 64], sums [32 x 64] floats = 56 KiB.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hashinfer.kernels.arguments import (
+    ALPHA,
+    INPUTS,
+    NO_LIMIT,
+    OUTPUTS,
+    PRODUCT,
+    ROWS,
+    X_ROW_STRIDE,
+    Y_ROW_STRIDE,
+    X,
+    Y,
+    finish,
+    float32_array,
+    float_at,
+    int8_array,
+    int64_array,
+    uint16_array,
+)
+from hashinfer.kernels.hashing import (
+    col_sign,
+    permute,
+    row_sign,
+    signed_slot,
+    slot_sign,
+    weight,
+    xxh32_finish,
+    xxh32_prefix,
+)
+from hashinfer.kernels.intrinsics import fma16, int64_at, load16, splat16, store16
+from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.rows import read_rows
+
+ROW_BLOCK, STRIP, CHUNK = 32, 64, 128
+ARGUMENT_BYTES = 512
+SCRATCH_BYTES = ARGUMENT_BYTES + 4 * (ROW_BLOCK * CHUNK + CHUNK * STRIP + ROW_BLOCK * STRIP)
+
+FIRST = len(PRODUCT)
+HASHED = (*PRODUCT, "w", "kind", "buckets", "seed", "parameter", "half", "transposed", "first_output")
+W, KIND, BUCKETS, SEED, PARAMETER, HALF, TRANSPOSED, FIRST_OUTPUT = range(FIRST, len(HASHED))
+DENSE_KIND, XXH32_KIND, DYADIC_KIND = range(3)
+"""parameter: block or width; half: ceil(log2(width) / 2); outputs start at virtual column first_output."""
+DENSE = (*PRODUCT, "w", "kind", "w_row_stride", "w_col_stride", "batches", "offsets")
+W_ROW_STRIDE, W_COL_STRIDE, BATCHES, OFFSETS = range(FIRST + 2, len(DENSE))
+"""offsets: address of int64 [batches, 3], the elements to add to x, w and y for each matrix of a batch."""
+
+
+@device
+def dyadic_weight(w: Any, buckets: Any, seed: Any, width: Any, half: Any, i: Any, j: Any) -> Any:
+    """W[i, j] of the dyadic scheme."""
+    groups = buckets // width
+    t, g = j // groups, j % groups
+    within = np.int64(np.uint32(i & (width - 1)) ^ permute(t, width, half, seed))
+    return row_sign(i, seed) * col_sign(j, seed) * weight(w, g * width + within)
+
+
+@device
+def fill_dense(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any) -> None:
+    """tile[ni, 64] = W[i0 : i0 + ni, j0 : j0 + nj], zero beyond nj."""
+    rs, cs = args[W_ROW_STRIDE], args[W_COL_STRIDE]
+    for i in range(ni):
+        at, source = i * STRIP, (i0 + i) * rs + j0 * cs
+        for j in range(nj):
+            tile[at + j] = w[source + j * cs]
+        for j in range(nj, STRIP):
+            tile[at + j] = np.float32(0.0)
+
+
+@device
+def fill_xxh32(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any) -> None:
+    """As fill_dense, from the xxh32 scheme."""
+    block, seed = args[PARAMETER], np.uint32(args[SEED])
+    slots, j0 = 2 * (args[BUCKETS] - block + 1), j0 + args[FIRST_OUTPUT]
+    first_run, first_t = j0 // block, j0 % block
+    for i in range(ni):
+        at = i * STRIP
+        if args[TRANSPOSED] != 0:
+            run, t = (i0 + i) // block, (i0 + i) % block
+            for j in range(nj):
+                slot = signed_slot(xxh32_finish(xxh32_prefix(j0 + j, seed), run), slots)
+                tile[at + j] = slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)) + t)
+        elif block == 1:
+            prefix = xxh32_prefix(i0 + i, seed)
+            for j in range(nj):
+                slot = signed_slot(xxh32_finish(prefix, j0 + j), slots)
+                tile[at + j] = slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)))
+        else:
+            prefix, run, t, j = xxh32_prefix(i0 + i, seed), first_run, first_t, 0
+            while j < nj:
+                slot = signed_slot(xxh32_finish(prefix, run), slots)
+                sign, source = slot_sign(slot), np.int64(slot >> np.uint32(1)) + t
+                count = min(block - t, nj - j)
+                for k in range(count):
+                    tile[at + j + k] = sign * weight(w, source + k)
+                j += count
+                run += 1
+                t = 0
+        for j in range(nj, STRIP):
+            tile[at + j] = np.float32(0.0)
+
+
+@device
+def fill_dyadic(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any) -> None:
+    """As fill_dense, from the dyadic scheme."""
+    buckets, seed, width, half = args[BUCKETS], np.uint32(args[SEED]), args[PARAMETER], args[HALF]
+    groups = buckets // width
+    j0 = j0 + args[FIRST_OUTPUT]
+    for j in range(nj):
+        if args[TRANSPOSED] != 0:
+            for i in range(ni):
+                tile[i * STRIP + j] = dyadic_weight(w, buckets, seed, width, half, j0 + j, i0 + i)
+        else:
+            t, g = (j0 + j) // groups, (j0 + j) % groups
+            perm, sign = np.int64(permute(t, width, half, seed)), col_sign(j0 + j, seed)
+            for i in range(ni):
+                k = ((i0 + i) & (width - 1)) ^ perm
+                tile[i * STRIP + j] = sign * row_sign(i0 + i, seed) * weight(w, g * width + k)
+    for i in range(ni):
+        for j in range(nj, STRIP):
+            tile[i * STRIP + j] = np.float32(0.0)
+
+
+@device
+def multiply_tile(rows: Any, count: Any, ni: Any, tile: Any, sums: Any) -> None:
+    """sums[count, 64] += rows[count, ni] @ tile[ni, 64]."""
+    for r in range(count):
+        s = r * STRIP
+        a0, a1, a2, a3 = load16(sums, s), load16(sums, s + 16), load16(sums, s + 32), load16(sums, s + 48)
+        for i in range(ni):
+            x, at = splat16(rows[r * ni + i]), i * STRIP
+            a0 = fma16(x, load16(tile, at), a0)
+            a1 = fma16(x, load16(tile, at + 16), a1)
+            a2 = fma16(x, load16(tile, at + 32), a2)
+            a3 = fma16(x, load16(tile, at + 48), a3)
+        store16(sums, s, a0)
+        store16(sums, s + 16, a1)
+        store16(sums, s + 32, a2)
+        store16(sums, s + 48, a3)
+
+
+@device
+def fill(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any) -> None:
+    """tile = the part of W at (i0, j0), whatever W is."""
+    if args[KIND] == DENSE_KIND:
+        fill_dense(args, w, i0, ni, j0, nj, tile)
+    elif args[KIND] == XXH32_KIND:
+        fill_xxh32(args, w, i0, ni, j0, nj, tile)
+    else:
+        fill_dyadic(args, w, i0, ni, j0, nj, tile)
+
+
+@device
+def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
+    strips = (args[OUTPUTS] + STRIP - 1) // STRIP
+    r0, j0 = tile // strips * ROW_BLOCK, tile % strips * STRIP
+    count, nj = min(ROW_BLOCK, args[ROWS] - r0), min(STRIP, args[OUTPUTS] - j0)
+    rows = float32_array(scratch, ROW_BLOCK * CHUNK)
+    w_tile = float32_array(scratch + 4 * ROW_BLOCK * CHUNK, CHUNK * STRIP)
+    sums = float32_array(scratch + 4 * (ROW_BLOCK * CHUNK + CHUNK * STRIP), ROW_BLOCK * STRIP)
+    for k in range(count * STRIP):
+        sums[k] = np.float32(0.0)
+    for i0 in range(0, args[INPUTS], CHUNK):
+        ni = min(CHUNK, args[INPUTS] - i0)
+        read_rows(args, r0, count, i0, ni, rows)
+        fill(args, w, i0, ni, j0, nj, w_tile)
+        multiply_tile(rows, count, ni, w_tile, sums)
+    for r in range(count):
+        for j in range(nj):
+            finish(args, r0 + r, j0 + j, sums[r * STRIP + j])
+
+
+@entry(*HASHED)
+def block_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """32 rows by 64 outputs; tiles are numbered row block by row block. W is dense or hashed, by `kind`."""
+    _block(args, tile, scratch, float32_array(args[W], NO_LIMIT))
+
+
+@entry(*HASHED)
+def block_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """As block_f32 over a float16 weight vector."""
+    _block(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
+
+
+@entry(*HASHED)
+def block_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """As block_f32 over an int8 weight vector."""
+    _block(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
+
+
+@entry(*DENSE)
+def dense_block(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """Tiles are numbered matrix by matrix of the batch. Scratch: one copy of the arguments in front of the tiles."""
+    per_matrix = ((args[ROWS] + ROW_BLOCK - 1) // ROW_BLOCK) * ((args[OUTPUTS] + STRIP - 1) // STRIP)
+    at = 3 * (tile // per_matrix)
+    offsets = int64_array(args[OFFSETS], 3 * args[BATCHES])
+    own = int64_array(scratch, len(DENSE))
+    for k in range(len(DENSE)):
+        own[k] = args[k]
+    own[X] += 4 * offsets[at]
+    own[W] += 4 * offsets[at + 1]
+    own[Y] += 4 * offsets[at + 2]
+    _block(int64_at(scratch), tile % per_matrix, scratch + ARGUMENT_BYTES, float32_array(own[W], NO_LIMIT))
+
+
+@entry(*DENSE)
+def dense_row(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """A strip of 64 outputs of one row, W read where it lies. For few rows."""
+    strips = (args[OUTPUTS] + STRIP - 1) // STRIP
+    r, j0 = tile // strips, tile % strips * STRIP
+    nj, ni, ws, cs = min(STRIP, args[OUTPUTS] - j0), args[INPUTS], args[W_ROW_STRIDE], args[W_COL_STRIDE]
+    x, w = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], ni), float32_array(args[W], NO_LIMIT)
+    if cs == 1 and nj == STRIP:
+        a0 = a1 = a2 = a3 = splat16(np.float32(0.0))
+        for i in range(ni):
+            xi, at = splat16(x[i]), i * ws + j0
+            a0 = fma16(xi, load16(w, at), a0)
+            a1 = fma16(xi, load16(w, at + 16), a1)
+            a2 = fma16(xi, load16(w, at + 32), a2)
+            a3 = fma16(xi, load16(w, at + 48), a3)
+        sums = float32_array(scratch, STRIP)
+        store16(sums, 0, a0)
+        store16(sums, 16, a1)
+        store16(sums, 32, a2)
+        store16(sums, 48, a3)
+        for j in range(STRIP):
+            finish(args, r, j0 + j, sums[j])
+        return
+    for j in range(nj):
+        total, at = np.float32(0.0), (j0 + j) * cs
+        if ws == 1:
+            for i in range(ni):
+                total += x[i] * w[at + i]
+        else:
+            for i in range(ni):
+                total += x[i] * w[at + i * ws]
+        finish(args, r, j0 + j, total)
+
+
+@device
+def _expand(args: Any, tile: Any, scratch: Any, w: Any) -> None:
+    strips = (args[OUTPUTS] + STRIP - 1) // STRIP
+    i0, j0 = tile // strips * CHUNK, tile % strips * STRIP
+    ni, nj = min(CHUNK, args[ROWS] - i0), min(STRIP, args[OUTPUTS] - j0)
+    out, w_tile, alpha = float32_array(args[Y], NO_LIMIT), float32_array(scratch, CHUNK * STRIP), float_at(args, ALPHA)
+    fill(args, w, i0, ni, j0, nj, w_tile)
+    for i in range(ni):
+        at = (i0 + i) * args[Y_ROW_STRIDE] + j0
+        for j in range(nj):
+            out[at + j] = alpha * w_tile[i * STRIP + j]
+
+
+@entry(*HASHED)
+def expand_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """y[rows, outputs] = W itself, in tiles of 128 x 64: for the places where nothing can be fused with it."""
+    _expand(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
+
+
+@entry(*HASHED)
+def expand_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """As expand_f32 over a float16 weight vector."""
+    _expand(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
+
+
+@entry(*HASHED)
+def expand_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """As expand_f32 over an int8 weight vector."""
+    _expand(args, tile, scratch, int8_array(args[W], args[BUCKETS]))

@@ -1,0 +1,138 @@
+"""The native driver: runs a program of kernel calls, alone or with workers that join as they wake.
+
+A program is int64 [steps, ROW]: a kernel's arguments from column 0, its number of tiles and its address in the last
+columns. A step's tiles are claimed one by one from a shared counter; the next step begins when all tiles are done. A
+worker that wakes late claims less: nobody waits for a thread that has not begun. Which thread computes a tile changes
+nothing in it, so the bits are the same for any number of threads.
+
+A pool shares one control block. OPEN holds a job's number while it may be joined, ACTIVE counts the workers inside it; the
+caller closes the job and waits for ACTIVE to be zero before it touches the program again. A worker counts itself in
+*before* it looks at OPEN a second time, so none can slip into a job that has been closed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from hashinfer.kernels.intrinsics import atomic_add, atomic_load, atomic_store, call_entry, int64_at, relax
+from hashinfer.kernels.jit import Kernel, compiled, device
+
+ROW = 64
+TILES, ADDRESS = ROW - 2, ROW - 1
+
+OPEN, ACTIVE, CODE, STEPS, COUNTERS, SCRATCH, SCRATCH_STRIDE, PARKED = 0, 8, 16, 17, 18, 19, 20, 24
+"""Places in a control block; PARKED + k is 1 while worker k sleeps or is about to."""
+SPINS_BEFORE_YIELD = 256
+SPINS_BEFORE_PARKING = 3000
+
+
+def control_block(workers: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """A control block for workers 1 ... `workers`, all of them parked."""
+    block = np.zeros(PARKED + workers + 1, np.int64)
+    block[PARKED:] = 1
+    return block
+
+
+if sys.platform == "win32":
+
+    @device
+    def _yield_processor() -> None:
+        relax()
+
+else:
+    _sched_yield = types.ExternalFunction("sched_yield", types.int32())
+
+    @device
+    def _yield_processor() -> None:
+        _sched_yield()
+
+
+@device
+def _pause(spins: Any) -> None:
+    if spins < SPINS_BEFORE_YIELD:
+        relax()
+    else:
+        _yield_processor()
+
+
+@device
+def _run_steps(control: Any, thread: Any) -> None:
+    code, counters = control[CODE], int64_at(control[COUNTERS])
+    scratch = control[SCRATCH] + thread * control[SCRATCH_STRIDE]
+    for s in range(control[STEPS]):
+        row = int64_at(code + 8 * ROW * s)
+        tiles, address = row[TILES], row[ADDRESS]
+        while True:
+            tile = atomic_add(counters, 2 * s, 1)
+            if tile >= tiles:
+                break
+            call_entry(address, row, tile, scratch)
+            atomic_add(counters, 2 * s + 1, 1)
+        spins = 0
+        while atomic_load(counters, 2 * s + 1) < tiles:
+            _pause(spins)
+            spins += 1
+
+
+@compiled(types.void(types.int64, types.int64, types.int64))
+def run_alone(code, steps, scratch):  # type: ignore[no-untyped-def]
+    """Every tile of every step, in order, on the calling thread."""
+    for s in range(steps):
+        row = int64_at(code + 8 * ROW * s)
+        for tile in range(row[TILES]):
+            call_entry(row[ADDRESS], row, tile, scratch)
+
+
+@compiled(types.void(types.int64, types.int64))
+def run_shared(control_address, job):  # type: ignore[no-untyped-def]
+    """Open the job in the control block, work on it, close it, wait for the workers to leave."""
+    control = int64_at(control_address)
+    counters = int64_at(control[COUNTERS])
+    for k in range(2 * control[STEPS]):
+        counters[k] = 0
+    atomic_store(control, OPEN, job)
+    _run_steps(control, 0)
+    atomic_store(control, OPEN, 0)
+    spins = 0
+    while atomic_load(control, ACTIVE) != 0:
+        _pause(spins)
+        spins += 1
+
+
+@compiled(types.void(types.int64, types.int64))
+def serve(control_address, thread):  # type: ignore[no-untyped-def]
+    """Join jobs as they open; return, parked, after a short spin without one."""
+    control = int64_at(control_address)
+    last, spins = 0, 0
+    while True:
+        job = atomic_load(control, OPEN)
+        if job != 0 and job != last:
+            atomic_add(control, ACTIVE, 1)
+            job = atomic_load(control, OPEN)
+            if job != 0:
+                last = job
+                _run_steps(control, thread)
+            atomic_add(control, ACTIVE, -1)
+            spins = 0
+            continue
+        spins += 1
+        if spins < SPINS_BEFORE_PARKING:
+            relax()
+            continue
+        atomic_store(control, PARKED + thread, 1)
+        job = atomic_load(control, OPEN)
+        if job == 0 or job == last:
+            return
+        atomic_store(control, PARKED + thread, 0)
+
+
+@cache
+def callable_from_python(kernel: Kernel) -> Any:
+    """A ctypes function (it releases the GIL) over a driver entry of int64 arguments."""
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(kernel.fields))(kernel.address)

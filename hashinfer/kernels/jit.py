@@ -1,0 +1,181 @@
+"""All Numba plumbing: how device functions and entries are compiled, and where compiled code is kept.
+
+Nothing compiles at import. An entry compiles, or comes from the cache, when its address is first asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import cfunc, njit, types
+
+log = logging.getLogger("hashinfer")
+
+FASTMATH = {"reassoc", "nsz", "contract"}
+"""Lets sums be reordered and products fused, and keeps NaN and Inf as they are."""
+
+ENTRY_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
+
+_lock = threading.RLock()
+
+
+def device(function: Callable[..., Any]) -> Any:
+    """A function that kernels call: over arrays and scalars, callable from Python as well, where tests hold it to naive loops."""
+    return njit(function, fastmath=FASTMATH, error_model="numpy", nogil=True)
+
+
+class Kernel:
+    """An entry `(args, tile, scratch) -> None` of the native driver.
+
+    `fields` names the int64 arguments in their order. Floats travel as the bits of a float64, arrays as addresses.
+    """
+
+    def __init__(self, function: Callable[..., Any], fields: tuple[str, ...], signature: Any = ENTRY_SIGNATURE) -> None:
+        self.name = function.__name__
+        self.fields = fields
+        self._function = function
+        self._signature = signature
+        self._compiled: Any = None
+
+    @property
+    def address(self) -> int:
+        """The entry as a C function pointer, valid while the process lives. Compiles at first use."""
+        if self._compiled is None:
+            with _lock:
+                if self._compiled is None:
+                    self._compiled = _compile(self._function, self._signature)
+        return int(self._compiled.address)
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.name}>"
+
+
+def entry(*fields: str) -> Callable[[Callable[..., Any]], Kernel]:
+    """Decorator that makes a module-level function an entry; see Kernel."""
+    return lambda function: Kernel(function, fields)
+
+
+def compiled(signature: Any) -> Callable[[Callable[..., Any]], Kernel]:
+    """Decorator for the driver's own functions, which are called from Python with int64 arguments."""
+
+    def decorate(function: Callable[..., Any]) -> Kernel:
+        return Kernel(function, tuple(inspect.signature(function).parameters), signature)
+
+    return decorate
+
+
+compile_listeners: list[Callable[[str], None]] = []
+"""Called with a kernel's name before it is compiled because no cache had it."""
+
+
+def _compile(function: Callable[..., Any], signature: Any) -> Any:
+    with _cache_configured() as cached:
+        build = cfunc(signature, cache=cached, fastmath=FASTMATH, error_model="numpy")
+        if not (cached and _is_cached(function)):
+            for listener in compile_listeners:
+                listener(function.__name__)
+        try:
+            return build(function)
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, ImportError) as error:
+            if not cached:
+                raise
+            log.warning("compiled code of %s could not be kept: %s", function.__name__, error)
+            return cfunc(signature, fastmath=FASTMATH, error_model="numpy")(function)
+
+
+def _is_cached(function: Callable[..., Any]) -> bool:
+    from numba.core.caching import FunctionCache  # noqa: PLC0415
+
+    return Path(FunctionCache(function)._cache_file._index_path).exists()
+
+
+@contextmanager
+def _cache_configured() -> Iterator[bool]:
+    """Points Numba's cache at our own folder for the length of one compilation; yields whether there is one."""
+    folder = cache_folder()
+    if folder is None:
+        yield False
+        return
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)
+    try:
+        with _exclusive(folder / "lock"):
+            yield True
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Holds a lock file: concurrent writers have crashed Numba's cache (numba #4807)."""
+    try:
+        import fcntl  # noqa: PLC0415
+    except ImportError:
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def cache_folder() -> Path | None:
+    """The folder of compiled code, made if need be: owned by this user, writable by nobody else. None if there is none.
+
+    `HASHINFER_CACHE_DIR` names another place; an empty value turns the cache off.
+    """
+    chosen = os.environ.get("HASHINFER_CACHE_DIR")
+    if chosen == "":
+        return None
+    base = Path(chosen) if chosen else _user_cache()
+    if base is None:
+        return None
+    folder = base / f"kernels-{_sources_digest()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = folder.stat()
+        if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+            log.warning("%s belongs to somebody else or is writable by others: compiled code is not kept", folder)
+            return None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return None
+        (folder / "lock").touch(mode=0o600)
+    except OSError as error:
+        log.info("no cache of compiled code: %s", error)
+        return None
+    return folder
+
+
+def _user_cache() -> Path | None:
+    home: Path | None = None
+    with suppress(RuntimeError, KeyError):
+        home = Path.home()
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return Path(local) / "hashinfer" if local else None
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "hashinfer" if home else None
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    if xdg and Path(xdg).is_absolute():
+        return Path(xdg) / "hashinfer"
+    return home / ".cache" / "hashinfer" if home and home != Path("/nonexistent") else None
+
+
+def _sources_digest() -> str:
+    """Names a cache by every kernel source and compiler setting: Numba stamps only the file of the outer function."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    settings = (numba.__version__, sys.version, sorted((k, v) for k, v in os.environ.items() if k.startswith("NUMBA_")))
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()[:20]

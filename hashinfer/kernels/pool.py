@@ -1,0 +1,131 @@
+"""A pool of worker threads that sleep while there is nothing to do and join native jobs when woken.
+
+One job at a time: a call that finds the pool busy runs alone, to the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+
+from hashinfer.kernels import driver
+from hashinfer.kernels.driver import callable_from_python, control_block
+
+
+class Program:
+    """Kernel calls with their addresses filled in, for one buffer arena.
+
+    code: int64 [steps, driver.ROW]; scratch: address of `threads` times `scratch_stride` bytes.
+    """
+
+    def __init__(self, code: np.ndarray[Any, np.dtype[np.int64]], scratch: int, scratch_stride: int) -> None:
+        self.code = code
+        self.counters = np.zeros(2 * len(code), np.int64)
+        self.code_address = int(code.ctypes.data)
+        self.counters_address = int(self.counters.ctypes.data)
+        self.steps = len(code)
+        self.scratch = scratch
+        self.scratch_stride = scratch_stride
+
+    def run(self) -> None:
+        """Every step, on the calling thread."""
+        callable_from_python(driver.run_alone)(self.code_address, self.steps, self.scratch)
+
+
+class Pool:
+    """`threads` - 1 workers; they start with the first shared run and end with the pool."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._reset()
+        _pools.add(self)
+
+    def _reset(self) -> None:
+        self._state: _State | None = None
+        self._busy = threading.Lock()
+
+    def run(self, program: Program) -> None:
+        """Run a program with the workers' help, or alone if they are busy with another call."""
+        if self.threads < 2 or not self._busy.acquire(blocking=False):
+            program.run()
+            return
+        try:
+            if self._state is None:
+                self._state = _State(self.threads - 1)
+                weakref.finalize(self, self._state.stop)
+            self._state.run(program)
+        finally:
+            self._busy.release()
+
+    def close(self) -> None:
+        """End the workers; a later run starts new ones."""
+        with self._busy:
+            state, self._state = self._state, None
+            if state is not None:
+                state.stop()
+
+
+class _State:
+    """What workers share with the pool, and no reference to the pool itself, so that it can be collected."""
+
+    def __init__(self, workers: int) -> None:
+        self.control = control_block(workers)
+        self.address = int(self.control.ctypes.data)
+        self.job = 0
+        self.stopped = False
+        self.wake = [threading.Lock() for _ in range(workers)]
+        for lock in self.wake:
+            lock.acquire()
+        self.serve = callable_from_python(driver.serve)
+        self.run_shared = callable_from_python(driver.run_shared)
+        for k in range(workers):
+            threading.Thread(target=self._work, args=(k,), daemon=True, name=f"hashinfer-{k + 1}").start()
+
+    def _work(self, k: int) -> None:
+        while True:
+            self.wake[k].acquire()
+            if self.stopped:
+                return
+            self.serve(self.address, k + 1)
+
+    def _wake_parked(self) -> None:
+        for k, lock in enumerate(self.wake):
+            if self.control[driver.PARKED + k + 1]:
+                self.control[driver.PARKED + k + 1] = 0
+                lock.release()
+
+    def run(self, program: Program) -> None:
+        control = self.control
+        control[driver.CODE] = program.code_address
+        control[driver.STEPS] = program.steps
+        control[driver.COUNTERS] = program.counters_address
+        control[driver.SCRATCH] = program.scratch
+        control[driver.SCRATCH_STRIDE] = program.scratch_stride
+        self.job += 1
+        self._wake_parked()
+        self.run_shared(self.address, self.job)
+
+    def stop(self) -> None:
+        self.stopped = True
+        for k, lock in enumerate(self.wake):
+            # A worker that is awake parks by itself and finds `stopped` only when its lock opens once more.
+            if lock.locked():
+                self.control[driver.PARKED + k + 1] = 0
+                lock.release()
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _forget_threads() -> None:
+    """In a forked child there are no workers, and a lock may be held by a thread that is not there."""
+    for pool in list(_pools):
+        pool._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -1,0 +1,134 @@
+"""The xxh32 scheme for few rows: the hash is recomputed inline for each non-zero input, W is never written down.
+
+The non-zero inputs of a row are listed once a tile, with the hash state that all cells of their row of W share. With
+block 1 each output is one reduction over the list; with longer runs each input adds whole runs of w into a strip of sums.
+|error| <= inputs eps sum |x| |W|, element by element. Scratch: 4096 states, 4096 values, 256 sums = 33 KiB.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba.extending import overload
+
+from hashinfer.kernels.arguments import (
+    INPUTS,
+    OUTPUTS,
+    PRODUCT,
+    X_ROW_STRIDE,
+    X,
+    finish,
+    float32_array,
+    int8_array,
+    int32_array,
+    uint16_array,
+)
+from hashinfer.kernels.hashing import signed_slot, slot_sign, weight, xxh32_finish, xxh32_prefix
+from hashinfer.kernels.intrinsics import fma16, load16, splat16, store16
+from hashinfer.kernels.jit import device, entry
+
+STRIP, LIST = 256, 4096
+SCRATCH_BYTES = 4 * (2 * LIST + STRIP)
+
+FIELDS = (*PRODUCT, "w", "buckets", "seed", "block", "skip_zeros")
+W, BUCKETS, SEED, BLOCK, SKIP_ZEROS = range(len(PRODUCT), len(FIELDS))
+"""skip_zeros: 1 where every weight is finite, so that a zero input adds nothing."""
+
+
+@device
+def list_inputs(x: Any, i0: Any, length: Any, seed: Any, skip_zeros: Any, states: Any, values: Any) -> Any:
+    """Hash states and values of x[i0 : i0 + length], without zeros where they may be skipped; returns how many."""
+    count = 0
+    for i in range(i0, i0 + length):
+        value = x[i]
+        states[count] = np.int32(xxh32_prefix(i, seed))
+        values[count] = value
+        if skip_zeros == 0 or value != np.float32(0.0):
+            count += 1
+    return count
+
+
+@device
+def add_products(states: Any, values: Any, count: Any, w: Any, slots: Any, j0: Any, nj: Any, sums: Any) -> None:
+    """sums[j] += sum of values * W[., j0 + j] over the listed inputs, block 1."""
+    for j in range(nj):
+        b = np.uint32(j0 + j)
+        total = np.float32(0.0)
+        for q in range(count):
+            slot = signed_slot(xxh32_finish(np.uint32(states[q]), b), slots)
+            total += values[q] * slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)))
+        sums[j] += total
+
+
+@device
+def add_runs(states: Any, values: Any, count: Any, w: Any, slots: Any, block: Any, j0: Any, nj: Any, sums: Any) -> None:
+    """As add_products for runs of `block` outputs that share one hash."""
+    first_run, first_t = j0 // block, j0 % block
+    for q in range(count):
+        prefix, value = np.uint32(states[q]), values[q]
+        run, t, j = first_run, first_t, 0
+        while j < nj:
+            slot = signed_slot(xxh32_finish(prefix, run), slots)
+            length = min(block - t, nj - j)
+            add_run(value * slot_sign(slot), w, np.int64(slot >> np.uint32(1)) + t, length, sums, j)
+            j += length
+            run += 1
+            t = 0
+
+
+def add_run(scale: Any, w: Any, source: Any, length: Any, sums: Any, at: Any) -> None:
+    """sums[at : at + length] += scale * w[source : source + length]."""
+    for k in range(length):
+        sums[at + k] += scale * weight(w, source + k)
+
+
+@overload(add_run, strict=False)
+def _add_run(scale: Any, w: Any, source: Any, length: Any, sums: Any, at: Any) -> Any:  # noqa: ARG001
+    if w.dtype.name != "float32":
+        return add_run
+
+    def vectors(scale, w, source, length, sums, at):  # type: ignore[no-untyped-def]
+        whole, factor = length - length % 16, splat16(scale)
+        for k in range(0, whole, 16):
+            store16(sums, at + k, fma16(factor, load16(w, source + k), load16(sums, at + k)))
+        for k in range(whole, length):
+            sums[at + k] += scale * w[source + k]
+
+    return vectors
+
+
+@device
+def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
+    strips = (args[OUTPUTS] + STRIP - 1) // STRIP
+    r, j0 = tile // strips, tile % strips * STRIP
+    nj, block, seed = min(STRIP, args[OUTPUTS] - j0), args[BLOCK], np.uint32(args[SEED])
+    slots = 2 * (args[BUCKETS] - block + 1)
+    x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
+    states, values = int32_array(scratch, LIST), float32_array(scratch + 4 * LIST, LIST)
+    sums = float32_array(scratch + 8 * LIST, STRIP)
+    for j in range(nj):
+        sums[j] = np.float32(0.0)
+    for i0 in range(0, args[INPUTS], LIST):
+        count = list_inputs(x, i0, min(LIST, args[INPUTS] - i0), seed, args[SKIP_ZEROS], states, values)
+        if block == 1:
+            add_products(states, values, count, w, slots, j0, nj, sums)
+        else:
+            add_runs(states, values, count, w, slots, block, j0, nj, sums)
+    for j in range(nj):
+        finish(args, r, j0 + j, sums[j])
+
+
+@entry(*FIELDS)
+def xxh32_row_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
+    _row(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
+
+
+@entry(*FIELDS)
+def xxh32_row_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
+    _row(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
+
+
+@entry(*FIELDS)
+def xxh32_row_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
+    _row(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
