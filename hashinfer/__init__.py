@@ -1,4 +1,4 @@
-"""hashinfer: inference for neural networks compressed by the hashing trick, without ever building their weight matrices.
+"""hashinfer: inference for neural networks compressed by the hashing trick, their weight matrices never built.
 
     import hashinfer
     session = hashinfer.InferenceSession("model.hnet")

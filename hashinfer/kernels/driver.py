@@ -5,9 +5,9 @@ columns. A step's tiles are claimed one by one from a shared counter; the next s
 worker that wakes late claims less: nobody waits for a thread that has not begun. Which thread computes a tile changes
 nothing in it, so the bits are the same for any number of threads.
 
-A pool shares one control block. OPEN holds a job's number while it may be joined, ACTIVE counts the workers inside it; the
-caller closes the job and waits for ACTIVE to be zero before it touches the program again. A worker counts itself in
-*before* it looks at OPEN a second time, so none can slip into a job that has been closed.
+A pool shares one control block. OPEN holds a job's number while it may be joined, ACTIVE counts the workers inside
+it; the caller closes the job and waits for ACTIVE to be zero before it touches the program again. A worker counts
+itself in *before* it looks at OPEN a second time, so none can slip into a job that has been closed.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def serve(control_address, thread):  # type: ignore[no-untyped-def]
     last, spins = 0, 0
     while True:
         job = atomic_load(control, OPEN)
-        if job != 0 and job != last:
+        if job not in (0, last):
             atomic_add(control, ACTIVE, 1)
             job = atomic_load(control, OPEN)
             if job != 0:
@@ -127,7 +127,7 @@ def serve(control_address, thread):  # type: ignore[no-untyped-def]
             continue
         atomic_store(control, PARKED + thread, 1)
         job = atomic_load(control, OPEN)
-        if job == 0 or job == last:
+        if job in (0, last):
             return
         atomic_store(control, PARKED + thread, 0)
 

@@ -95,6 +95,25 @@ def make_spectrum(w: Any, width: Any, spectrum: Any) -> None:
         at += width * lanes
 
 
+SPECTRUM_FIELDS = ("w", "buckets", "width", "spectrum", "floats")
+
+
+@entry(*SPECTRUM_FIELDS)
+def dyadic_spectrum_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """make_spectrum as an entry of one tile; `floats` is the length of the spectrum."""
+    make_spectrum(float32_array(args[0], args[1]), args[2], float32_array(args[3], args[4]))
+
+
+@entry(*SPECTRUM_FIELDS)
+def dyadic_spectrum_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
+    make_spectrum(uint16_array(args[0], args[1]), args[2], float32_array(args[3], args[4]))
+
+
+@entry(*SPECTRUM_FIELDS)
+def dyadic_spectrum_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
+    make_spectrum(int8_array(args[0], args[1]), args[2], float32_array(args[3], args[4]))
+
+
 @device
 def must_go_direct(u: Any, start: Any, step: Any, width: Any) -> Any:
     """Whether u[start + k step], k < width, is not finite or has a largest magnitude outside the safe range."""

@@ -108,8 +108,8 @@ def weight(w: Any, k: Any) -> Any:
     return half_to_float(w[k]) if w.dtype == np.uint16 else np.float32(w[k])
 
 
-@overload(weight, inline="always", strict=False)
-def _weight(w: Any, k: Any) -> Any:  # noqa: ARG001
+@overload(weight, inline="always", strict=False)  # type: ignore[untyped-decorator]
+def _weight(w: Any, k: Any) -> Any:
     if w.dtype.name == "uint16":
         return lambda w, k: half_to_float(w[k])
     return lambda w, k: np.float32(w[k])

@@ -31,7 +31,7 @@ _lock = threading.RLock()
 
 
 def device(function: Callable[..., Any]) -> Any:
-    """A function that kernels call: over arrays and scalars, callable from Python as well, where tests hold it to naive loops."""
+    """A function that kernels call, over arrays and scalars. Python can call it as well, as tests do."""
     return njit(function, fastmath=FASTMATH, error_model="numpy", nogil=True)
 
 

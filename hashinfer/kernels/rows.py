@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import IMAGE_ROWS, NO_LIMIT, PATCHES, ROWS, X, X_ROW_STRIDE, float32_array, int64_array
+from hashinfer.kernels.arguments import IMAGE_ROWS, NO_LIMIT, PATCHES, ROWS, X_ROW_STRIDE, X, float32_array, int64_array
 from hashinfer.kernels.jit import device
 
 PATCH_FIELDS = (

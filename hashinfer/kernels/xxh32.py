@@ -1,8 +1,11 @@
 """The xxh32 scheme for few rows: the hash is recomputed inline for each non-zero input, W is never written down.
 
-The non-zero inputs of a row are listed once a tile, with the hash state that all cells of their row of W share. With
-block 1 each output is one reduction over the list; with longer runs each input adds whole runs of w into a strip of sums.
-|error| <= inputs eps sum |x| |W|, element by element. Scratch: 4096 states, 4096 values, 256 sums = 33 KiB.
+The non-zero inputs of a row are listed once a tile, with the hash state that all cells of their row of W share.
+With block 1 each output is one reduction over the list; with longer runs each input adds whole runs of w into a strip
+of sums.
+|error| <= inputs eps sum |x| |W|, element by element.
+
+Scratch: 4096 states, 4096 values, 256 sums = 33 KiB.
 """
 
 from __future__ import annotations
@@ -83,8 +86,8 @@ def add_run(scale: Any, w: Any, source: Any, length: Any, sums: Any, at: Any) ->
         sums[at + k] += scale * weight(w, source + k)
 
 
-@overload(add_run, strict=False)
-def _add_run(scale: Any, w: Any, source: Any, length: Any, sums: Any, at: Any) -> Any:  # noqa: ARG001
+@overload(add_run, strict=False)  # type: ignore[untyped-decorator]
+def _add_run(scale: Any, w: Any, source: Any, length: Any, sums: Any, at: Any) -> Any:
     if w.dtype.name != "float32":
         return add_run
 

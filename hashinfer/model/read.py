@@ -18,6 +18,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from hashinfer.errors import ModelError, UnsupportedError, at_node
 from hashinfer.model.graph import Array, Graph, Model, Node, ValueType
+from hashinfer.model.schema import check_node
 from hashinfer.model.tensors import numpy_dtype, to_array
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, DOMAIN_VERSION
 from hashinfer.schemes.base import BODY_MIN_OPSET
@@ -33,8 +34,8 @@ ModelSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 def read_model(source: ModelSource) -> Model:
     """Read a model from a path, bytes, or a binary file object.
 
-    Raises ModelError (a ValueError) for anything that is no well-formed model, UnsupportedError where it is one but asks
-    for what this engine lacks, OSError as open() would.
+    Raises ModelError (a ValueError) for anything that is no well-formed model, UnsupportedError where it is one but
+    asks for what this engine lacks, OSError as open() would.
     """
     data, folder = _read_bytes(source)
     proto = ModelProto()
@@ -158,7 +159,7 @@ class _Builder:
             self.functions[key] = f
         self.calls = 0
         self.taken: set[str] = set()
-        """Names of the main graph, which stay as they are, and every name made for the inside of functions and subgraphs."""
+        """Names of the main graph, which stay as they are, and those made for the inside of functions and subgraphs."""
         self.sizes: dict[tuple[str, str, str], int] = {}
 
     def main_graph(self, proto: GraphProto, opsets: Mapping[str, int]) -> Graph:
@@ -274,6 +275,7 @@ class _Builder:
             if domain == DOMAIN and proto.op_type not in BY_OP_TYPE:
                 known = " and ".join(BY_OP_TYPE)
                 raise UnsupportedError(at_node(proto.op_type, name, f"{DOMAIN} version 1 has {known}, no such op"))
+            check_node(proto, name, domain, opsets[domain], own)
             node_attrs = MappingProxyType(
                 {k: self._value(a, name, scope, opsets, attributes, depth) for k, a in own.items()}
             )

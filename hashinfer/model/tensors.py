@@ -91,7 +91,8 @@ def _external_bytes(tensor: TensorProto, where: str, folder: Path | None) -> byt
         raise ModelError(f"{where} is bytes {offset} to {offset + length} of {location!r}, which has {stored}")
     with path.open("rb") as file:
         file.seek(offset, os.SEEK_SET)
-        return file.read(length)
+        data: bytes = file.read(length)
+        return data
 
 
 def _frozen(array: Array) -> Array:

@@ -18,9 +18,9 @@ MIN_IR_VERSION = 9
 
 def expand_node(scheme: Scheme, weight_vector: str, output: str, name: str = "") -> NodeProto:
     """The Expand node that turns the value `weight_vector` [K] into `output` [rows, cols]."""
-    return onnx.helper.make_node(
-        scheme.op_type, [weight_vector], [output], name=name or output, domain=DOMAIN, **scheme.attributes()
-    )
+    node = onnx.helper.make_node(scheme.op_type, [weight_vector], [output], name=name or output, domain=DOMAIN)
+    node.attribute.extend(onnx.helper.make_attribute(key, value) for key, value in scheme.attributes().items())
+    return node
 
 
 def expand_body(op_type: str, opset: int) -> FunctionProto:

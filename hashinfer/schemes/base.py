@@ -18,6 +18,7 @@ BODY_MIN_OPSET = 18
 MAX_SEED = 2**32 - 1
 MAX_DIM = 2**31 - 1
 MAX_BUCKETS = 2**30 - 1
+CELLS_AT_ONCE = 2**18
 
 Ints = npt.NDArray[np.int64]
 
@@ -90,9 +91,17 @@ class Scheme(ABC):
         """`cells` for the whole matrix: two arrays [rows, cols]."""
         return self.cells(np.arange(self.rows)[:, None], np.arange(self.cols)[None, :])
 
-    def expand(self, w: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """W [rows, cols] in the dtype of the weight vector `w` [buckets]. Raises SchemeError if w has another shape."""
+    def expand(self, w: npt.NDArray[Any], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """W [rows, cols] in the dtype of the weight vector `w` [buckets], into `out` where given.
+
+        Works by blocks of rows: beside W it takes about 2^18 * 40 bytes. Raises SchemeError if w has another shape.
+        """
         if w.shape != (self.buckets,):
             raise SchemeError(f"the weight vector has shape {list(w.shape)}; expected [{self.buckets}]")
-        bucket, sign = self.table()
-        return w[bucket] * sign.astype(w.dtype)
+        dense = np.empty((self.rows, self.cols), w.dtype) if out is None else out
+        step = max(1, CELLS_AT_ONCE // self.cols)
+        for start in range(0, self.rows, step):
+            rows = np.arange(start, min(start + step, self.rows))
+            bucket, sign = self.cells(rows[:, None], np.arange(self.cols)[None, :])
+            dense[start : start + step] = w[bucket] * sign.astype(w.dtype)
+        return dense

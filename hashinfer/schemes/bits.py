@@ -5,9 +5,8 @@ Sources: xxHash (XXH32, doc/xxhash_spec.md); MurmurHash3 (fmix32).
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 MASK = 0xFFFFFFFF
@@ -16,8 +15,7 @@ XXH_PRIME1, XXH_PRIME2, XXH_PRIME3 = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D
 XXH_PRIME4, XXH_PRIME5 = 0x27D4EB2F, 0x165667B1
 FMIX_MUL1, FMIX_MUL2 = 0x85EBCA6B, 0xC2B2AE35
 
-U64 = npt.NDArray[np.uint64]
-Bits = TypeVar("Bits", int, U64)
+Bits = TypeVar("Bits", int, npt.NDArray[Any])
 
 
 def fmix32(h: Bits) -> Bits:
@@ -34,9 +32,10 @@ def xxh32_pair(i: Bits, b: Bits, seed: int) -> Bits:
     h = (_rotl17(h + b * XXH_PRIME3) * XXH_PRIME4) & MASK
     h = ((h ^ (h >> 15)) * XXH_PRIME2) & MASK
     h = ((h ^ (h >> 13)) * XXH_PRIME3) & MASK
-    return h ^ (h >> 16)
+    hashed: Bits = h ^ (h >> 16)
+    return hashed
 
 
-def _rotl17(v: Bits) -> Bits:
+def _rotl17(v: Any) -> Any:
     v = v & MASK
     return ((v << 17) | (v >> 15)) & MASK

@@ -1,0 +1,1 @@
+"""Ops: thin wrappers that give standard ONNX nodes their types and run NumPy functions or kernels for them."""

@@ -1,0 +1,177 @@
+"""Activations and the functions they are made of: floating-point in, the same dtype out, element by element.
+
+float16 is computed in float32. None of them takes memory beside a few blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import pi, sqrt
+
+import numpy as np
+
+from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, register
+from hashinfer.ops.blockwise import blockwise
+from hashinfer.ops.checks import (
+    FLOAT16,
+    FLOAT32,
+    FLOATS,
+    SIGNED,
+    DTypes,
+    array,
+    need_broadcasts_to,
+    need_dtype,
+    need_same_dtype,
+    text,
+)
+from hashinfer.ops.erf import erf
+
+
+def elu(x: Array, alpha: float) -> Array:
+    y: Array = np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0))
+    return y
+
+
+def selu(x: Array, alpha: float, gamma: float) -> Array:
+    y: Array = gamma * elu(x, alpha)
+    return y
+
+
+def celu(x: Array, alpha: float) -> Array:
+    y: Array = np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha)
+    return y
+
+
+def leaky_relu(x: Array, alpha: float) -> Array:
+    y: Array = np.maximum(x, 0) + alpha * np.minimum(x, 0)
+    return y
+
+
+def thresholded_relu(x: Array, alpha: float) -> Array:
+    return np.where(x > alpha, x, np.zeros_like(x))
+
+
+def hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
+    return np.clip(alpha * x + beta, 0, 1)
+
+
+def hard_swish(x: Array) -> Array:
+    y: Array = x * np.clip(x / 6 + 0.5, 0, 1)
+    return y
+
+
+def sigmoid(x: Array) -> Array:
+    y: Array = np.reciprocal(1 + np.exp(-x))
+    return y
+
+
+def swish(x: Array, alpha: float) -> Array:
+    y: Array = x * sigmoid(alpha * x)
+    return y
+
+
+def softplus(x: Array) -> Array:
+    y: Array = np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0)
+    return y
+
+
+def softsign(x: Array) -> Array:
+    y: Array = x / (1 + np.abs(x))
+    return y
+
+
+def mish(x: Array) -> Array:
+    y: Array = x * np.tanh(softplus(x))
+    return y
+
+
+def gelu(x: Array) -> Array:
+    y: Array = 0.5 * x * (1 + erf(x * sqrt(0.5)))
+    return y
+
+
+def gelu_tanh(x: Array) -> Array:
+    y: Array = 0.5 * x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * (x * x * x))))
+    return y
+
+
+def prelu(x: Array, slope: Array) -> Array:
+    return np.where(x < 0, slope * x, x)
+
+
+def wide(operand: Array) -> np.dtype[np.generic]:
+    """The dtype to compute in: float32 for float16, else the operand's own."""
+    return FLOAT32 if operand.dtype == FLOAT16 else operand.dtype
+
+
+class Activation(Op):
+    """A function of x whose other parameters are attributes; `defaults` says which."""
+
+    def __init__(self, function: Callable[..., Array], defaults: Mapping[str, float] | None = None) -> None:
+        self.function = function
+        self.defaults = defaults or {}
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "X")
+        need_dtype(x, FLOATS, "X")
+        return [x.type]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        attrs = {name: float(call.get(name, default)) for name, default in self.defaults.items()}
+        blockwise(partial(self.function, **attrs), [x], outs[0], [wide(x)])
+
+
+ACTIVATIONS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {
+    "Celu": (celu, {"alpha": 1.0}),
+    "Elu": (elu, {"alpha": 1.0}),
+    "Erf": (erf, {}),
+    "HardSigmoid": (hard_sigmoid, {"alpha": 0.2, "beta": 0.5}),
+    "HardSwish": (hard_swish, {}),
+    "LeakyRelu": (leaky_relu, {"alpha": 0.01}),
+    "Mish": (mish, {}),
+    "Selu": (selu, {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}),
+    "Sigmoid": (sigmoid, {}),
+    "Softplus": (softplus, {}),
+    "Softsign": (softsign, {}),
+    "Swish": (swish, {"alpha": 1.0}),
+    "ThresholdedRelu": (thresholded_relu, {"alpha": 1.0}),
+}
+
+for _name, (_function, _defaults) in ACTIVATIONS.items():
+    register(_name)(partial(Activation, _function, _defaults))
+
+
+@register("Gelu")
+class Gelu(Activation):
+    """x Phi(x), exactly or by the tanh approximation."""
+
+    def __init__(self) -> None:
+        super().__init__(gelu)
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return text(call.get("approximate", "none")) in {"none", "tanh"}
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        function = gelu_tanh if text(call.get("approximate", "none")) == "tanh" else gelu
+        blockwise(function, [x], outs[0], [wide(x)])
+
+
+@register("PRelu")
+class PRelu(Op):
+    """Leaky Relu whose slope is an operand that broadcasts to X."""
+
+    dtypes: DTypes = FLOATS | SIGNED | frozenset(map(np.dtype, ("u4", "u8")))
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x, slope = need(ins, 0, "X"), need(ins, 1, "slope")
+        need_dtype(x, self.dtypes, "X")
+        need_same_dtype(x, slope, "input 1 (slope)")
+        need_broadcasts_to(slope.shape, x.shape, "slope")
+        return [x.type]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, slope = array(ins, 0), array(ins, 1)
+        blockwise(prelu, [x, slope], outs[0], [wide(x)] * 2)

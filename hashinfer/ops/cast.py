@@ -1,0 +1,160 @@
+"""Conversions between dtypes, plain and quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, normalize_axis, optional, register
+from hashinfer.ops.blockwise import blockwise
+from hashinfer.ops.checks import (
+    FLOAT32,
+    FLOATS,
+    ONNX_DTYPES,
+    DType,
+    DTypes,
+    array,
+    need_dtype,
+    need_same_dtype,
+)
+
+
+def convert(x: Array, out: Array) -> None:
+    """x in out's dtype: floats are cut towards zero, wider integers wrap around, all but zero is True."""
+    with np.errstate(all="ignore"):
+        np.copyto(out, x, casting="unsafe")
+
+
+@register("Cast")
+class Cast(Op):
+    """To the dtype that `to` names. `saturate` and `round_mode` concern float8 alone, which is not native."""
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return "to" not in call.attrs or int(call.attrs["to"]) in ONNX_DTYPES
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        if "to" not in call.attrs:
+            raise OpError("to is missing")
+        return [TensorType(ONNX_DTYPES[int(call.attrs["to"])], need(ins, 0, "input").shape)]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        convert(array(ins, 0), outs[0])
+
+
+@register("CastLike")
+class CastLike(Op):
+    """To the dtype of the second input."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        return [TensorType(need(ins, 1, "target_type").dtype, need(ins, 0, "input").shape)]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        convert(array(ins, 0), outs[0])
+
+
+QUANTIZED: DTypes = frozenset(map(np.dtype, ("i1", "i2", "u1", "u2")))
+
+
+def output_dtype(call: Call, default: DType) -> DType | None:
+    """The dtype that `output_dtype` names, by default `default`; None if it is not native."""
+    number = int(call.get("output_dtype", 0))
+    return ONNX_DTYPES.get(number) if number else default
+
+
+def need_scale(call: Call, x: Operand, scale: Operand, zero: Operand | None) -> None:
+    """Raise OpError unless scale and zero point are scalars, or vectors along the axis."""
+    need_dtype(scale, FLOATS, "scale")
+    expected = {(), (1,)}
+    if len(scale.shape) == 1 and scale.shape != (1,):
+        expected = {(x.shape[normalize_axis(int(call.get("axis", 1)), len(x.shape))],)}
+    if scale.shape not in expected:
+        raise OpError(f"scale is {scale.type}; expected a scalar, or a vector along the axis of {x.type}")
+    if zero is not None and zero.type.size != scale.type.size:
+        raise OpError(f"zero point is {zero.type}; expected the shape of the scale, {list(scale.shape)}")
+
+
+def along_axis(call: Call, x: Array, values: Array) -> Array:
+    """Scales or zero points in a shape that broadcasts with x."""
+    if values.size == 1:
+        return values.reshape(())
+    return values.reshape(-1, *[1] * (x.ndim - 1 - normalize_axis(int(call.get("axis", 1)), x.ndim)))
+
+
+class Quantization(Op):
+    """What both ops share. Blocks with a scale each, and types below 8 bits, are not native."""
+
+    def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
+        """Of the output, None if it is not native."""
+        raise NotImplementedError
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        scale, zero = optional(ins, 1), optional(ins, 2)
+        return not call.get("block_size", 0) and (
+            scale is None or (len(scale.shape) < 2 and self.dtype(call, scale, zero) is not None)
+        )
+
+
+def quantize(x: Array, scale: Array, zero: Array, low: int, high: int) -> Array:
+    y: Array = np.clip(np.rint(x / scale) + zero, low, high)
+    return y
+
+
+@register("QuantizeLinear")
+class QuantizeLinear(Quantization):
+    """saturate(round(x / scale) + zero point), rounding halves to even. Computed in float32 at least."""
+
+    def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
+        return output_dtype(call, np.dtype(np.uint8) if zero is None else zero.dtype)
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x, scale, zero = need(ins, 0, "x"), need(ins, 1, "y_scale"), optional(ins, 2)
+        need_dtype(x, FLOATS | {np.dtype(np.int32)}, "x")
+        need_scale(call, x, scale, zero)
+        dtype = self.dtype(call, scale, zero)
+        if dtype is None or dtype not in QUANTIZED or (zero is not None and zero.dtype != dtype):
+            raise OpError(f"output would be {dtype}, zero point is {zero and zero.type}; expected one quantised dtype")
+        return [TensorType(dtype, x.shape)]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, scale, (out,) = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1)), outs
+        zero = ins[2] if len(ins) > 2 else None
+        zero = np.zeros((), out.dtype) if zero is None else along_axis(call, x, zero)
+        limits = np.iinfo(out.dtype)
+        wide = np.result_type(scale, FLOAT32)
+        blockwise(partial(quantize, low=limits.min, high=limits.max), [x, scale, zero], out, [wide] * 3)
+
+
+def dequantize(x: Array, scale: Array, zero: Array) -> Array:
+    y: Array = (x - zero).astype(scale.dtype) * scale
+    return y
+
+
+@register("DequantizeLinear")
+class DequantizeLinear(Quantization):
+    """(x - zero point) scale, in the scale's dtype. Computed in float32 at least."""
+
+    def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
+        return output_dtype(call, scale.dtype)
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x, scale, zero = need(ins, 0, "x"), need(ins, 1, "x_scale"), optional(ins, 2)
+        need_dtype(x, QUANTIZED | {np.dtype(np.int32)}, "x")
+        need_scale(call, x, scale, zero)
+        if zero is not None:
+            need_same_dtype(x, zero, "zero point")
+        dtype = self.dtype(call, scale, zero)
+        if dtype not in FLOATS:
+            raise OpError(f"output would be {dtype}; expected a floating-point dtype")
+        return [TensorType(dtype, x.shape)]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, scale = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1))
+        zero = ins[2] if len(ins) > 2 else None
+        zero = np.zeros((), x.dtype) if zero is None else along_axis(call, x, zero)
+        wide = np.result_type(scale, outs[0], FLOAT32)
+        # int32 less int32 is exact in int64, and in float32 it would not be.
+        whole = np.dtype(np.int64 if x.dtype == np.int32 else np.int32)
+        blockwise(dequantize, [x, scale, zero], outs[0], [whole, wide, whole])

@@ -1,0 +1,200 @@
+"""What many ops check: dtypes, ranks, and operands whose value decides the type of an output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from math import prod
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.ops.base import (
+    NATIVE_DTYPES,
+    Array,
+    Call,
+    Operand,
+    Shape,
+    TensorType,
+    normalize_axis,
+    optional,
+)
+
+DType = np.dtype[Any]
+DTypes = frozenset[DType]
+Inputs = Sequence[Operand | None]
+
+BOOL: DTypes = frozenset({np.dtype(bool)})
+FLOATS: DTypes = frozenset(map(np.dtype, ("f2", "f4", "f8")))
+UNSIGNED: DTypes = frozenset(map(np.dtype, ("u1", "u2", "u4", "u8")))
+SIGNED: DTypes = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8")))
+INTS = UNSIGNED | SIGNED
+NUMERIC = INTS | FLOATS
+ANY = NATIVE_DTYPES
+INDICES: DTypes = frozenset(map(np.dtype, ("i4", "i8")))
+
+INT64 = np.dtype(np.int64)
+FLOAT16 = np.dtype(np.float16)
+FLOAT32 = np.dtype(np.float32)
+
+MAX_RANK = 64
+"""NumPy has no array of more axes."""
+MAX_BYTES = 2**63 - 1
+"""Nor one of more bytes, even where another dimension is 0."""
+
+ONNX_DTYPES: dict[int, DType] = {
+    number: np.dtype(code)
+    for number, code in {
+        1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8",
+    }.items()
+}  # fmt: skip
+"""The native dtypes by their number in TensorProto.DataType."""
+
+
+class ValueNeededError(Exception):
+    """The types of the outputs depend on an operand's value, and it is not known yet."""
+
+
+Infer = TypeVar("Infer", bound=Callable[..., Any])
+
+
+def may_need_values(infer: Infer) -> Infer:
+    """Make `infer` return None where it would raise ValueNeededError."""
+
+    @wraps(infer)
+    def wrapped(*args: Any) -> Any:
+        try:
+            return infer(*args)
+        except ValueNeededError:
+            return None
+
+    return wrapped  # type: ignore[return-value]
+
+
+def operands(ins: Sequence[Array | None]) -> list[Operand | None]:
+    """The inputs of a run as `infer` takes them, every value known."""
+    return [None if value is None else Operand.of(value) for value in ins]
+
+
+def array(ins: Sequence[Array | None], at: int) -> Array:
+    """Input number `at` of a run, which `infer` has found to be there."""
+    value = ins[at]
+    if value is None:
+        raise OpError(f"input {at} is missing")
+    return value
+
+
+def given(ins: Sequence[Array | None]) -> list[Array]:
+    """The inputs of a run that are not left out."""
+    return [value for value in ins if value is not None]
+
+
+def names(dtypes: Iterable[DType]) -> str:
+    """The dtypes as text."""
+    return ", ".join(sorted(str(dtype) for dtype in dtypes))
+
+
+def need_dtype(operand: Operand, allowed: DTypes, what: str) -> None:
+    """Raise OpError unless the operand's dtype is one of `allowed`."""
+    if operand.dtype not in allowed:
+        raise OpError(f"{what} is {operand.type}; expected one of {names(allowed)}")
+
+
+def need_same_dtype(first: Operand, other: Operand, what: str) -> None:
+    """Raise OpError unless both operands have one dtype."""
+    if other.dtype != first.dtype:
+        raise OpError(f"{what} is {other.type}; expected the dtype of input 0, {first.dtype}")
+
+
+def need_rank(operand: Operand, at_least: int, what: str) -> None:
+    """Raise OpError if the operand has fewer axes."""
+    if len(operand.shape) < at_least:
+        raise OpError(f"{what} is {operand.type}; expected rank {at_least} or more")
+
+
+def all_given(ins: Inputs) -> list[Operand]:
+    """The inputs of an op that takes any number of them, at least one. Raises OpError if one is left out."""
+    given = [operand for operand in ins if operand is not None]
+    if not given or len(given) < len(ins):
+        raise OpError(f"{len(given)} of {len(ins)} inputs are given; expected one or more, none left out")
+    return given
+
+
+def tensor(dtype: DType, shape: Sequence[int]) -> TensorType:
+    """A tensor type. Raises OpError on a shape that no array can have."""
+    if len(shape) > MAX_RANK:
+        raise OpError(f"a tensor would get rank {len(shape)}; expected at most {MAX_RANK}")
+    if any(dim < 0 for dim in shape):
+        raise OpError(f"a tensor would get the shape {list(shape)}; expected no negative dimension")
+    if prod(dim or 1 for dim in shape) * dtype.itemsize > MAX_BYTES:
+        raise OpError(f"a tensor would get the shape {list(shape)}, which is beyond what memory can address")
+    return TensorType(dtype, tuple(shape))
+
+
+def ints_value(operand: Operand, what: str) -> tuple[int, ...]:
+    """The value of a vector (or scalar) of integers. Raises ValueNeededError while it is unknown."""
+    need_dtype(operand, INTS, what)
+    if len(operand.shape) > 1:
+        raise OpError(f"{what} is {operand.type}; expected a vector")
+    if operand.value is None:
+        raise ValueNeededError
+    return tuple(operand.value.reshape(-1).tolist())
+
+
+def scalar_value(operand: Operand, allowed: DTypes, what: str) -> Any:
+    """The one element of an operand, as a Python number. Raises ValueNeededError while it is unknown."""
+    need_dtype(operand, allowed, what)
+    need_one_element(operand, what)
+    if operand.value is None:
+        raise ValueNeededError
+    return operand.value.reshape(-1)[0].item()
+
+
+def need_one_element(operand: Operand, what: str) -> None:
+    """Raise OpError unless the operand is a scalar or a vector of one element."""
+    if operand.shape not in {(), (1,)}:
+        raise OpError(f"{what} is {operand.type}; expected a scalar")
+
+
+def ints_setting(call: Call, ins: Inputs, name: str, at: int, since: int) -> tuple[int, ...] | None:
+    """Integers that are attribute `name` before opset `since` and input `at` from there on; None if not given."""
+    if call.opset < since:
+        value = call.get(name, None)
+        return None if value is None else tuple(int(item) for item in value)
+    operand = optional(ins, at)
+    return None if operand is None else ints_value(operand, f"input {at} ({name})")
+
+
+def normalize_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
+    """Every axis counted from the front. Raises OpError if one is out of range or occurs twice."""
+    normal = tuple(normalize_axis(axis, rank) for axis in axes)
+    if len(set(normal)) < len(normal):
+        raise OpError(f"axes are {list(normal)}; expected each once")
+    return normal
+
+
+def same_size(shape: Shape, other: Shape) -> bool:
+    """Whether both shapes hold equally many elements."""
+    return prod(shape) == prod(other)
+
+
+def text(value: Any) -> str:
+    """A string attribute, which ONNX stores as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def need_index_range(indices: Array, dim: int) -> None:
+    """Raise OpError unless -dim <= index < dim for every index."""
+    if not indices.size:
+        return
+    low, high = int(indices.min()), int(indices.max())
+    if low < -dim or high >= dim:
+        raise OpError(f"index {low if low < -dim else high} is out of range; expected {-dim} to {dim - 1}")
+
+
+def need_broadcasts_to(shape: Shape, target: Shape, what: str) -> None:
+    """Raise OpError unless `shape` broadcasts to `target` and leaves it as it is."""
+    tail = target[len(target) - len(shape) :]
+    if len(shape) > len(target) or any(dim not in {1, wanted} for dim, wanted in zip(shape, tail, strict=True)):
+        raise OpError(f"{what} has shape {list(shape)}; expected one that broadcasts to {list(target)}")

@@ -1,0 +1,360 @@
+"""Ops that one NumPy function, or a few in a row, do element by element; inputs broadcast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, broadcast, need, optional, register
+from hashinfer.ops.blockwise import blockwise
+from hashinfer.ops.checks import (
+    ANY,
+    BOOL,
+    FLOATS,
+    INTS,
+    NUMERIC,
+    SIGNED,
+    UNSIGNED,
+    DTypes,
+    all_given,
+    array,
+    given,
+    need_dtype,
+    need_one_element,
+    need_same_dtype,
+    text,
+)
+
+BOOL_TYPE = np.dtype(bool)
+
+
+def need_no_zero(divisor: Array) -> None:
+    """Raise OpError where an integer division would divide by zero."""
+    if not divisor.all():
+        raise OpError("an integer is divided by zero")
+
+
+class Unary(Op):
+    """A ufunc of one input. `result` is the dtype of the output where that is not the input's."""
+
+    def __init__(self, function: np.ufunc, dtypes: DTypes, result: np.dtype[np.bool] | None = None) -> None:
+        self.function = function
+        self.dtypes = dtypes
+        self.result = result
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "X")
+        need_dtype(x, self.dtypes, "X")
+        return [TensorType(self.result or x.dtype, x.shape)]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        with np.errstate(all="ignore"):
+            self.function(ins[0], out=outs[0])
+
+
+UNARY: dict[str, tuple[np.ufunc, DTypes]] = {
+    "Abs": (np.absolute, NUMERIC),
+    "Acos": (np.arccos, FLOATS),
+    "Acosh": (np.arccosh, FLOATS),
+    "Asin": (np.arcsin, FLOATS),
+    "Asinh": (np.arcsinh, FLOATS),
+    "Atan": (np.arctan, FLOATS),
+    "Atanh": (np.arctanh, FLOATS),
+    "BitwiseNot": (np.invert, INTS),
+    "Ceil": (np.ceil, FLOATS),
+    "Cos": (np.cos, FLOATS),
+    "Cosh": (np.cosh, FLOATS),
+    "Exp": (np.exp, FLOATS),
+    "Floor": (np.floor, FLOATS),
+    "Log": (np.log, FLOATS),
+    "Neg": (np.negative, FLOATS | SIGNED),
+    "Not": (np.logical_not, BOOL),
+    "Reciprocal": (np.reciprocal, FLOATS),
+    "Round": (np.rint, FLOATS),
+    "Sign": (np.sign, NUMERIC),
+    "Sin": (np.sin, FLOATS),
+    "Sinh": (np.sinh, FLOATS),
+    "Sqrt": (np.sqrt, FLOATS),
+    "Tan": (np.tan, FLOATS),
+    "Tanh": (np.tanh, FLOATS),
+}
+
+for _name, (_ufunc, _dtypes) in UNARY.items():
+    register(_name)(partial(Unary, _ufunc, _dtypes))
+register("IsNaN")(partial(Unary, np.isnan, FLOATS, BOOL_TYPE))
+
+
+@register("Relu")
+class Relu(Op):
+    """max(x, 0)."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "X")
+        need_dtype(x, FLOATS | SIGNED, "X")
+        return [x.type]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        np.maximum(x, 0, out=outs[0])
+
+
+@register("IsInf")
+class IsInf(Op):
+    """Whether x is infinite, of the signs that the attributes ask for."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "X")
+        need_dtype(x, FLOATS, "X")
+        return [TensorType(BOOL_TYPE, x.shape)]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        above = np.inf if call.get("detect_positive", 1) else np.nan
+        below = -np.inf if call.get("detect_negative", 1) else np.nan
+        blockwise(lambda block: (block == above) | (block == below), [x], outs[0], [x.dtype])
+
+
+class Binary(Op):
+    """A ufunc of two inputs of one dtype. `result` is the dtype of the output where that is not the inputs'."""
+
+    def __init__(self, function: np.ufunc, dtypes: DTypes, result: np.dtype[np.bool] | None = None) -> None:
+        self.function = function
+        self.dtypes = dtypes
+        self.result = result
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        a, b = need(ins, 0, "A"), need(ins, 1, "B")
+        need_dtype(a, self.dtypes, "A")
+        need_same_dtype(a, b, "input 1 (B)")
+        return [TensorType(self.result or a.dtype, broadcast(a.shape, b.shape))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        a, b = array(ins, 0), array(ins, 1)
+        with np.errstate(all="ignore"):
+            self.function(a, b, out=outs[0])
+
+
+ARITHMETIC: dict[str, tuple[np.ufunc, DTypes]] = {
+    "Add": (np.add, NUMERIC),
+    "Sub": (np.subtract, NUMERIC),
+    "Mul": (np.multiply, NUMERIC),
+    "And": (np.logical_and, BOOL),
+    "Or": (np.logical_or, BOOL),
+    "Xor": (np.logical_xor, BOOL),
+    "BitwiseAnd": (np.bitwise_and, INTS),
+    "BitwiseOr": (np.bitwise_or, INTS),
+    "BitwiseXor": (np.bitwise_xor, INTS),
+}
+
+COMPARISONS: dict[str, tuple[np.ufunc, DTypes]] = {
+    "Equal": (np.equal, ANY),
+    "Less": (np.less, NUMERIC),
+    "LessOrEqual": (np.less_equal, NUMERIC),
+    "Greater": (np.greater, NUMERIC),
+    "GreaterOrEqual": (np.greater_equal, NUMERIC),
+}
+
+for _name, (_ufunc, _dtypes) in ARITHMETIC.items():
+    register(_name)(partial(Binary, _ufunc, _dtypes))
+for _name, (_ufunc, _dtypes) in COMPARISONS.items():
+    register(_name)(partial(Binary, _ufunc, _dtypes, BOOL_TYPE))
+
+
+def divide_truncating(a: Array, b: Array) -> Array:
+    """The integer quotient rounded towards zero; NumPy rounds down."""
+    quotient: Array = a // b
+    quotient += (a % b != 0) & ((a < 0) != (b < 0))
+    return quotient
+
+
+@register("Div")
+class Div(Binary):
+    """a / b; of integers, rounded towards zero."""
+
+    def __init__(self) -> None:
+        super().__init__(np.divide, NUMERIC)
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        a, b = array(ins, 0), array(ins, 1)
+        if a.dtype in FLOATS:
+            super().run(call, ins, outs)
+            return
+        need_no_zero(b)
+        if a.dtype in UNSIGNED:
+            np.floor_divide(a, b, out=outs[0])
+        else:
+            blockwise(divide_truncating, [a, b], outs[0], [a.dtype, b.dtype])
+
+
+@register("Mod")
+class Mod(Binary):
+    """Remainder with the sign of b, or with fmod = 1 the sign of a."""
+
+    def __init__(self) -> None:
+        super().__init__(np.remainder, NUMERIC)
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        a, b = array(ins, 0), array(ins, 1)
+        if b.dtype in INTS:
+            need_no_zero(b)
+        with np.errstate(all="ignore"):
+            (np.fmod if call.get("fmod", 0) else np.remainder)(a, b, out=outs[0])
+
+
+@register("BitShift")
+class BitShift(Binary):
+    """A shifted by B bits; by as many as it has, or more, every bit becomes 0, or the sign if shifted right."""
+
+    def __init__(self) -> None:
+        super().__init__(np.left_shift, INTS)
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        if (direction := text(call.get("direction", ""))) not in {"LEFT", "RIGHT"}:
+            raise OpError(f"direction is {direction!r}; expected 'LEFT' or 'RIGHT'")
+        return super().infer(call, ins)
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        a, b = array(ins, 0), array(ins, 1)
+        (np.left_shift if text(call.get("direction", "")) == "LEFT" else np.right_shift)(a, b, out=outs[0])
+
+
+def int_power(base: Array, exponent: Array) -> Array:
+    """base ** exponent, modulo 2**64; towards zero where the exponent is negative."""
+    whole = np.power(base, np.maximum(exponent, 0))
+    if not (exponent < 0).any():
+        return whole
+    fraction = np.trunc(np.power(base.astype(np.float64), exponent.astype(np.float64)))
+    return np.where(exponent < 0, fraction.astype(np.int64), whole)
+
+
+def cube(x: Array, out: Array) -> None:
+    np.multiply(x, x, out=out)
+    np.multiply(x, out, out=out)
+
+
+@register("Pow")
+class Pow(Op):
+    """x ** y in x's dtype; y may have another one."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x, y = need(ins, 0, "X"), need(ins, 1, "Y")
+        need_dtype(x, NUMERIC, "X")
+        need_dtype(y, NUMERIC, "Y")
+        return [TensorType(x.dtype, broadcast(x.shape, y.shape))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, y = array(ins, 0), array(ins, 1)
+        (out,) = outs
+        exponent = y.reshape(-1)[0] if y.size == 1 else None
+        with np.errstate(all="ignore"):
+            if exponent == 2:
+                np.square(x, out=out)
+            elif exponent == 3:
+                cube(x, out)
+            elif x.dtype == y.dtype and x.dtype in FLOATS:
+                np.power(x, y, out=out)
+            elif x.dtype in FLOATS:
+                blockwise(np.power, [x, y], out, [x.dtype, y.dtype if y.dtype in FLOATS else x.dtype])
+            elif y.dtype in FLOATS:
+                blockwise(np.power, [x, y], out, [np.dtype(np.float64)] * 2)
+            else:
+                blockwise(int_power, [x, y], out, [np.dtype(np.int64)] * 2)
+
+
+class Variadic(Op):
+    """A ufunc folded over one or more inputs of one dtype."""
+
+    def __init__(self, function: np.ufunc, dtypes: DTypes) -> None:
+        self.function = function
+        self.dtypes = dtypes
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        first, *others = all_given(ins)
+        need_dtype(first, self.dtypes, "input 0")
+        for at, other in enumerate(others, 1):
+            need_same_dtype(first, other, f"input {at}")
+        return [TensorType(first.dtype, broadcast(first.shape, *(other.shape for other in others)))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        first, *others = given(ins)
+        (out,) = outs
+        with np.errstate(all="ignore"):
+            if others:
+                self.function(first, others[0], out=out)
+            else:
+                np.copyto(out, first)
+            for other in others[1:]:
+                self.function(out, other, out=out)
+
+
+register("Max")(partial(Variadic, np.maximum, NUMERIC))
+register("Min")(partial(Variadic, np.minimum, NUMERIC))
+register("Sum")(partial(Variadic, np.add, FLOATS))
+
+
+@register("Mean")
+class Mean(Variadic):
+    """The sum of the inputs over their number."""
+
+    def __init__(self) -> None:
+        super().__init__(np.add, FLOATS)
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        super().run(call, ins, outs)
+        with np.errstate(all="ignore"):
+            np.divide(outs[0], len(ins), out=outs[0])
+
+
+@register("Where")
+class Where(Op):
+    """X where the condition holds, Y elsewhere."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        condition, x, y = need(ins, 0, "condition"), need(ins, 1, "X"), need(ins, 2, "Y")
+        need_dtype(condition, BOOL, "condition")
+        if x.dtype != y.dtype:
+            raise OpError(f"X is {x.type} and Y is {y.type}; expected one dtype")
+        return [TensorType(x.dtype, broadcast(condition.shape, x.shape, y.shape))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        condition, x, y = (array(ins, at) for at in range(3))
+        np.copyto(outs[0], y)
+        np.copyto(outs[0], x, where=condition)
+
+
+@register("Clip")
+class Clip(Op):
+    """min(max(x, low), high); bounds left out do not bind. They are attributes before opset 11."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "input")
+        need_dtype(x, NUMERIC if call.opset >= 12 else FLOATS, "input")
+        if call.opset >= 11:
+            for at, what in ((1, "min"), (2, "max")):
+                bound = optional(ins, at)
+                if bound is not None:
+                    need_same_dtype(x, bound, what)
+                    need_one_element(bound, what)
+        return [x.type]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, (out,) = array(ins, 0), outs
+        with np.errstate(all="ignore"):
+            low, high = (None if bound is None else bound.astype(x.dtype) for bound in self.bounds(call, ins))
+            if low is None:
+                np.copyto(out, x) if high is None else np.minimum(x, high, out=out)
+            elif high is None:
+                np.maximum(x, low, out=out)
+            else:
+                np.clip(x, low, high, out=out)
+
+    def bounds(self, call: Call, ins: Sequence[Array | None]) -> tuple[Array | None, Array | None]:
+        """Scalars. What old exporters write for "none", the range of float32, is infinite in float16."""
+        if call.opset < 11:
+            given = [np.asarray(call.attrs[name]) if name in call.attrs else None for name in ("min", "max")]
+        else:
+            given = [None if bound is None else bound.reshape(()) for bound in [*ins[1:3], None, None]]
+        return given[0], given[1]

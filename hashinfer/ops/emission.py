@@ -1,0 +1,139 @@
+"""How an op asks for kernels: calls with symbolic buffers, which the plan turns into rows of a native program."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from hashinfer.kernels import driver
+from hashinfer.kernels.arguments import float_argument
+from hashinfer.kernels.jit import Kernel
+from hashinfer.kernels.pool import Program
+from hashinfer.ops.base import Array, Call, Op, Operand, TensorType
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """The memory of one of the op's inputs, outputs or temporaries, from a byte offset on."""
+
+    kind: Literal["in", "out", "temp"]
+    number: int
+    offset: int = 0
+
+
+Argument = int | float | Buffer | Array
+"""Arrays are constants: they must live as long as the emission, which keeps them."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """One step of a native program: every tile of one kernel.
+
+    scratch: bytes a thread. work: an estimate of its time on one thread in nanoseconds, only ever used to tell a run
+    that is worth sharing between threads from one that is not.
+    """
+
+    kernel: Kernel
+    tiles: int
+    args: Mapping[str, Argument]
+    scratch: int
+    work: float
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What an op does natively: calls in order, bytes of each temporary, and the choice made, in words."""
+
+    calls: Sequence[KernelCall]
+    temps: Sequence[int] = ()
+    choice: str = ""
+    reason: str = ""
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of scratch a thread."""
+        return max((c.scratch for c in self.calls), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Relocation:
+    """A place in a program that takes the address of a buffer."""
+
+    step: int
+    column: int
+    buffer: Buffer
+
+
+@dataclass(slots=True)
+class Assembled:
+    """Rows of a native program with the relocations still open. `kept`: constants whose addresses are in the rows."""
+
+    code: np.ndarray[tuple[int, int], np.dtype[np.int64]]
+    relocations: list[Relocation] = field(default_factory=list)
+    kept: list[Array] = field(default_factory=list)
+
+
+def assemble(calls: Sequence[KernelCall]) -> Assembled:
+    """Encode calls as rows. Compiles the kernels that are not compiled yet."""
+    out = Assembled(np.zeros((len(calls), driver.ROW), np.int64))
+    for step, call in enumerate(calls):
+        row = out.code[step]
+        for column, name in enumerate(call.kernel.fields):
+            value = call.args.get(name, 0)
+            if isinstance(value, Buffer):
+                out.relocations.append(Relocation(step, column, value))
+            elif isinstance(value, np.ndarray):
+                out.kept.append(value)
+                row[column] = value.ctypes.data
+            else:
+                row[column] = float_argument(value) if isinstance(value, float) else value
+        row[driver.TILES] = call.tiles
+        row[driver.ADDRESS] = call.kernel.address
+    return out
+
+
+def aligned(size: int) -> int:
+    """`size` rounded up to the alignment of buffers."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def aligned_empty(size: int) -> Array:
+    """Uninitialised uint8 [size], aligned for buffers."""
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]
+
+
+class NativeOp(Op):
+    """An op that runs as kernels. In a plan its calls join a native program; alone, `run` does the same."""
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        """Whether there are kernels for operands of these types; if not, the op's own `run` is used."""
+        return True
+
+    @abstractmethod
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        """Kernel calls for operands of these types, which `infer` has accepted."""
+
+    def check_values(self, ins: Sequence[Array | None]) -> None:
+        """Raise OpError where values (indices, say) are out of a table. Called with the real inputs, before kernels."""
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        given = [None if x is None else np.ascontiguousarray(x) for x in ins]
+        operands = [None if x is None else Operand(TensorType(x.dtype, x.shape)) for x in given]
+        self.check_values(given)
+        emission = self.emit(call, operands, [TensorType(y.dtype, y.shape) for y in outs])
+        temps = [aligned_empty(size) for size in emission.temps]
+        scratch = aligned_empty(emission.scratch)
+        program = assemble(emission.calls)
+        for place in program.relocations:
+            array = {"in": given, "out": outs, "temp": temps}[place.buffer.kind][place.buffer.number]
+            assert array is not None  # noqa: S101
+            program.code[place.step, place.column] = array.ctypes.data + place.buffer.offset
+        Program(program.code, scratch.ctypes.data, emission.scratch).run()

@@ -1,0 +1,36 @@
+"""Expand for a weight vector that is computed while the model runs, or of a dtype no kernel reads: W through NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hashinfer.errors import OpError, SchemeError
+from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need
+from hashinfer.schemes import Scheme
+
+
+class ExpandOp(Op):
+    """W [rows, cols] from w [K], in w's dtype."""
+
+    def __init__(self, scheme: type[Scheme], attributes: Mapping[str, Any]) -> None:
+        self.scheme = scheme
+        self.attributes = dict(attributes)
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+        w = need(ins, 0, "the weight vector")
+        if len(w.shape) != 1 or w.dtype.kind not in "fi":
+            raise OpError(f"the weight vector is {w.type}; expected numbers of rank 1")
+        scheme = self._scheme(w.shape[0])
+        return [TensorType(w.dtype, (scheme.rows, scheme.cols))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        w = ins[0]
+        assert w is not None  # noqa: S101
+        self._scheme(w.size).expand(w, outs[0])
+
+    def _scheme(self, buckets: int) -> Scheme:
+        try:
+            return self.scheme(buckets, **self.attributes)
+        except SchemeError as error:
+            raise OpError(str(error)) from None

@@ -1,0 +1,311 @@
+"""Normalisations: softmax, and to zero mean, unit variance or unit norm.
+
+float16 is computed in float32: those ops take one float32 array as large as the input. float32 and float64 work
+in the output's memory and take arrays of the reduced shape only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, normalize_axis, optional, register
+from hashinfer.ops.blockwise import blockwise
+from hashinfer.ops.checks import (
+    FLOAT16,
+    FLOAT32,
+    FLOATS,
+    ONNX_DTYPES,
+    DType,
+    array,
+    need_broadcasts_to,
+    need_dtype,
+    need_rank,
+    need_same_dtype,
+)
+from hashinfer.ops.reduce import Axes, lowest, mean, norm, sum_of_squares
+
+
+def widened(function: Callable[[Array, Array], None], x: Array, out: Array) -> None:
+    """function(x, out), in float32 where they are float16."""
+    with np.errstate(all="ignore"):
+        if out.dtype == FLOAT16:
+            wide = x.astype(FLOAT32)
+            function(wide, wide)
+            np.copyto(out, wide, casting="unsafe")
+        else:
+            function(x, out)
+
+
+def subtract_top(x: Array, out: Array, axes: Axes) -> None:
+    """Subtract the largest element, so that no power overflows."""
+    np.subtract(x, np.maximum.reduce(x, axis=axes, keepdims=True, initial=lowest(x.dtype)), out=out)
+
+
+def softmax(x: Array, out: Array, axes: Axes) -> None:
+    """exp(x) over its sum along `axes`. `out` may be x."""
+    subtract_top(x, out, axes)
+    np.exp(out, out=out)
+    np.divide(out, np.add.reduce(out, axis=axes, keepdims=True), out=out)
+
+
+def log_softmax(x: Array, out: Array, axes: Axes) -> None:
+    """The logarithm of softmax. `out` may be x, but then x is copied."""
+    x = x.copy() if out is x else x
+    subtract_top(x, out, axes)
+    np.exp(out, out=out)
+    log_sum = np.log(np.add.reduce(out, axis=axes, keepdims=True))
+    subtract_top(x, out, axes)
+    np.subtract(out, log_sum, out=out)
+
+
+class SoftmaxOp(Op):
+    """Along `axis`; before opset 13 over all axes from `axis` on, as if they were one."""
+
+    def __init__(self, function: Callable[[Array, Array, Axes], None]) -> None:
+        self.function = function
+
+    def axes(self, call: Call, rank: int) -> Axes:
+        if call.opset >= 13:
+            return (normalize_axis(int(call.get("axis", -1)), rank),)
+        return tuple(range(normalize_axis(int(call.get("axis", 1)), rank), rank))
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "input")
+        need_dtype(x, FLOATS, "input")
+        self.axes(call, len(x.shape))
+        return [x.type]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        axes = self.axes(call, x.ndim)
+        widened(lambda x, out: self.function(x, out, axes), x, outs[0])
+
+
+register("Softmax")(partial(SoftmaxOp, softmax))
+register("LogSoftmax")(partial(SoftmaxOp, log_softmax))
+
+
+def standardize(x: Array, out: Array, axes: Axes, epsilon: float, center: bool = True) -> tuple[Array | None, Array]:
+    """(x - mean) / sqrt(variance + epsilon) along `axes`; without `center`, x over its root mean square.
+
+    Returns the mean and the factor. `out` may be x.
+    """
+    shape = [1 if at in axes else dim for at, dim in enumerate(x.shape)]
+    average = None
+    if center:
+        average = np.empty(shape, x.dtype)
+        mean(x, axes, average)
+        np.subtract(x, average, out=out)
+        x = out
+    factor = np.empty(shape, x.dtype)
+    sum_of_squares(x, axes, factor)
+    np.divide(factor, x.size // max(factor.size, 1), out=factor)
+    np.add(factor, epsilon, out=factor)
+    np.sqrt(factor, out=factor)
+    np.reciprocal(factor, out=factor)
+    np.multiply(x, factor, out=out)
+    return average, factor
+
+
+def affine(x: Array, scale: Array, bias: Array | None) -> None:
+    """x scale + bias, in place."""
+    np.multiply(x, scale, out=x)
+    if bias is not None:
+        np.add(x, bias, out=x)
+
+
+def epsilon_of(call: Call) -> float:
+    return float(call.get("epsilon", 1e-5))
+
+
+class AxisNormalization(Op):
+    """What LayerNormalization and RMSNormalization share: they work on all axes from `axis` on.
+
+    `stash_type` names the dtype to compute in; float64 stays float64 all the same. The statistics, where the node
+    asks for them, have that dtype.
+    """
+
+    center = True
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return int(call.get("stash_type", 1)) in ONNX_DTYPES and self.stash(call) in FLOATS
+
+    def stash(self, call: Call) -> DType:
+        return ONNX_DTYPES[int(call.get("stash_type", 1))]
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x, scale = need(ins, 0, "X"), need(ins, 1, "scale")
+        bias = optional(ins, 2) if self.center else None
+        need_dtype(x, FLOATS, "X")
+        axis = normalize_axis(int(call.get("axis", -1)), len(x.shape))
+        for operand, what in ((scale, "scale"), (bias, "bias")):
+            if operand is not None:
+                need_dtype(operand, FLOATS, what)
+                need_broadcasts_to(operand.shape, x.shape, what)
+        kept = (*x.shape[:axis], *[1] * (len(x.shape) - axis))
+        return [x.type, *[TensorType(self.stash(call), kept)] * (call.outputs - 1)]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, scale = array(ins, 0), array(ins, 1)
+        bias = ins[2] if self.center and len(ins) > 2 else None
+        axes = tuple(range(normalize_axis(int(call.get("axis", -1)), x.ndim), x.ndim))
+
+        def normalize(x: Array, out: Array) -> None:
+            stats = standardize(x, out, axes, epsilon_of(call), self.center)
+            affine(
+                out, scale.astype(out.dtype, copy=False), None if bias is None else bias.astype(out.dtype, copy=False)
+            )
+            for value, stat in zip(outs[1:], stats, strict=False):
+                value[...] = stat
+
+        widened(normalize, x, outs[0])
+
+
+@register("LayerNormalization")
+class LayerNormalization(AxisNormalization):
+    """Outputs beside Y: the mean, and one over the standard deviation."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        if call.outputs > 3:
+            raise OpError(f"the node names {call.outputs} outputs; expected at most 3")
+        return super().infer(call, ins)
+
+
+@register("RMSNormalization")
+class RMSNormalization(AxisNormalization):
+    center = False
+
+
+def per_channel(values: Array, rank: int) -> Array:
+    """A vector of C values, to go with [N, C, ...]."""
+    return values.reshape(-1, *[1] * (rank - 2))
+
+
+def need_vector(operand: Operand, length: int, what: str) -> None:
+    need_dtype(operand, FLOATS, what)
+    if operand.shape != (length,):
+        raise OpError(f"{what} is {operand.type}; expected shape [{length}]")
+
+
+def scale_and_shift(x: Array, factor: Array, shift: Array) -> Array:
+    y: Array = x * factor + shift
+    return y
+
+
+@register("BatchNormalization")
+class BatchNormalization(Op):
+    """As inference does it, with the statistics given. X: [N, C, ...]. The training mode is not native."""
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return call.outputs == 1 and not call.get("training_mode", 0) and bool(call.get("spatial", 1))
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "X")
+        need_dtype(x, FLOATS, "X")
+        channels = x.shape[1] if len(x.shape) > 1 else 1
+        for at, what in enumerate(("scale", "B", "input_mean", "input_var"), 1):
+            need_vector(need(ins, at, what), channels, what)
+        return [x.type]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, (out,) = array(ins, 0), outs
+        wide = np.result_type(x, FLOAT32)
+        scale, bias, average, variance = (array(ins, at).astype(wide, copy=False) for at in range(1, 5))
+        with np.errstate(all="ignore"):
+            factor = scale / np.sqrt(variance + epsilon_of(call))
+            shift = per_channel(bias - average * factor, max(x.ndim, 2))
+            factor = per_channel(factor, max(x.ndim, 2))
+            if x.dtype == wide:
+                np.multiply(x, factor, out=out)
+                np.add(out, shift, out=out)
+            else:
+                blockwise(scale_and_shift, [x, factor, shift], out, [wide] * 3)
+
+
+@register("InstanceNormalization")
+class InstanceNormalization(Op):
+    """Every channel of every instance by itself. X: [N, C, ...], scale and B: [C]."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "input")
+        need_dtype(x, FLOATS, "input")
+        need_rank(x, 3, "input")
+        for at, what in enumerate(("scale", "B"), 1):
+            need_same_dtype(x, need(ins, at, what), what)
+            need_vector(need(ins, at, what), x.shape[1], what)
+        return [x.type]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, scale, bias = (array(ins, at) for at in range(3))
+
+        def normalize(x: Array, out: Array) -> None:
+            standardize(x, out, tuple(range(2, x.ndim)), epsilon_of(call))
+            affine(out, per_channel(scale, x.ndim), per_channel(bias, x.ndim))
+
+        widened(normalize, x, outs[0])
+
+
+@register("GroupNormalization")
+class GroupNormalization(Op):
+    """Groups of neighbouring channels together. X: [N, C, ...]; scale and bias: [C], before opset 21 [groups].
+
+    An X that is not contiguous is copied.
+    """
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return int(call.get("stash_type", 1)) == 1
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "X")
+        need_dtype(x, FLOATS, "X")
+        need_rank(x, 3, "X")
+        groups, channels = int(call.get("num_groups", 0)), x.shape[1]
+        if groups < 1 or channels % groups:
+            raise OpError(f"num_groups is {groups}; expected a divisor of the {channels} channels")
+        for at, what in enumerate(("scale", "bias"), 1):
+            need_vector(need(ins, at, what), channels if call.opset >= 21 else groups, what)
+        return [x.type]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, scale, bias = (array(ins, at) for at in range(3))
+        groups = int(call.attrs["num_groups"])
+        grouped: Shape = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+
+        def normalize(x: Array, out: Array) -> None:
+            standardize(x, out, tuple(range(2, x.ndim)), epsilon_of(call))
+            spread = (groups, -1, *[1] * (x.ndim - 3))
+            affine(out, scale.reshape(spread).astype(out.dtype), bias.reshape(spread).astype(out.dtype))
+
+        widened(normalize, x.reshape(grouped), outs[0].reshape(grouped))
+
+
+@register("LpNormalization")
+class LpNormalization(Op):
+    """x over its 1- or 2-norm along an axis; 0 where the norm is 0. p = 1 takes an array as large as the input."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "input")
+        need_dtype(x, FLOATS, "input")
+        normalize_axis(int(call.get("axis", -1)), len(x.shape))
+        if call.get("p", 2) not in {1, 2}:
+            raise OpError(f"p is {call.get('p', 2)}; expected 1 or 2")
+        return [x.type]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        axis = normalize_axis(int(call.get("axis", -1)), x.ndim)
+
+        def normalize(x: Array, out: Array) -> None:
+            size = np.empty([1 if at == axis else dim for at, dim in enumerate(x.shape)], x.dtype)
+            if call.get("p", 2) == 1:
+                np.add.reduce(np.abs(x), axis=axis, keepdims=True, out=size)
+            else:
+                norm(x, (axis,), size)
+            size[size == 0] = 1
+            np.divide(x, size, out=out)
+
+        widened(normalize, x, outs[0])

@@ -1,0 +1,186 @@
+"""Pooling over windows of [N, C, ...] with any number of spatial axes, and over whole images.
+
+A window's position along an axis is o stride - pad + k dilation, for output o and kernel position k. The kernels loop
+over k and take all o at once, so padding is never made: positions outside the image are left out of the slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, register
+from hashinfer.ops.checks import FLOAT16, FLOATS, DTypes, array, need_dtype, need_rank, tensor, text
+from hashinfer.ops.reduce import accumulator, lowest, mean
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a kernel goes along one axis of `size` elements, with `pads` of padding before and after: `count` times."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    pads: tuple[int, int]
+    count: int
+
+    def positions(self) -> range:
+        """The kernel positions that are within the image for some output."""
+        before, last = self.pads[0], (self.count - 1) * self.stride
+        return range(
+            max(-((last - before) // self.dilation), 0), min((before + self.size - 1) // self.dilation + 1, self.kernel)
+        )
+
+    def slices(self, k: int) -> tuple[slice, slice]:
+        """The outputs whose kernel position k is within the image, and the elements it meets there."""
+        offset = k * self.dilation - self.pads[0]
+        first = max(-(offset // self.stride), 0)
+        end = min((self.size - 1 - offset) // self.stride + 1, self.count)
+        if first >= end:
+            return slice(0, 0), slice(0, 0)
+        start = first * self.stride + offset
+        return slice(first, end), slice(start, start + (end - first - 1) * self.stride + 1, self.stride)
+
+    def divisors(self, include_pad: bool) -> list[int]:
+        """The number of elements that each output's window holds, with those of the padding or without."""
+        low, high = (-self.pads[0], self.size + self.pads[1]) if include_pad else (0, self.size)
+        starts = range(-self.pads[0], self.count * self.stride - self.pads[0], self.stride)
+        first = [max(-((start - low) // self.dilation), 0) for start in starts]
+        end = [min(-((start - high) // self.dilation), self.kernel) for start in starts]
+        return [max(b - a, 0) for a, b in zip(first, end, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How the ends of an axis are treated."""
+
+    auto_pad: str
+    ceil: bool
+
+    def window(self, size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Window:
+        """The windows along one axis. Raises OpError if there is none.
+
+        With auto_pad SAME, a stride longer than the window leaves elements out at the end: no pad is negative.
+        """
+        reach = dilation * (kernel - 1) + 1
+        if self.auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+            count = -(-size // stride)
+            total = max((count - 1) * stride + reach - size, 0)
+            small, large = total // 2, total - total // 2
+            pads = (small, large) if self.auto_pad == "SAME_UPPER" else (large, small)
+            return Window(size, kernel, stride, dilation, pads, count)
+        pads = (0, 0) if self.auto_pad == "VALID" else pads
+        room = size + sum(pads) - reach
+        if room < 0:
+            raise OpError(f"a window of {reach} elements does not fit into {size} with {list(pads)} of padding")
+        count = (-(-room // stride) if self.ceil else room // stride) + 1
+        if self.ceil and (count - 1) * stride >= size + pads[0]:
+            count -= 1
+        return Window(size, kernel, stride, dilation, pads, count)
+
+
+def windows(call: Call, spatial: Sequence[int]) -> list[Window]:
+    """The windows along each spatial axis, as the attributes say. Raises OpError if they make no sense."""
+    rank = len(spatial)
+    kernel = list(call.get("kernel_shape", []))
+    strides, dilations = list(call.get("strides", [1] * rank)), list(call.get("dilations", [1] * rank))
+    pads = list(call.get("pads", [0] * 2 * rank))
+    auto_pad = text(call.get("auto_pad", "NOTSET"))
+    for name, values, length, least in (
+        ("kernel_shape", kernel, rank, 1),
+        ("strides", strides, rank, 1),
+        ("dilations", dilations, rank, 1),
+        ("pads", pads, 2 * rank, 0),
+    ):
+        if len(values) != length or min(values) < least:
+            raise OpError(f"{name} are {values}; expected {length} numbers of at least {least}")
+    if auto_pad not in {"NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"}:
+        raise OpError(f"auto_pad is {auto_pad!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
+    mode = Mode(auto_pad, bool(call.get("ceil_mode", 0)))
+    ends = zip(pads[:rank], pads[rank:], strict=True)
+    return [mode.window(*settings) for settings in zip(spatial, kernel, strides, dilations, ends, strict=True)]
+
+
+def fold(ufunc: np.ufunc, x: Array, along: Sequence[Window], out: Array) -> None:
+    """out = ufunc(out, x at k) for every kernel position k."""
+    for position in product(*(axis.positions() for axis in along)):
+        parts = [axis.slices(k) for axis, k in zip(along, position, strict=True)]
+        target = out[:, :, *(part for part, _ in parts)]
+        ufunc(target, x[:, :, *(part for _, part in parts)], out=target)
+
+
+class Pool(Op):
+    """What both ops share."""
+
+    dtypes: DTypes = FLOATS
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "X")
+        need_dtype(x, self.dtypes, "X")
+        need_rank(x, 3, "X")
+        return [tensor(x.dtype, [*x.shape[:2], *(axis.count for axis in windows(call, x.shape[2:]))])]
+
+
+@register("MaxPool")
+class MaxPool(Pool):
+    """The largest element of each window. The indices, as a second output, are not native."""
+
+    dtypes = FLOATS | frozenset(map(np.dtype, ("i1", "u1")))
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return call.outputs == 1
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, (out,) = array(ins, 0), outs
+        out[...] = lowest(x.dtype)
+        fold(np.maximum, x, windows(call, x.shape[2:]), out)
+
+
+@register("AveragePool")
+class AveragePool(Pool):
+    """The mean of each window. float16 takes a float32 array of the output's size."""
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, (out,) = array(ins, 0), outs
+        along = windows(call, x.shape[2:])
+        sums = out if out.dtype != FLOAT16 else np.empty(out.shape, accumulator(out.dtype))
+        sums[...] = 0
+        with np.errstate(all="ignore"):
+            fold(np.add, x, along, sums)
+            for at, axis in enumerate(along, 1 - len(along)):
+                counts = np.array(axis.divisors(bool(call.get("count_include_pad", 0))), sums.dtype)
+                np.divide(sums, counts.reshape(-1, *[1] * -at), out=sums)
+            if sums is not out:
+                np.copyto(out, sums, casting="unsafe")
+
+
+class GlobalPool(Op):
+    """All spatial axes to one element each. float16 takes a float32 array of the output's size."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "X")
+        need_dtype(x, FLOATS, "X")
+        need_rank(x, 2, "X")
+        if 0 in x.shape[2:]:
+            raise OpError(f"X is {x.type}; expected images of at least one element")
+        return [TensorType(x.dtype, (*x.shape[:2], *[1] * (len(x.shape) - 2)))]
+
+
+@register("GlobalAveragePool")
+class GlobalAveragePool(GlobalPool):
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        with np.errstate(all="ignore"):
+            mean(x, tuple(range(2, x.ndim)), outs[0])
+
+
+@register("GlobalMaxPool")
+class GlobalMaxPool(GlobalPool):
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        np.maximum.reduce(x, axis=tuple(range(2, x.ndim)), keepdims=True, out=outs[0])

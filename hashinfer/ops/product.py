@@ -1,0 +1,296 @@
+"""Matrix products and convolutions as kernel calls: what dense and hashed ones share, and the dense ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.kernels import arguments, blocks
+from hashinfer.ops.base import Array, Call, Operand, Shape, TensorType, broadcast, need, optional, register
+from hashinfer.ops.convolution import Geometry
+from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
+
+F32 = np.dtype(np.float32)
+ONE_IMAGE = 2**62
+NS_PER_MULTIPLY = 0.06
+"""Rough time of a dense multiply-add on one thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What is done to each sum on the way out: y = activation(alpha * sum + bias)."""
+
+    alpha: float = 1.0
+    activation: str = "none"
+    a: float = 0.0
+    b: float = 0.0
+
+    def args(self) -> dict[str, Argument]:
+        return {
+            "alpha": float(self.alpha),
+            "activation": arguments.ACTIVATIONS.index(self.activation),
+            "activation_a": float(self.a),
+            "activation_b": float(self.b),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The left operand of one product: where its rows come from and where its outputs go. Strides count elements."""
+
+    x: Buffer
+    x_row_stride: int
+    rows: int
+    inputs: int
+    outputs: int
+    y: Buffer
+    y_row_stride: int
+    y_col_stride: int = 1
+    image_rows: int = ONE_IMAGE
+    y_image_stride: int = 0
+    patches: Array | None = None
+    bias: Mapping[str, Argument] = field(default_factory=dict)
+    epilogue: Epilogue = Epilogue()
+
+    def args(self) -> dict[str, Argument]:
+        return {
+            "x": self.x,
+            "x_row_stride": self.x_row_stride,
+            "rows": self.rows,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "y": self.y,
+            "y_row_stride": self.y_row_stride,
+            "y_col_stride": self.y_col_stride,
+            "image_rows": self.image_rows,
+            "y_image_stride": self.y_image_stride,
+            "patches": 0 if self.patches is None else self.patches,
+            **self.bias,
+            **self.epilogue.args(),
+        }
+
+
+def bias_args(bias: Operand | None, number: int, rows: int, cols: int) -> dict[str, Argument]:
+    """Arguments for a float32 bias that broadcasts to [rows, cols], input `number` of the op."""
+    if bias is None:
+        return {}
+    shape = (1, 1, *bias.shape)[-2:]
+    return {
+        "bias": Buffer("in", number),
+        "bias_row_stride": 0 if shape[0] == 1 and rows != 1 else shape[1],
+        "bias_col_stride": 0 if shape[1] == 1 and cols != 1 else 1,
+    }
+
+
+def check_bias(bias: Operand | None, rows: int, cols: int) -> None:
+    """Raise OpError unless the bias is float32 and broadcasts to [rows, cols] without widening it."""
+    if bias is None:
+        return
+    if bias.dtype != F32 or len(bias.shape) > 2 or broadcast(bias.shape, (rows, cols)) != (rows, cols):
+        raise OpError(f"the bias is {bias.type}; expected float32 that broadcasts to [{rows}, {cols}]")
+
+
+def matmul_shape(x: Shape, inputs: int, outputs: int) -> Shape:
+    """Shape of x @ W[inputs, outputs]. Raises OpError where the inner sizes differ."""
+    if not x or x[-1] != inputs:
+        raise OpError(f"x has shape {list(x)}; expected its last dimension to be {inputs}, the inputs of W")
+    return (*x[:-1], outputs)
+
+
+def block_tiles(rows: int, outputs: int) -> int:
+    """Tiles of a block kernel."""
+    return -(-rows // blocks.ROW_BLOCK) * -(-outputs // blocks.STRIP)
+
+
+@register("MatMul")
+class MatMul(NativeOp):
+    """x [..., m, k] @ w [..., k, n], with NumPy's rules for vectors and broadcasting. float32 runs as kernels."""
+
+    def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
+        self.epilogue = epilogue
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+        x, w = need(ins, 0, "A"), need(ins, 1, "B")
+        if x.dtype != w.dtype:
+            raise OpError(f"A is {x.type} and B is {w.type}; expected one dtype")
+        if not x.shape or not w.shape:
+            raise OpError(f"A is {x.type} and B is {w.type}; expected rank 1 at least")
+        inner = w.shape[-2] if len(w.shape) > 1 else w.shape[0]
+        if x.shape[-1] != inner:
+            raise OpError(f"A is {x.type} and B is {w.type}: the inner sizes {x.shape[-1]} and {inner} differ")
+        rows = x.shape[-2:-1]
+        cols = w.shape[-1:] if len(w.shape) > 1 else ()
+        shape = (*broadcast(x.shape[:-2], w.shape[:-2]), *rows, *cols)
+        if len(ins) > 2:
+            check_bias(optional(ins, 2), prod(shape[:-1]), shape[-1] if cols else 1)
+        return [TensorType(x.dtype, shape)]
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return need(ins, 0, "A").dtype == F32
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        x, w = need(ins, 0, "A"), need(ins, 1, "B")
+        xs = x.shape if len(x.shape) > 1 else (1, *x.shape)
+        ws = w.shape if len(w.shape) > 1 else (*w.shape, 1)
+        batch = broadcast(xs[:-2], ws[:-2])
+        rows, inputs, outputs = xs[-2], xs[-1], ws[-1]
+        if prod(ws[:-2]) == 1:
+            rows, batch = prod(xs[:-1]), ()
+        bias = bias_args(optional(ins, 2), 2, rows, outputs)
+        source = Rows(
+            Buffer("in", 0), inputs, rows, inputs, outputs, Buffer("out", 0), outputs, bias=bias, epilogue=self.epilogue
+        )
+        weights: dict[str, Argument] = {
+            "w": Buffer("in", 1),
+            "kind": blocks.DENSE_KIND,
+            "w_row_stride": outputs,
+            "w_col_stride": 1,
+        }
+        return dense_emission(source, weights, batch_offsets(xs, ws, batch, rows * outputs), prod(batch))
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        if outs[0].dtype == F32:
+            super().run(call, ins, outs)
+            return
+        x, w = ins[0], ins[1]
+        assert x is not None and w is not None  # noqa: S101, PT018
+        np.copyto(outs[0], np.matmul(x, w))
+
+
+def batch_offsets(xs: Shape, ws: Shape, batch: Shape, y_size: int) -> Array:
+    """int64 [batches, 3]: elements to add to x, w and y for each matrix product of a batch."""
+    count = prod(batch)
+    out = np.zeros((max(count, 1), 3), np.int64)
+    for column, shape in ((0, xs), (1, ws)):
+        matrices = prod(shape[:-2])
+        steps = np.arange(matrices).reshape(shape[:-2]) * (shape[-2] * shape[-1])
+        if batch:
+            out[:, column] = np.broadcast_to(steps, batch).ravel()
+    if batch:
+        out[:, 2] = np.arange(count) * y_size
+    return out
+
+
+def dense_emission(source: Rows, weights: dict[str, Argument], offsets: Array, batches: int) -> Emission:
+    """The kernel for a dense product: rows one by one where there are few, blocks of 32 x 64 otherwise."""
+    work = NS_PER_MULTIPLY * source.rows * source.inputs * source.outputs * batches
+    if source.rows <= 3 and len(offsets) == 1 and source.patches is None:
+        args = source.args() | weights | {"batches": 1, "offsets": offsets}
+        tiles = source.rows * -(-source.outputs // blocks.STRIP)
+        call = KernelCall(blocks.dense_row, tiles, args, 4 * blocks.STRIP, 4 * work)
+        return Emission([call], choice="dense_row", reason=f"{source.rows} rows: W is read once where it lies")
+    args = source.args() | weights | {"batches": len(offsets), "offsets": offsets}
+    tiles = block_tiles(source.rows, source.outputs) * batches
+    call = KernelCall(blocks.dense_block, tiles, args, blocks.SCRATCH_BYTES, work)
+    return Emission([call], choice="dense_block", reason=f"{source.rows} rows share each tile of W")
+
+
+@register("Gemm")
+class Gemm(NativeOp):
+    """y = alpha A B + beta C, A [m, k], B [k, n] or [n, k] (transB). The fuse step has folded transA and beta away."""
+
+    def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
+        self.epilogue = epilogue
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+        a, b, c = need(ins, 0, "A"), need(ins, 1, "B"), optional(ins, 2)
+        if len(a.shape) != 2 or len(b.shape) != 2 or a.dtype != b.dtype:
+            raise OpError(f"A is {a.type} and B is {b.type}; expected two matrices of one dtype")
+        rows, inner = a.shape[::-1] if call.get("transA", 0) else a.shape
+        inputs, cols = b.shape[::-1] if call.get("transB", 0) else b.shape
+        if inner != inputs:
+            raise OpError(f"A is {a.type} and B is {b.type}: the inner sizes {inner} and {inputs} differ")
+        if c is not None and (c.dtype != a.dtype or broadcast(c.shape, (rows, cols)) != (rows, cols)):
+            raise OpError(f"C is {c.type}; expected {a.dtype} that broadcasts to [{rows}, {cols}]")
+        return [TensorType(a.dtype, (rows, cols))]
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        plain = not call.get("transA", 0) and (optional(ins, 2) is None or call.get("beta", 1.0) == 1.0)
+        return need(ins, 0, "A").dtype == F32 and plain
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        b, (rows, cols) = need(ins, 1, "B"), outs[0].shape
+        transposed = bool(call.get("transB", 0))
+        inputs = b.shape[1] if transposed else b.shape[0]
+        bias = bias_args(optional(ins, 2), 2, rows, cols)
+        epilogue = replace(self.epilogue, alpha=float(call.get("alpha", 1.0)))
+        source = Rows(Buffer("in", 0), inputs, rows, inputs, cols, Buffer("out", 0), cols, bias=bias, epilogue=epilogue)
+        weights: dict[str, Argument] = {
+            "w": Buffer("in", 1),
+            "kind": blocks.DENSE_KIND,
+            "w_row_stride": 1 if transposed else cols,
+            "w_col_stride": inputs if transposed else 1,
+        }
+        return dense_emission(source, weights, np.zeros((1, 3), np.int64), 1)
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        if self.emits(call, [None if v is None else Operand.of(v) for v in ins]):
+            super().run(call, ins, outs)
+            return
+        a, b, c = ins[0], ins[1], ins[2] if len(ins) > 2 else None
+        assert a is not None and b is not None  # noqa: S101, PT018
+        y = (a.T if call.get("transA", 0) else a) @ (b.T if call.get("transB", 0) else b)
+        y = (y * y.dtype.type(call.get("alpha", 1.0))).astype(outs[0].dtype)
+        if c is not None:
+            y = y + c * c.dtype.type(call.get("beta", 1.0))
+        np.copyto(outs[0], y, casting="unsafe")
+
+
+@register("Conv")
+class Conv(NativeOp):
+    """Convolution of one or two spatial dimensions, groups and dilations among them, as a product over patches."""
+
+    def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
+        self.epilogue = epilogue
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        x = ins[0] if ins else None
+        return x is not None and x.dtype == F32 and len(x.shape) in (3, 4)
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+        x, w = need(ins, 0, "X"), need(ins, 1, "W")
+        geometry = Geometry.of(call, x.shape, w.shape)
+        check_bias(optional(ins, 2), 1, geometry.out_channels)
+        return [TensorType(x.dtype, geometry.out_shape)]
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        x, w = need(ins, 0, "X"), need(ins, 1, "W")
+        geometry = Geometry.of(call, x.shape, w.shape)
+        calls: list[KernelCall] = []
+        for group in range(geometry.groups):
+            source = conv_rows(geometry, group, optional(ins, 2), self.epilogue)
+            weights: dict[str, Argument] = {
+                "w": Buffer("in", 1, 4 * group * source.outputs * source.inputs),
+                "kind": blocks.DENSE_KIND,
+                "w_row_stride": 1,
+                "w_col_stride": source.inputs,
+            }
+            calls += dense_emission(source, weights, np.zeros((1, 3), np.int64), 1).calls
+        return Emission(calls, choice="dense_block", reason="patches are gathered tile by tile")
+
+
+def conv_rows(geometry: Geometry, group: int, bias: Operand | None, epilogue: Epilogue) -> Rows:
+    """One group of a convolution as a product: a row for each output pixel, a column for each output channel."""
+    pixels, outputs = geometry.out_pixels, geometry.out_channels // geometry.groups
+    bias_part: dict[str, Argument] = {}
+    if bias is not None:
+        bias_part = {"bias": Buffer("in", 2, 4 * group * outputs), "bias_row_stride": 0, "bias_col_stride": 1}
+    return Rows(
+        x=Buffer("in", 0, 4 * group * geometry.group_channels * geometry.height * geometry.width),
+        x_row_stride=0,
+        rows=geometry.batch * pixels,
+        inputs=geometry.patch_size,
+        outputs=outputs,
+        y=Buffer("out", 0, 4 * group * outputs * pixels),
+        y_row_stride=1,
+        y_col_stride=pixels,
+        image_rows=max(pixels, 1),
+        y_image_stride=geometry.out_channels * pixels,
+        patches=geometry.patch_array(),
+        bias=bias_part,
+        epilogue=epilogue,
+    )

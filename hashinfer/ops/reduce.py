@@ -1,0 +1,319 @@
+"""Reductions along axes, and what else goes along an axis in order: ArgMax, TopK, CumSum."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, normalize_axis, register
+from hashinfer.ops.checks import (
+    BOOL,
+    FLOAT16,
+    FLOAT32,
+    FLOATS,
+    INDICES,
+    INT64,
+    INTS,
+    NUMERIC,
+    SIGNED,
+    DType,
+    DTypes,
+    array,
+    ints_setting,
+    may_need_values,
+    need_dtype,
+    normalize_axes,
+    operands,
+    scalar_value,
+)
+
+Axes = tuple[int, ...]
+
+
+def accumulator(dtype: DType) -> DType:
+    """The dtype to sum in: float32 for float16, else the operand's own."""
+    return FLOAT32 if dtype == FLOAT16 else dtype
+
+
+def total(ufunc: np.ufunc, x: Array, axes: Axes, out: Array) -> None:
+    """Fold `ufunc` over `axes` into `out`, which keeps them. float16 takes a float32 array of out's size."""
+    wide = accumulator(out.dtype)
+    if wide == out.dtype:
+        ufunc.reduce(x, axis=axes, out=out, keepdims=True)
+    else:
+        np.copyto(out, ufunc.reduce(x, axis=axes, dtype=wide, keepdims=True), casting="unsafe")
+
+
+def sum_of_squares(x: Array, axes: Axes, out: Array) -> None:
+    """Sum of x^2 over `axes` into `out`, which keeps them. float16 takes a float32 copy of x."""
+    wide = accumulator(x.dtype)
+    x = x.astype(wide, copy=False)
+    letters = list(range(x.ndim))
+    kept = [axis for axis in letters if axis not in axes]
+    target = out.reshape([x.shape[axis] for axis in kept])
+    if wide == out.dtype:
+        np.einsum(x, letters, x, letters, kept, out=target)
+    else:
+        np.copyto(target, np.einsum(x, letters, x, letters, kept), casting="unsafe")
+
+
+class Reduction(Op):
+    """`axes` (an attribute before opset `since`) folded into one element each; all axes by default."""
+
+    dtypes: DTypes = NUMERIC
+    since = 18
+    needs_elements = False
+
+    @abstractmethod
+    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
+        """Write the result to `out`, where the reduced axes have length 1."""
+
+    def axes(self, call: Call, ins: Sequence[Operand | None], rank: int) -> Axes:
+        axes = ints_setting(call, ins, "axes", 1, self.since)
+        if axes:
+            return normalize_axes(axes, rank)
+        return () if call.opset >= self.since and call.get("noop_with_empty_axes", 0) else tuple(range(rank))
+
+    @may_need_values
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "data")
+        need_dtype(x, self.dtypes, "data")
+        axes = self.axes(call, ins, len(x.shape))
+        kept: Shape = tuple(1 if at in axes else dim for at, dim in enumerate(x.shape))
+        if self.needs_elements and 0 in x.shape and 0 not in kept:
+            raise OpError(f"data is {x.type}; expected some elements to reduce")
+        if not call.get("keepdims", 1):
+            kept = tuple(dim for at, dim in enumerate(x.shape) if at not in axes)
+        return [TensorType(x.dtype, kept)]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        axes = self.axes(call, operands(ins), x.ndim)
+        kept = outs[0].reshape([1 if at in axes else dim for at, dim in enumerate(x.shape)])
+        with np.errstate(all="ignore"):
+            self.reduce(x, axes, kept)
+
+
+class UfuncReduction(Reduction):
+    """A ufunc folded over the axes."""
+
+    def __init__(self, ufunc: np.ufunc, since: int) -> None:
+        self.ufunc = ufunc
+        self.since = since
+
+    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
+        total(self.ufunc, x, axes, out)
+
+
+register("ReduceSum")(partial(UfuncReduction, np.add, 13))
+register("ReduceProd")(partial(UfuncReduction, np.multiply, 18))
+
+
+def lowest(dtype: DType) -> Any:
+    """What every number of the dtype is at least."""
+    return dtype.type(-np.inf) if dtype in FLOATS else np.iinfo(dtype).min if dtype in INTS else False
+
+
+def highest(dtype: DType) -> Any:
+    """What every number of the dtype is at most."""
+    return dtype.type(np.inf) if dtype in FLOATS else np.iinfo(dtype).max if dtype in INTS else True
+
+
+@register("ReduceMax")
+class ReduceMax(Reduction):
+    dtypes = NUMERIC | BOOL
+
+    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
+        np.maximum.reduce(x, axis=axes, out=out, keepdims=True, initial=lowest(x.dtype))
+
+
+@register("ReduceMin")
+class ReduceMin(Reduction):
+    dtypes = NUMERIC | BOOL
+
+    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
+        np.minimum.reduce(x, axis=axes, out=out, keepdims=True, initial=highest(x.dtype))
+
+
+def mean(x: Array, axes: Axes, out: Array) -> None:
+    """The mean over `axes` into `out`, which keeps them. float16 takes a float32 array of out's size."""
+    count = x.size // out.size if out.size else 1
+    if out.dtype == FLOAT16:
+        np.copyto(out, np.add.reduce(x, axis=axes, dtype=FLOAT32, keepdims=True) / np.float32(count), casting="unsafe")
+    else:
+        np.add.reduce(x, axis=axes, out=out, keepdims=True)
+        np.divide(out, count, out=out)
+
+
+@register("ReduceMean")
+class ReduceMean(Reduction):
+    """Of integers: rounded towards zero; takes an int64 array and a float64 array of the output's size."""
+
+    needs_elements = True
+
+    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
+        if out.dtype in FLOATS:
+            mean(x, axes, out)
+        else:
+            whole = np.add.reduce(x, axis=axes, keepdims=True, dtype=INT64)
+            np.copyto(out, whole / (x.size // max(out.size, 1)), casting="unsafe")
+
+
+@register("ReduceL1")
+class ReduceL1(Reduction):
+    """Takes an array as large as the input on the way."""
+
+    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
+        total(np.add, np.abs(x), axes, out)
+
+
+@register("ReduceSumSquare")
+class ReduceSumSquare(Reduction):
+    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
+        sum_of_squares(x, axes, out)
+
+
+def norm(x: Array, axes: Axes, out: Array) -> None:
+    """The Euclidean norm over `axes` into `out`, which keeps them. Integers and float16 take a wider copy of x."""
+    if out.dtype in {FLOAT32, np.dtype(np.float64)}:
+        sum_of_squares(x, axes, out)
+        np.sqrt(out, out=out)
+    else:
+        wide = np.zeros(out.shape, FLOAT32 if x.dtype == FLOAT16 else np.float64)
+        norm(x.astype(wide.dtype), axes, wide)
+        np.copyto(out, wide, casting="unsafe")
+
+
+@register("ReduceL2")
+class ReduceL2(Reduction):
+    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
+        norm(x, axes, out)
+
+
+def log(x: Array, out: Array) -> None:
+    np.copyto(out, np.log(x), casting="unsafe")
+
+
+@register("ReduceLogSum")
+class ReduceLogSum(Reduction):
+    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
+        log(np.add.reduce(x, axis=axes, keepdims=True, dtype=accumulator(x.dtype)), out)
+
+
+@register("ReduceLogSumExp")
+class ReduceLogSumExp(Reduction):
+    """Takes an array as large as the input on the way (of float32 for float16, of float64 for integers)."""
+
+    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
+        wide = accumulator(x.dtype) if x.dtype in FLOATS else np.dtype(np.float64)
+        top = np.maximum.reduce(x, axis=axes, keepdims=True, initial=lowest(x.dtype)).astype(wide)
+        top = np.where(np.isinf(top), wide.type(0), top)
+        powers = np.empty(x.shape, wide)
+        np.subtract(x, top, out=powers, dtype=wide)
+        np.exp(powers, out=powers)
+        log_sum = np.log(np.add.reduce(powers, axis=axes, keepdims=True))
+        np.copyto(out, log_sum + top, casting="unsafe")
+
+
+class ArgReduction(Op):
+    """The index of the largest or smallest element of an axis; of equal ones the first, or the last if asked.
+
+    NumPy takes a copy of an input whose axis is not the last.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "data")
+        need_dtype(x, NUMERIC, "data")
+        axis = normalize_axis(int(call.get("axis", 0)), len(x.shape))
+        if x.shape[axis] == 0:
+            raise OpError(f"data is {x.type}; expected axis {axis} to have some elements")
+        kept = (1,) if call.get("keepdims", 1) else ()
+        return [TensorType(INT64, (*x.shape[:axis], *kept, *x.shape[axis + 1 :]))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
+        out = outs[0].reshape((*x.shape[:axis], *x.shape[axis + 1 :]))
+        if call.get("select_last_index", 0):
+            self.function(np.flip(x, axis), axis=axis, out=out)
+            np.subtract(x.shape[axis] - 1, out, out=out)
+        else:
+            self.function(x, axis=axis, out=out)
+
+
+register("ArgMax")(partial(ArgReduction, np.argmax))
+register("ArgMin")(partial(ArgReduction, np.argmin))
+
+
+@register("TopK")
+class TopK(Op):
+    """The k largest or smallest elements of an axis, in order, and their indices; of equal ones the first.
+
+    Takes an int64 array as large as the input on the way. They come in order even where `sorted` is 0.
+    """
+
+    def types(self, call: Call, ins: Sequence[Operand | None]) -> tuple[int, int]:
+        """The axis and k."""
+        x = need(ins, 0, "X")
+        need_dtype(x, NUMERIC, "X")
+        axis = normalize_axis(int(call.get("axis", -1)), len(x.shape))
+        k = int(call.get("k", -1)) if call.opset < 10 else scalar_value(need(ins, 1, "K"), INDICES, "input 1 (K)")
+        if not 0 <= k <= x.shape[axis]:
+            raise OpError(f"k is {k}; expected 0 to {x.shape[axis]}, the length of axis {axis}")
+        return axis, k
+
+    @may_need_values
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "X")
+        axis, k = self.types(call, ins)
+        shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
+        return [TensorType(x.dtype, shape), TensorType(INT64, shape)][: call.outputs]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        axis, k = self.types(call, operands(ins))
+        if call.get("largest", 1):
+            # A stable sort of the reverse, read backwards, has equal elements in their order.
+            order = x.shape[axis] - 1 - np.flip(np.argsort(np.flip(x, axis), axis=axis, kind="stable"), axis)
+        else:
+            order = np.argsort(x, axis=axis, kind="stable")
+        order = order[(slice(None),) * axis + (slice(k),)]
+        np.copyto(outs[0], np.take_along_axis(x, order, axis))
+        if len(outs) > 1:
+            np.copyto(outs[1], order)
+
+
+@register("CumSum")
+class CumSum(Op):
+    """Sums of the elements up to each one, of those before it (`exclusive`), or from the end (`reverse`)."""
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x, axis = need(ins, 0, "x"), need(ins, 1, "axis")
+        need_dtype(x, FLOATS | SIGNED | INTS, "x")
+        need_dtype(axis, INDICES, "axis")
+        if axis.shape not in {(), (1,)}:
+            raise OpError(f"axis is {axis.type}; expected a scalar")
+        if axis.value is not None:
+            normalize_axis(int(axis.value.reshape(())), len(x.shape))
+        return [x.type]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, at = array(ins, 0), array(ins, 1)
+        axis = normalize_axis(int(at.reshape(())), x.ndim)
+        source, target = np.moveaxis(x, axis, 0), np.moveaxis(outs[0], axis, 0)
+        if call.get("reverse", 0):
+            source, target = source[::-1], target[::-1]
+        with np.errstate(all="ignore"):
+            if call.get("exclusive", 0):
+                target[:1] = 0
+                np.add.accumulate(source[:-1], axis=0, out=target[1:])
+            else:
+                np.add.accumulate(source, axis=0, out=target)

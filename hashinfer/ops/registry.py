@@ -1,0 +1,10 @@
+"""The native ops: importing this module fills `hashinfer.ops.base.REGISTRY`. A new op module is one more name here."""
+
+from __future__ import annotations
+
+from hashinfer.ops import activation, cast, create, elementwise, indexing, normalize, pool, product, reduce, shapes
+from hashinfer.ops.base import REGISTRY
+
+MODULES = (activation, cast, create, elementwise, indexing, normalize, pool, product, reduce, shapes)
+
+__all__ = ["MODULES", "REGISTRY"]

@@ -1,0 +1,341 @@
+"""Ops that keep every element as it is: under another shape, in another order, beside others."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, broadcast, need, normalize_axis, register
+from hashinfer.ops.checks import (
+    INT64,
+    all_given,
+    array,
+    ints_setting,
+    ints_value,
+    may_need_values,
+    need_rank,
+    need_same_dtype,
+    normalize_axes,
+    same_size,
+    tensor,
+    text,
+)
+
+
+class Alias(Op):
+    """Input 0's elements, in their order, under the shape that `shape` gives."""
+
+    aliases = True
+
+    @abstractmethod
+    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+        """The new shape."""
+
+    @may_need_values
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        return [tensor(need(ins, 0, "data").dtype, self.shape(call, ins))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        np.copyto(outs[0].reshape(x.shape), x)
+
+
+@register("Identity")
+class Identity(Alias):
+    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+        return need(ins, 0, "input").shape
+
+
+@register("Dropout")
+class Dropout(Alias):
+    """As inference does it: nothing is dropped. A mask output or the training mode are not native."""
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        training = ins[2] if len(ins) > 2 else None
+        return call.outputs == 1 and (
+            training is None or (training.value is not None and not training.value.reshape(-1).any())
+        )
+
+    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+        return need(ins, 0, "data").shape
+
+
+def reshaped(shape: Shape, asked: Sequence[int], allow_zero: bool) -> Shape:
+    """What Reshape makes of `shape`: -1 is what is left over; 0 is the old dimension unless `allow_zero`."""
+    if any(dim < -1 for dim in asked) or asked.count(-1) > 1:
+        raise OpError(f"the shape asked for is {list(asked)}; expected no number below -1 and at most one -1")
+    if allow_zero and 0 in asked and -1 in asked:
+        raise OpError(f"the shape asked for is {list(asked)}; expected either -1 or 0, with allowzero = 1")
+    dims = list(asked)
+    if not allow_zero:
+        for at, dim in enumerate(dims):
+            if dim == 0:
+                if at >= len(shape):
+                    raise OpError(f"the shape asked for is {list(asked)}; {list(shape)} has no dimension {at} to keep")
+                dims[at] = shape[at]
+    if -1 in dims:
+        others = prod(dim for dim in dims if dim != -1)
+        if others == 0 or prod(shape) % others:
+            raise OpError(f"shape {list(shape)} cannot become {list(asked)}: -1 stands for no whole number")
+        dims[dims.index(-1)] = prod(shape) // others
+    if not same_size(shape, tuple(dims)):
+        raise OpError(f"shape {list(shape)} has {prod(shape)} elements; {list(asked)} would have {prod(dims)}")
+    return tuple(dims)
+
+
+@register("Reshape")
+class Reshape(Alias):
+    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+        asked = ints_value(need(ins, 1, "shape"), "input 1 (shape)")
+        return reshaped(need(ins, 0, "data").shape, asked, bool(call.get("allowzero", 0)))
+
+
+@register("Flatten")
+class Flatten(Alias):
+    """To two axes: those before `axis` and the others."""
+
+    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+        shape = need(ins, 0, "input").shape
+        axis = int(call.get("axis", 1))
+        if not -len(shape) <= axis <= len(shape):
+            raise OpError(f"axis is {axis}; expected {-len(shape)} to {len(shape)} for rank {len(shape)}")
+        at = axis + len(shape) if axis < 0 else axis
+        return (prod(shape[:at]), prod(shape[at:]))
+
+
+@register("Squeeze")
+class Squeeze(Alias):
+    """Without the axes given, or without every axis of length 1."""
+
+    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+        shape = need(ins, 0, "data").shape
+        axes = ints_setting(call, ins, "axes", 1, since=13)
+        if axes is None:
+            return tuple(dim for dim in shape if dim != 1)
+        gone = normalize_axes(axes, len(shape))
+        for axis in gone:
+            if shape[axis] != 1:
+                raise OpError(f"axis {axis} of {list(shape)} has length {shape[axis]}; expected 1 to squeeze it")
+        return tuple(dim for at, dim in enumerate(shape) if at not in gone)
+
+
+@register("Unsqueeze")
+class Unsqueeze(Alias):
+    """With axes of length 1 put in, numbered as they are in the output."""
+
+    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+        axes = ints_setting(call, ins, "axes", 1, since=13)
+        if axes is None:
+            raise OpError("axes are missing")
+        rest = iter(shape := need(ins, 0, "data").shape)
+        new = normalize_axes(axes, len(shape) + len(axes))
+        return tuple(1 if at in new else next(rest) for at in range(len(shape) + len(axes)))
+
+
+@register("Shape")
+class ShapeOf(Op):
+    """The input's shape, or the part of it from `start` to `end`."""
+
+    shape_only = True
+
+    def part(self, call: Call, shape: Shape) -> Shape:
+        return shape[call.get("start", 0) : call.get("end", None)]
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        return [TensorType(INT64, (len(self.part(call, need(ins, 0, "data").shape)),))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        outs[0][...] = self.part(call, array(ins, 0).shape)
+
+
+@register("Size")
+class Size(Op):
+    """The number of elements."""
+
+    shape_only = True
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        need(ins, 0, "data")
+        return [TensorType(INT64, ())]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        outs[0][...] = array(ins, 0).size
+
+
+@register("Transpose")
+class Transpose(Op):
+    """The axes in the order `perm`, by default the reverse."""
+
+    def perm(self, call: Call, rank: int) -> tuple[int, ...]:
+        perm = tuple(call.get("perm", range(rank)[::-1]))
+        if sorted(perm) != list(range(rank)):
+            raise OpError(f"perm is {list(perm)}; expected each of the axes 0 to {rank - 1} once")
+        return perm
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "data")
+        return [TensorType(x.dtype, tuple(x.shape[axis] for axis in self.perm(call, len(x.shape))))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        np.copyto(outs[0], array(ins, 0).transpose(self.perm(call, array(ins, 0).ndim)))
+
+
+@register("Expand")
+class Expand(Op):
+    """The input broadcast with the shape given; either may be the smaller one."""
+
+    @may_need_values
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "input")
+        asked = tensor(x.dtype, ints_value(need(ins, 1, "shape"), "input 1 (shape)"))
+        return [tensor(x.dtype, broadcast(x.shape, asked.shape))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        np.copyto(outs[0], array(ins, 0))
+
+
+@register("Tile")
+class Tile(Op):
+    """The input repeated along each axis."""
+
+    @may_need_values
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "input")
+        repeats = ints_value(need(ins, 1, "repeats"), "input 1 (repeats)")
+        if len(repeats) != len(x.shape):
+            raise OpError(f"repeats are {list(repeats)}; expected {len(x.shape)} of them, one for each axis")
+        return [tensor(x.dtype, [dim * times for dim, times in zip(x.shape, repeats, strict=True)])]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, repeats = array(ins, 0), array(ins, 1)
+        if outs[0].size:
+            sizes = [size for pair in zip(repeats.reshape(-1).tolist(), x.shape, strict=True) for size in pair]
+            np.copyto(outs[0].reshape(sizes), x[tuple(part for _ in x.shape for part in (None, slice(None)))])
+
+
+@register("Concat")
+class Concat(Op):
+    """The inputs side by side along an axis."""
+
+    def axis(self, call: Call, rank: int) -> int:
+        if "axis" not in call.attrs:
+            raise OpError("axis is missing")
+        return normalize_axis(int(call.attrs["axis"]), rank)
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        first, *others = all_given(ins)
+        need_rank(first, 1, "input 0")
+        axis = self.axis(call, len(first.shape))
+        total = first.shape[axis]
+        for at, other in enumerate(others, 1):
+            need_same_dtype(first, other, f"input {at}")
+            if len(other.shape) != len(first.shape) or any(
+                a != b for i, (a, b) in enumerate(zip(first.shape, other.shape, strict=True)) if i != axis
+            ):
+                raise OpError(f"input {at} is {other.type}; expected {first.type} but for axis {axis}")
+            total += other.shape[axis]
+        return [TensorType(first.dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        parts = [part for part in ins if part is not None]
+        np.concatenate(parts, axis=self.axis(call, parts[0].ndim), out=outs[0])
+
+
+@register("Split")
+class Split(Op):
+    """The input cut along an axis: at sizes given (an attribute before opset 13), or into equal parts."""
+
+    def sizes(self, call: Call, ins: Sequence[Operand | None], dim: int) -> tuple[int, ...]:
+        sizes = ints_setting(call, ins, "split", 1, since=13)
+        if sizes is None:
+            parts = int(call.get("num_outputs", call.outputs)) if call.opset >= 18 else call.outputs
+            if parts != call.outputs:
+                raise OpError(
+                    f"num_outputs is {parts}, and the node names {call.outputs} outputs; expected equally many"
+                )
+            part = -(-dim // parts)
+            sizes = (*[part] * (parts - 1), dim - part * (parts - 1))
+            if sizes[-1] < 0 or (call.opset < 18 and dim % parts):
+                raise OpError(f"an axis of length {dim} cannot be cut into {parts} parts")
+        if len(sizes) != call.outputs or sum(sizes) != dim or min(sizes) < 0:
+            raise OpError(f"split is {list(sizes)}; expected {call.outputs} sizes that sum to {dim}")
+        return sizes
+
+    @may_need_values
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "input")
+        axis = normalize_axis(int(call.get("axis", 0)), len(x.shape))
+        sizes = self.sizes(call, ins, x.shape[axis])
+        return [TensorType(x.dtype, (*x.shape[:axis], size, *x.shape[axis + 1 :])) for size in sizes]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x = array(ins, 0)
+        axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
+        ends = np.cumsum([0, *(out.shape[axis] for out in outs)]).tolist()
+        for out, (start, end) in zip(outs, pairwise(ends), strict=True):
+            np.copyto(out, x[(slice(None),) * axis + (slice(start, end),)])
+
+
+def need_image(x: Operand) -> Shape:
+    if len(x.shape) != 4:
+        raise OpError(f"input is {x.type}; expected rank 4: [N, C, H, W]")
+    return x.shape
+
+
+def need_blocksize(call: Call) -> int:
+    block = int(call.get("blocksize", 0))
+    if block < 1:
+        raise OpError(f"blocksize is {block}; expected 1 or more")
+    return block
+
+
+@register("DepthToSpace")
+class DepthToSpace(Op):
+    """Channels to blocks of pixels: [N, C b b, H, W] to [N, C, H b, W b]."""
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return text(call.get("mode", "DCR")) in {"DCR", "CRD"}
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x, block = need(ins, 0, "input"), need_blocksize(call)
+        n, c, h, w = need_image(x)
+        if c % block**2:
+            raise OpError(f"input is {x.type}; expected its {c} channels to be a multiple of blocksize^2, {block**2}")
+        return [TensorType(x.dtype, (n, c // block**2, h * block, w * block))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, block = array(ins, 0), need_blocksize(call)
+        n, _, h, w = x.shape
+        c = outs[0].shape[1]
+        blocks = outs[0].reshape(n, c, h, block, w, block)
+        if text(call.get("mode", "DCR")) == "DCR":
+            np.copyto(blocks, x.reshape(n, block, block, c, h, w).transpose(0, 3, 4, 1, 5, 2))
+        else:
+            np.copyto(blocks, x.reshape(n, c, block, block, h, w).transpose(0, 1, 4, 2, 5, 3))
+
+
+@register("SpaceToDepth")
+class SpaceToDepth(Op):
+    """Blocks of pixels to channels: [N, C, H b, W b] to [N, b b C, H, W]."""
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return text(call.get("mode", "DCR")) == "DCR"
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x, block = need(ins, 0, "input"), need_blocksize(call)
+        n, c, h, w = need_image(x)
+        if h % block or w % block:
+            raise OpError(f"input is {x.type}; expected height and width to be multiples of blocksize, {block}")
+        return [TensorType(x.dtype, (n, c * block**2, h // block, w // block))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, block = array(ins, 0), need_blocksize(call)
+        n, c, _, _ = x.shape
+        _, _, h, w = outs[0].shape
+        blocks = outs[0].reshape(n, block, block, c, h, w)
+        np.copyto(blocks, x.reshape(n, c, h, block, w, block).transpose(0, 3, 5, 1, 2, 4))
