@@ -1,0 +1,204 @@
+"""A plan bound to memory of its own: what one call at a time runs. Nothing is allocated here once it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.kernels.pool import Pool, Program
+from hashinfer.ops.base import Array
+from hashinfer.ops.emission import KernelCall, NativeOp, Relocation, aligned_empty, assemble
+from hashinfer.plan.control import run_step
+from hashinfer.plan.planner import Place, Plan, PlannedStep
+
+WORTH_SHARING_NS = 40_000
+"""Estimated work below which waking a worker costs more than it saves."""
+
+Values = dict[str, Any]
+Action = Callable[[Values], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _External:
+    """A place in a native program that takes the address of one of the call's own arrays."""
+
+    code: np.ndarray[Any, np.dtype[np.int64]]
+    step: int
+    column: int
+    is_output: bool
+    index: int
+    offset: int
+
+
+def address(array: Array) -> int:
+    """Where an array's bytes begin."""
+    return int(array.__array_interface__["data"][0])
+
+
+class BoundPlan:
+    """One arena, its views and its native programs. Not for two calls at once."""
+
+    def __init__(self, plan: Plan, pool: Pool, limit: int) -> None:
+        self.plan = plan
+        self.pool = pool
+        self.limit = limit
+        self.memory = aligned_empty(plan.buffer_bytes)
+        self.base = address(self.memory)
+        self.values: Values = dict(plan.constants)
+        self.kept: list[Array] = []
+        self.externals: list[_External] = []
+        for name, place in plan.places.items():
+            if place.kind == "arena":
+                self.values[name] = self._view(place)
+        self.input_aliases = [(name, place) for name, place in plan.places.items() if place.kind in ("input", "output")]
+        self.dynamic_names = [
+            name for p in plan.steps if p.kind in ("dynamic", "reference") for name in p.step.outputs if name
+        ]
+        self.actions = self._actions()
+
+    def _view(self, place: Place) -> Array:
+        part = self.memory[place.index : place.index + place.type.nbytes]
+        view: Array = part.view(place.type.dtype).reshape(place.type.shape)
+        return view
+
+    def run(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> list[Any]:
+        """Run on C-contiguous inputs of the plan's types. `outputs`: arrays to write, None for a dynamic one.
+
+        Returns the outputs. Raises OpError where data is out of a table; inputs and `outputs` must not overlap.
+        """
+        values, plan = self.values, self.plan
+        for name, place in self.input_aliases:
+            array = inputs[place.index] if place.kind == "input" else outputs[place.index]
+            values[name] = (
+                array if array is None or array.shape == place.type.shape else array.reshape(place.type.shape)
+            )
+        for external in self.externals:
+            array = outputs[external.index] if external.is_output else inputs[external.index]
+            assert array is not None  # noqa: S101
+            external.code[external.step, external.column] = address(array) + external.offset
+        try:
+            for action in self.actions:
+                action(values)
+            return [self._result(k, name, outputs[k]) for k, name in enumerate(plan.program.outputs)]
+        finally:
+            for name, _ in self.input_aliases:
+                values[name] = None
+            for name in self.dynamic_names:
+                values.pop(name, None)
+
+    def _result(self, index: int, name: str, out: Array | None) -> Any:
+        value = self.values[name]
+        if out is None:
+            shared = isinstance(value, np.ndarray) and not value.flags.owndata
+            return value.copy() if shared or name in self.plan.constants else value
+        place = self.plan.places.get(name)
+        if place is None or place.kind != "output" or place.index != index:
+            np.copyto(out, value)
+        return out
+
+    def _actions(self) -> list[Action]:
+        actions: list[Action] = []
+        run: list[PlannedStep] = []
+
+        def flush() -> None:
+            if run:
+                actions.append(self._native(run))
+                run.clear()
+
+        for planned in self.plan.steps:
+            if planned.kind == "native":
+                if planned.op is not None and type(planned.op).check_values is not NativeOp.check_values:  # type: ignore[attr-defined]
+                    flush()
+                    actions.append(_check(planned))
+                run.append(planned)
+            elif planned.kind == "numpy":
+                flush()
+                actions.append(_numpy(planned))
+            elif planned.kind in ("dynamic", "reference"):
+                flush()
+                actions.append(self._dynamic(planned))
+        flush()
+        return actions
+
+    def _native(self, planned: Sequence[PlannedStep]) -> Action:
+        calls: list[KernelCall] = []
+        owners: list[PlannedStep] = []
+        for p in planned:
+            assert p.emission is not None  # noqa: S101
+            calls += p.emission.calls
+            owners += [p] * len(p.emission.calls)
+        assembled = assemble(calls)
+        for relocation in assembled.relocations:
+            self._relocate(assembled.code, relocation, owners[relocation.step])
+        self.kept += [*assembled.kept, assembled.code]
+        scratch = self.base + self.plan.arena_bytes
+        program = Program(assembled.code, scratch, self.plan.scratch_bytes)
+        shared = sum(c.work for c in calls) >= WORTH_SHARING_NS and self.pool.threads > 1
+        run = self.pool.run
+
+        def alone(_values: Values) -> None:
+            program.run()
+
+        def together(_values: Values) -> None:
+            run(program)
+
+        return together if shared else alone
+
+    def _relocate(self, code: Any, relocation: Relocation, owner: PlannedStep) -> None:
+        buffer = relocation.buffer
+        if buffer.kind == "temp":
+            code[relocation.step, relocation.column] = self.base + owner.temps[buffer.number] + buffer.offset
+            return
+        name = (owner.step.inputs if buffer.kind == "in" else owner.step.outputs)[buffer.number]
+        place = self.plan.places.get(name)
+        if place is not None and place.kind in ("input", "output"):
+            external = _External(
+                code, relocation.step, relocation.column, place.kind == "output", place.index, buffer.offset
+            )
+            self.externals.append(external)
+            return
+        code[relocation.step, relocation.column] = address(self.values[name]) + buffer.offset
+
+    def _dynamic(self, planned: PlannedStep) -> Action:
+        step, limit = planned.step, self.limit
+
+        def action(values: Values) -> None:
+            made = run_step(step, values, limit)
+            values.update({name: value for name, value in zip(step.outputs, made, strict=False) if name})
+
+        return action
+
+
+def _check(planned: PlannedStep) -> Action:
+    step, op = planned.step, planned.op
+    assert isinstance(op, NativeOp)  # noqa: S101
+
+    def action(values: Values) -> None:
+        try:
+            op.check_values([values[name] if name else None for name in step.inputs])
+        except OpError as error:
+            raise OpError(step.explain(error)) from None
+
+    return action
+
+
+def _numpy(planned: PlannedStep) -> Action:
+    step, op = planned.step, planned.op
+    assert op is not None  # noqa: S101
+    spare = [
+        np.empty(t.shape, t.dtype) if not name else None for name, t in zip(step.outputs, planned.types, strict=False)
+    ]
+
+    def action(values: Values) -> None:
+        ins = [values[name] if name else None for name in step.inputs]
+        outs: list[Any] = [values[name] if name else spare[k] for k, name in enumerate(step.outputs)]
+        try:
+            op.run(step.call, ins, outs)
+        except OpError as error:
+            raise OpError(step.explain(error)) from None
+
+    return action

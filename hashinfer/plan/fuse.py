@@ -1,0 +1,474 @@
+"""Graph to program: constants folded, Expand nodes fused with their consumers, biases and activations taken in.
+
+An Expand whose consumer is a MatMul, Gemm, Gather (axis 0) or Conv vanishes into it. Views of W (a transpose, a
+reshape to Conv's weight shape) are looked through. Where something else uses W, it is materialised for that use alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from hashinfer.errors import HashinferError, ModelError, SchemeError, UnsupportedError, at_node
+from hashinfer.model.graph import Graph, Node
+from hashinfer.ops.base import Array, Call, Op
+from hashinfer.ops.expand import ExpandOp
+from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
+from hashinfer.ops.matrix import HashedMatrix
+from hashinfer.ops.product import Conv, Epilogue, Gemm, MatMul
+from hashinfer.ops.registry import REGISTRY
+from hashinfer.plan.program import Program, Step, evaluate
+from hashinfer.schemes import BY_OP_TYPE, DOMAIN, Dyadic, Scheme
+
+CONTROL = frozenset({"If", "Loop", "Scan"})
+REFERENCE_DOMAINS = frozenset({"", "ai.onnx.ml"})
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A value that is W seen some way: as it is, transposed, or in Conv's weight shape [O, I/group, kh, kw]."""
+
+    matrix: HashedMatrix
+    node: str
+    transposed: bool = False
+    conv_shape: tuple[int, ...] | None = None
+
+
+def fuse(graph: Graph) -> Program:
+    """The program of a graph. Raises ModelError or UnsupportedError, naming the node, before any input is seen."""
+    return _Fuser(graph).program()
+
+
+def scheme_of(node: Node, buckets: int) -> Scheme:
+    """The scheme that an Expand node describes, for a weight vector of `buckets`. Raises ModelError naming the node."""
+    try:
+        return _scheme_class(node)(buckets, **node.attrs)
+    except SchemeError as error:
+        raise ModelError(at_node(node.op_type, node.name, str(error))) from None
+
+
+def _scheme_class(node: Node) -> type[Scheme]:
+    """The scheme of an Expand node. Raises ModelError unless the node has all of its attributes and no other."""
+    cls = BY_OP_TYPE[node.op_type]
+    expected = ("seed", "rows", "cols", cls.parameter)
+    if set(node.attrs) != set(expected):
+        found = ", ".join(sorted(node.attrs)) or "none"
+        raise ModelError(at_node(node.op_type, node.name, f"attributes {found}; expected {', '.join(expected)}"))
+    return cls
+
+
+class _Fuser:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.constants: dict[str, Array] = dict(graph.initializers)
+        self.views: dict[str, View] = {}
+        self.steps: list[Step] = []
+        self.producer: dict[str, Node] = {name: n for n in graph.nodes for name in n.outputs if name}
+        self.expand_sources = {n.inputs[0] for n in graph.nodes if n.domain == DOMAIN and n.inputs}
+
+    def program(self) -> Program:
+        for node in self.graph.nodes:
+            try:
+                self._add(node)
+            except (ModelError, SchemeError):
+                raise
+            except HashinferError as error:
+                raise ModelError(str(error)) from None
+        self._absorb_followers()
+        self._drop_unused()
+        used = {name for step in self.steps for name in step.inputs} | {v.name for v in self.graph.outputs}
+        used.update(name for step in self.steps for inner in step.subgraphs.values() for name in inner.captures)
+        return Program(
+            self.graph.inputs,
+            tuple(v.name for v in self.graph.outputs),
+            MappingProxyType({k: np.ascontiguousarray(v) for k, v in self.constants.items() if k in used}),
+            tuple(self.steps),
+            self.graph.captures,
+        )
+
+    def _add(self, node: Node) -> None:
+        if node.domain == DOMAIN:
+            self._add_expand(node)
+            return
+        if node.domain not in REFERENCE_DOMAINS:
+            raise UnsupportedError(
+                at_node(node.op_type, node.name, f"no op of domain {node.domain!r} is known; expected a standard op")
+            )
+        if self._look_through(node) or self._add_hashed(node):
+            return
+        self._materialise(node)
+        step = self._plain_step(node)
+        if not self._fold(step):
+            self.steps.append(step)
+
+    def _add_expand(self, node: Node) -> None:
+        if len(node.inputs) != 1 or not node.inputs[0] or len(node.outputs) != 1:
+            raise ModelError(at_node(node.op_type, node.name, "expected one input, the weight vector, and one output"))
+        stored = self._stored_weights(node.inputs[0])
+        if stored is None:
+            self.steps.append(_step(node, ExpandOp(_scheme_class(node), node.attrs), node.inputs))
+            return
+        w, scale = stored
+        if w.ndim != 1:
+            raise ModelError(
+                at_node(node.op_type, node.name, f"the weight vector has shape {list(w.shape)}; expected rank 1")
+            )
+        scheme = scheme_of(node, w.size)
+        if w.dtype not in (np.float32, np.float16, np.int8) or (w.dtype == np.float16 and scale is None):
+            self.steps.append(_step(node, ExpandOp(type(scheme), node.attrs), node.inputs))
+            return
+        self.views[node.outputs[0]] = View(HashedMatrix(scheme, w, 1.0 if scale is None else scale), node.name)
+
+    def _stored_weights(self, name: str) -> tuple[Array, float | None] | None:
+        """The weight vector in its stored form and the scale on it: None if it is no constant.
+
+        The scale is None where the stored dtype is the value's own dtype.
+        """
+        if name in self.constants:
+            return self.constants[name], None
+        node = self.producer.get(name)
+        if node is None or node.domain:
+            return None
+        sources = [self.constants.get(i) if i else None for i in node.inputs]
+        if node.op_type == "Identity":
+            return self._stored_weights(node.inputs[0])
+        if not sources or sources[0] is None:
+            return None
+        if node.op_type == "Cast" and node.attrs.get("to") == 1 and sources[0].dtype == np.float16:
+            return sources[0], 1.0
+        if node.op_type == "DequantizeLinear" and sources[0].dtype == np.int8 and len(sources) > 1:
+            scale, zero = sources[1], sources[2] if len(sources) > 2 else None
+            if scale is None or scale.size != 1 or scale.dtype != np.float32 or (len(node.inputs) > 2 and zero is None):
+                return None
+            if zero is not None and zero.size == 1 and int(zero.ravel()[0]) == 0:
+                zero = None
+            if zero is None:
+                return sources[0], float(scale.ravel()[0])
+            if zero.size == 1:
+                shifted = sources[0].astype(np.int32) - int(zero.ravel()[0])
+                return shifted.astype(np.float32) * scale.ravel()[0], None
+        return None
+
+    def _look_through(self, node: Node) -> bool:
+        """Whether the node only changes how a W is seen; its output is then a view as well."""
+        view = self.views.get(node.inputs[0]) if node.inputs else None
+        if view is None or view.conv_shape is not None:
+            return False
+        seen: View | None = None
+        if node.op_type == "Identity":
+            seen = view
+        elif node.op_type == "Transpose" and tuple(node.attrs.get("perm", (1, 0))) == (1, 0):
+            seen = replace(view, transposed=not view.transposed)
+        elif node.op_type == "Reshape" and view.transposed and not node.attrs.get("allowzero", 0):
+            shape = self._conv_weight_shape(view, self.constants.get(node.inputs[1]))
+            seen = None if shape is None else replace(view, conv_shape=shape)
+        if seen is None:
+            return False
+        self.views[node.outputs[0]] = seen
+        return True
+
+    @staticmethod
+    def _conv_weight_shape(view: View, target: Array | None) -> tuple[int, ...] | None:
+        """[O, I/group, kh, kw] (or one spatial dimension) if `target` is such a shape of the transposed W."""
+        if target is None or target.ndim != 1 or target.size not in (3, 4):
+            return None
+        scheme = view.matrix.scheme
+        shape = [int(d) for d in target]
+        if shape.count(-1) == 1:
+            known = int(np.prod([d for d in shape if d != -1], dtype=object))
+            shape[shape.index(-1)] = scheme.virtual_size // known if known > 0 else -1
+        fits = shape[0] == scheme.cols and int(np.prod(shape[1:], dtype=object)) == scheme.rows
+        return tuple(shape) if fits and min(shape) > 0 else None
+
+    def _add_hashed(self, node: Node) -> bool:
+        """Whether the node and the W it uses became one hashed step."""
+        fused: Callable[[Node], Step | None] | None = {
+            "MatMul": self._hashed_matmul,
+            "Gemm": self._hashed_gemm,
+            "Gather": self._hashed_gather,
+            "Conv": self._hashed_conv,
+        }.get(node.op_type)
+        step = fused(node) if fused is not None else None
+        if step is None:
+            return False
+        for name in step.inputs:
+            if name in self.views:
+                self._materialise_value(name)
+        self.steps.append(step)
+        return True
+
+    def _view_at(self, node: Node, position: int) -> View | None:
+        return self.views.get(node.inputs[position]) if position < len(node.inputs) else None
+
+    def _hashed_matmul(self, node: Node) -> Step | None:
+        view = self._view_at(node, 1)
+        if view is None or view.conv_shape is not None:
+            return None
+        return self._hashed_step(node, view, HashedProduct(view.matrix, view.transposed), (node.inputs[0],))
+
+    def _hashed_gemm(self, node: Node) -> Step | None:
+        view = self._view_at(node, 1)
+        if view is None or view.conv_shape is not None:
+            return None
+        x, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else ""
+        if node.attrs.get("transA", 0):
+            x = self._helper(node, "Transpose", (x,), {"perm": (1, 0)})
+        beta = float(node.attrs.get("beta", 1.0))
+        if bias and beta != 1.0:
+            factor = f"{node.name}/beta"
+            self.constants[factor] = np.array(beta, np.float32)
+            bias = self._helper(node, "Mul", (bias, factor), {})
+        transposed = view.transposed != bool(node.attrs.get("transB", 0))
+        op = HashedProduct(view.matrix, transposed, Epilogue(alpha=float(node.attrs.get("alpha", 1.0))))
+        return self._hashed_step(node, view, op, (x, bias) if bias else (x,))
+
+    def _hashed_gather(self, node: Node) -> Step | None:
+        view = self._view_at(node, 0)
+        if view is None or view.transposed or view.conv_shape is not None or node.attrs.get("axis", 0) != 0:
+            return None
+        if isinstance(view.matrix.scheme, Dyadic):
+            return None
+        return self._hashed_step(node, view, HashedLookup(view.matrix), (node.inputs[1],))
+
+    def _hashed_conv(self, node: Node) -> Step | None:
+        view = self._view_at(node, 1)
+        if view is None or view.conv_shape is None:
+            return None
+        bias = node.inputs[2:3] if len(node.inputs) > 2 and node.inputs[2] else ()
+        return self._hashed_step(node, view, HashedConv(view.matrix, view.conv_shape), (node.inputs[0], "", *bias))
+
+    def _hashed_step(self, node: Node, view: View, op: Op, inputs: tuple[str, ...]) -> Step:
+        expand = {"xxh32": "ExpandXxh32", "dyadic": "ExpandDyadic"}[view.matrix.scheme.name]
+        return Step(
+            label=f"{expand}+{node.op_type}",
+            nodes=(view.node, node.name),
+            op_type=node.op_type,
+            domain="",
+            op=op,
+            call=Call(node.attrs, node.opset, 1),
+            inputs=inputs,
+            outputs=node.outputs,
+        )
+
+    def _helper(self, node: Node, op_type: str, inputs: tuple[str, ...], attrs: Mapping[str, Any]) -> str:
+        """A step of a standard op in front of `node`; returns its output's name."""
+        name = f"{node.name}/{op_type}"
+        made = Node(op_type, "", name, inputs, (name,), MappingProxyType(dict(attrs)), max(node.opset, 13))
+        step = self._plain_step(made)
+        if not self._fold(step):
+            self.steps.append(step)
+        return name
+
+    def _materialise(self, node: Node) -> None:
+        """W itself for a node that cannot be fused with it."""
+        inner = (name for a in node.attrs.values() if isinstance(a, Graph) for name in a.captures)
+        for name in (*node.inputs, *inner):
+            if name in self.views:
+                self._materialise_value(name)
+
+    def _materialise_value(self, name: str) -> None:
+        view = self.views[name]
+        base = f"{view.node}/W"
+        made = {output for step in self.steps for output in step.outputs}
+        if base not in made:
+            self.steps.append(
+                Step(
+                    label=f"Expand{view.matrix.scheme.name.capitalize()}",
+                    nodes=(view.node,),
+                    op_type="Expand",
+                    domain=DOMAIN,
+                    op=HashedExpand(view.matrix),
+                    call=Call(_EMPTY, 1),
+                    inputs=(),
+                    outputs=(base,),
+                )
+            )
+        if name in made:
+            return
+        current = base
+        if view.transposed:
+            current = f"{name}/T"
+            self.steps.append(_standard("Transpose", view.node, (base,), current, {"perm": (1, 0)}))
+        shape = view.conv_shape or (
+            (view.matrix.scheme.cols, view.matrix.scheme.rows)
+            if view.transposed
+            else (view.matrix.scheme.rows, view.matrix.scheme.cols)
+        )
+        self.constants[f"{name}/shape"] = np.array(shape, np.int64)
+        self.steps.append(_standard("Reshape", view.node, (current, f"{name}/shape"), name, {}))
+
+    def _plain_step(self, node: Node) -> Step:
+        subgraphs = {k: fuse(v) for k, v in node.attrs.items() if isinstance(v, Graph)}
+        step = _step(node, REGISTRY.get(node.op_type) if node.domain == "" else None, node.inputs)
+        step.subgraphs = subgraphs
+        if node.op_type not in CONTROL and step.op is None:
+            try:
+                _ = step.reference
+            except UnsupportedError as error:
+                raise UnsupportedError(step.explain(error)) from None
+        return step
+
+    def _fold(self, step: Step) -> bool:
+        """Whether the step's outputs became constants: all of its inputs are, and the outputs are not much larger."""
+        if step.op is None or step.subgraphs or not all(i == "" or i in self.constants for i in step.inputs):
+            return False
+        if step.op_type in ("Cast", "DequantizeLinear") and any(o in self.expand_sources for o in step.outputs):
+            return False
+        ins = [self.constants[i] if i else None for i in step.inputs]
+        room = 4 * sum(x.nbytes for x in ins if x is not None) + 65536
+        try:
+            values = evaluate(step, ins, room)
+        except HashinferError:
+            # What cannot be folded is tried again when the plan is made, where its error belongs.
+            return False
+        if not all(isinstance(v, np.ndarray) for v in values):
+            return False
+        self.constants.update({name: v for name, v in zip(step.outputs, values, strict=False) if name})
+        return True
+
+    def _use_counts(self) -> Counter[str]:
+        counts = Counter(name for step in self.steps for name in step.inputs)
+        counts.update(v.name for v in self.graph.outputs)
+        counts.update(n for step in self.steps for inner in step.subgraphs.values() for n in inner.captures)
+        return counts
+
+    def _absorb_followers(self) -> None:
+        """Take a bias Add and an activation behind a product into it, where nothing else uses the value between."""
+        counts = self._use_counts()
+        by_output = {name: k for k, step in enumerate(self.steps) for name in step.outputs}
+        kept: list[Step | None] = list(self.steps)
+        for k, step in enumerate(self.steps):
+            if len(step.outputs) != 1:
+                continue
+            for name in [n for n in step.inputs if n in by_output and counts[n] == 1]:
+                at = by_output[name]
+                before = kept[at]
+                joined = None if before is None else self._joined(before, step, name)
+                if joined is not None:
+                    kept[at], kept[k] = None, joined
+                    by_output[step.outputs[0]] = k
+                    break
+        self.steps = [step for step in kept if step is not None]
+
+    def _joined(self, product: Step, follower: Step, value: str) -> Step | None:
+        """`product` with `follower` in it, or None if they do not go together."""
+        op = product.op
+        if follower.domain or not isinstance(op, HashedProduct | HashedConv | MatMul | Gemm | Conv):
+            return None
+        if op.epilogue.activation != "none":
+            return None
+        if not isinstance(op, HashedProduct | HashedConv) and not self._dense_float32(product):
+            return None
+        new_op: Op = op
+        inputs = product.inputs
+        if follower.op_type == "Add":
+            joined_inputs = self._with_bias(product, follower, value)
+            if joined_inputs is None:
+                return None
+            inputs = joined_inputs
+        else:
+            epilogue = _activation(follower, op.epilogue, self.constants)
+            if epilogue is None:
+                return None
+            new_op = _with_epilogue(op, epilogue)
+        return replace(
+            product,
+            label=f"{product.label}+{follower.op_type}",
+            nodes=(*product.nodes, *follower.nodes),
+            op=new_op,
+            inputs=inputs,
+            outputs=follower.outputs,
+        )
+
+    def _dense_float32(self, product: Step) -> bool:
+        w = self.constants.get(product.inputs[1]) if len(product.inputs) > 1 else None
+        return w is not None and w.dtype == np.float32 and w.ndim >= 2
+
+    def _with_bias(self, product: Step, add: Step, value: str) -> tuple[str, ...] | None:
+        """The product's inputs with the other operand of `add` as its bias, if it is constant, one for each output."""
+        other = add.inputs[1] if add.inputs[0] == value else add.inputs[0]
+        bias = self.constants.get(other)
+        if bias is None or bias.dtype != np.float32 or other == value:
+            return None
+        op, inputs = product.op, product.inputs
+        if isinstance(op, HashedConv | Conv):
+            weight_shape = op.weight_shape if isinstance(op, HashedConv) else self.constants[inputs[1]].shape
+            channels, spatial = weight_shape[0], len(weight_shape) - 2
+            if len(inputs) > 2 or bias.size != channels or bias.shape[-spatial - 1 :] != (channels, *(1,) * spatial):
+                return None
+            place = 2
+        else:
+            if isinstance(op, HashedProduct):
+                outputs, place = op.outputs, 1
+            else:
+                w = self.constants[inputs[1]]
+                transposed = isinstance(op, Gemm) and bool(product.call.get("transB", 0))
+                outputs, place = w.shape[0] if transposed else w.shape[-1], 2
+            if len(inputs) > place or bias.size != outputs or bias.shape[-1:] != (outputs,):
+                return None
+            if bias.ndim > (2 if isinstance(op, Gemm) else 1):
+                return None
+        name = f"{other}/bias"
+        self.constants[name] = bias.reshape(-1)
+        return (*inputs, *[""] * (place - len(inputs)), name)
+
+    def _drop_unused(self) -> None:
+        for value in self.graph.outputs:
+            if value.name in self.views:
+                self._materialise_value(value.name)
+        live = {v.name for v in self.graph.outputs}
+        kept: list[Step] = []
+        for step in reversed(self.steps):
+            if not any(name in live for name in step.outputs):
+                continue
+            kept.append(step)
+            live.update(step.inputs)
+            live.update(name for inner in step.subgraphs.values() for name in inner.captures)
+        self.steps = kept[::-1]
+
+
+def _step(node: Node, op: Op | None, inputs: tuple[str, ...]) -> Step:
+    attrs = MappingProxyType({k: v for k, v in node.attrs.items() if not isinstance(v, Graph)})
+    call = Call(attrs, node.opset, len(node.outputs))
+    return Step(node.op_type, (node.name,), node.op_type, node.domain, op, call, inputs, node.outputs)
+
+
+def _standard(op_type: str, node: str, inputs: tuple[str, ...], output: str, attrs: Mapping[str, Any]) -> Step:
+    call = Call(MappingProxyType(dict(attrs)), 13)
+    return Step(op_type, (node,), op_type, "", REGISTRY[op_type], call, inputs, (output,))
+
+
+def _with_epilogue(op: Op, epilogue: Epilogue) -> Op:
+    if isinstance(op, HashedProduct):
+        return HashedProduct(op.matrix, op.transposed, epilogue)
+    if isinstance(op, HashedConv):
+        return HashedConv(op.matrix, op.weight_shape, epilogue)
+    assert isinstance(op, MatMul | Gemm | Conv)  # noqa: S101
+    return type(op)(epilogue)
+
+
+def _activation(step: Step, before: Epilogue, constants: Mapping[str, Array]) -> Epilogue | None:
+    """`before` with the activation that `step` computes, or None if it is none that kernels know."""
+    if step.op_type == "Relu":
+        return replace(before, activation="relu")
+    if step.op_type in ("Sigmoid", "Tanh"):
+        return replace(before, activation=step.op_type.lower())
+    if step.op_type == "LeakyRelu":
+        return replace(before, activation="leaky_relu", a=float(step.call.get("alpha", 0.01)))
+    if step.op_type == "Clip" and step.call.opset >= 11:
+        limits = [-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max)]
+        for position, name in enumerate(step.inputs[1:3]):
+            if not name:
+                continue
+            value = constants.get(name)
+            if value is None or value.size != 1 or value.dtype != np.float32:
+                return None
+            limits[position] = float(value.ravel()[0])
+        return replace(before, activation="clip", a=limits[0], b=limits[1])
+    return None

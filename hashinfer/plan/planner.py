@@ -1,0 +1,279 @@
+"""The plan for given input shapes: every type inferred, every buffer placed, every kernel chosen, before a run.
+
+A step whose output types depend on data, or which only the reference implementation has, is dynamic: it allocates as it
+runs, and so do the steps behind it that depend on it. Everything else lies in one arena.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from hashinfer.errors import MemoryLimitError, OpError
+from hashinfer.ops.base import Array, Op, Operand, TensorType
+from hashinfer.ops.emission import Emission, NativeOp
+from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
+from hashinfer.ops.matrix import HashedMatrix
+from hashinfer.plan.arena import Lifetime, lay_out
+from hashinfer.plan.program import Program, Step, evaluate, infer
+
+FOLD_BYTES = 65536
+"""Values up to this size are computed while planning where everything they depend on is known."""
+
+HASHED_OPS = (HashedProduct, HashedConv, HashedLookup, HashedExpand)
+
+Kind = Literal["native", "numpy", "alias", "folded", "dynamic", "reference"]
+
+
+@dataclass(slots=True)
+class PlannedStep:
+    """One step and how it runs: as kernels, through NumPy, not at all (alias, folded), or with shapes as they come."""
+
+    step: Step
+    kind: Kind
+    op: Op | None = None
+    types: Sequence[TensorType] = ()
+    emission: Emission | None = None
+    temps: list[int] = field(default_factory=list)
+    """Arena offsets of the emission's temporaries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value's bytes are: the arena (at an offset), input or output number `index`, or a constant."""
+
+    kind: Literal["arena", "input", "output", "constant"]
+    index: int
+    type: TensorType
+
+
+@dataclass(slots=True)
+class Plan:
+    """A plan for one set of input types. Immutable once built; shared by every call with those types."""
+
+    program: Program
+    inputs: tuple[TensorType, ...]
+    steps: list[PlannedStep]
+    places: dict[str, Place]
+    constants: dict[str, Array]
+    outputs: list[TensorType | None]
+    """None where an output's type is only known after the run."""
+    arena_bytes: int
+    scratch_bytes: int
+    """A thread."""
+    weight_bytes: int
+    threads: int
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether any buffer's size is only known during the run."""
+        return any(p.kind in ("dynamic", "reference") for p in self.steps)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What one concurrent call allocates: arena and scratch of all threads."""
+        return self.arena_bytes + self.threads * self.scratch_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """Weights, buffers of one call, and its outputs."""
+        return self.weight_bytes + self.buffer_bytes + sum(t.nbytes for t in self.outputs if t is not None)
+
+
+def matrices(program: Program) -> list[HashedMatrix]:
+    """The hashed matrices of a program and its subgraphs, each once."""
+    found: dict[int, HashedMatrix] = {}
+    pending = [program]
+    while pending:
+        for step in pending.pop().steps:
+            if isinstance(step.op, HASHED_OPS):
+                found[id(step.op.matrix)] = step.op.matrix
+            pending.extend(step.subgraphs.values())
+    return list(found.values())
+
+
+def weight_bytes(program: Program) -> int:
+    """Bytes of constants and weights once every spectrum that products use has been taken."""
+    transformed = {
+        id(s.op.matrix) for s in program.steps if isinstance(s.op, HashedProduct | HashedConv) and s.op.matrix.in_range
+    }
+    return sum(c.nbytes for c in program.constants.values()) + sum(
+        m.w.nbytes + (m.spectrum_bytes if id(m) in transformed else 0) for m in matrices(program)
+    )
+
+
+def make_plan(program: Program, inputs: Sequence[TensorType], threads: int, limit: int) -> Plan:
+    """Plan a run. Raises OpError, naming the node, where shapes do not fit; MemoryLimitError beyond `limit` bytes."""
+    builder = _Builder(program, inputs, limit)
+    builder.infer_types()
+    return builder.place(threads)
+
+
+class _Builder:
+    def __init__(self, program: Program, inputs: Sequence[TensorType], limit: int) -> None:
+        self.program = program
+        self.inputs = tuple(inputs)
+        self.limit = limit
+        self.operands: dict[str, Operand] = {name: Operand.of(value) for name, value in program.constants.items()}
+        self.operands.update({v.name: Operand(t) for v, t in zip(program.inputs, inputs, strict=True)})
+        self.root: dict[str, str] = {}
+        """The value whose bytes another one shares."""
+        self.steps: list[PlannedStep] = []
+        self.produced: dict[str, int] = {}
+
+    def infer_types(self) -> None:
+        for step in self.program.steps:
+            known = [name == "" or name in self.operands for name in step.inputs]
+            if not all(known) or step.subgraphs:
+                self.steps.append(PlannedStep(step, "dynamic"))
+                continue
+            ins = [self.operands[name] if name else None for name in step.inputs]
+            op = step.native_op(ins)
+            if op is None:
+                _ = step.reference
+                self.steps.append(PlannedStep(step, "reference"))
+                continue
+            types = infer(step, op, ins)
+            if types is None:
+                self.steps.append(PlannedStep(step, "dynamic", op))
+                continue
+            self._check_size(step, types)
+            self.steps.append(self._static(step, op, ins, types))
+
+    def _check_size(self, step: Step, types: Sequence[TensorType]) -> None:
+        size = sum(t.nbytes for t in types)
+        if size > self.limit:
+            text = f"its output {', '.join(map(str, types))} takes {size} bytes; at most {self.limit} are allowed"
+            raise MemoryLimitError(step.explain(text))
+
+    def _static(self, step: Step, op: Op, ins: Sequence[Operand | None], types: Sequence[TensorType]) -> PlannedStep:
+        folded = self._folded(step, op, ins, types)
+        if folded is not None:
+            self.operands.update({n: Operand.of(v) for n, v in zip(step.outputs, folded, strict=False) if n})
+            return PlannedStep(step, "folded", op, types)
+        self.operands.update({n: Operand(t) for n, t in zip(step.outputs, types, strict=False) if n})
+        if op.aliases:
+            source = step.inputs[0]
+            self.root[step.outputs[0]] = self.root.get(source, source)
+            return PlannedStep(step, "alias", op, types)
+        for name in step.outputs:
+            if name:
+                self.produced[name] = len(self.steps)
+        native = isinstance(op, NativeOp) and op.emits(step.call, ins)
+        return PlannedStep(step, "native" if native else "numpy", op, types)
+
+    @staticmethod
+    def _folded(step: Step, op: Op, ins: Sequence[Operand | None], types: Sequence[TensorType]) -> list[Any] | None:
+        """The step's values if they are known while planning and small."""
+        if sum(t.nbytes for t in types) > FOLD_BYTES or isinstance(op, HASHED_OPS):
+            return None
+        if op.shape_only:
+            stand_ins = [None if x is None else np.broadcast_to(np.zeros((), x.dtype), x.shape) for x in ins]
+            outs = [np.empty(t.shape, t.dtype) for t in types]
+            op.run(step.call, stand_ins, outs)
+            return outs
+        if any(x is not None and x.value is None for x in ins):
+            return None
+        return evaluate(step, [None if x is None else x.value for x in ins], FOLD_BYTES)
+
+    def place(self, threads: int) -> Plan:
+        outputs = [self.operands.get(name) for name in self.program.outputs]
+        places = self._outside_places()
+        weights = weight_bytes(self.program)
+        fixed = weights + sum(o.type.nbytes for o in outputs if o is not None)
+        arena_names = [name for name in self.produced if name not in places]
+        lifetimes = self._lifetimes(arena_names)
+        self._check_total(fixed + lay_out(lifetimes)[1], "weights, outputs and buffers")
+        lifetimes += self._emit()
+        offsets, arena_bytes = lay_out(lifetimes)
+        for name, offset in zip(arena_names, offsets, strict=False):
+            places[name] = Place("arena", offset, self.operands[name].type)
+        remaining = iter(offsets[len(arena_names) :])
+        scratch = 0
+        for planned in self.steps:
+            if planned.emission is not None:
+                planned.temps = [next(remaining) for _ in planned.emission.temps]
+                scratch = max(scratch, planned.emission.scratch)
+        scratch = -(-scratch // 128) * 128
+        self._check_total(fixed + arena_bytes + threads * scratch, "weights, outputs, buffers and scratch")
+        for name, source in self.root.items():
+            if source in places:
+                places[name] = Place(places[source].kind, places[source].index, self.operands[name].type)
+        constants = {n: o.value for n, o in self.operands.items() if o.value is not None}
+        for name, source in self.root.items():
+            if source in constants and name not in constants:
+                constants[name] = np.ascontiguousarray(constants[source]).reshape(self.operands[name].shape)
+        return Plan(
+            self.program,
+            self.inputs,
+            self.steps,
+            places,
+            {n: np.ascontiguousarray(v) for n, v in constants.items()},
+            [None if o is None else o.type for o in outputs],
+            arena_bytes,
+            scratch,
+            weights,
+            threads,
+        )
+
+    def _check_total(self, size: int, what: str) -> None:
+        if size > self.limit:
+            shapes = ", ".join(map(str, self.inputs))
+            raise MemoryLimitError(
+                f"the plan for inputs {shapes} takes {size} bytes of {what}; at most {self.limit} are allowed"
+            )
+
+    def _outside_places(self) -> dict[str, Place]:
+        """Places outside the arena: inputs, and the outputs that a step can write where the caller wants them."""
+        places: dict[str, Place] = {}
+        for index, (value, kind) in enumerate(zip(self.program.inputs, self.inputs, strict=True)):
+            places[value.name] = Place("input", index, kind)
+        for index, name in enumerate(self.program.outputs):
+            source = self.root.get(name, name)
+            if source in self.produced and source not in places:
+                places[source] = Place("output", index, self.operands[source].type)
+        return places
+
+    def _lifetimes(self, names: Sequence[str]) -> list[Lifetime]:
+        last: dict[str, int] = {}
+        end = len(self.steps)
+        for k, planned in enumerate(self.steps):
+            inner = (name for program in planned.step.subgraphs.values() for name in program.captures)
+            for name in (*planned.step.inputs, *inner):
+                last[self.root.get(name, name)] = k
+        for name in self.program.outputs:
+            last[self.root.get(name, name)] = end
+        return [Lifetime(self.operands[n].type.nbytes, self.produced[n], last.get(n, self.produced[n])) for n in names]
+
+    def _emit(self) -> list[Lifetime]:
+        """Emissions of the native steps; returns the lifetimes of their temporaries."""
+        temps: list[Lifetime] = []
+        for k, planned in enumerate(self.steps):
+            if planned.kind != "native":
+                continue
+            assert isinstance(planned.op, NativeOp)  # noqa: S101
+            ins = [self.operands[name] if name else None for name in planned.step.inputs]
+            try:
+                planned.emission = planned.op.emit(planned.step.call, ins, planned.types)
+            except OpError as error:
+                raise OpError(planned.step.explain(error)) from None
+            temps += [Lifetime(size, k, k) for size in planned.emission.temps]
+        return temps
+
+
+def describe_places(places: Mapping[str, Place]) -> list[dict[str, Any]]:
+    """The buffers of a plan as data: name, kind, offset or number, dtype, shape, bytes."""
+    return [
+        {
+            "name": name,
+            "kind": place.kind,
+            "offset" if place.kind == "arena" else "number": place.index,
+            "dtype": str(place.type.dtype),
+            "shape": list(place.type.shape),
+            "bytes": place.type.nbytes,
+        }
+        for name, place in places.items()
+    ]

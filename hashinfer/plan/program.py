@@ -1,0 +1,100 @@
+"""A program: the steps of a graph after fusing, in order, with the constants they use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hashinfer.errors import HashinferError, MemoryLimitError, OpError, at_node
+from hashinfer.model.graph import ValueType
+from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, is_native
+from hashinfer.ops.reference import ReferenceOp
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """inputs: what a caller gives; outputs: names of the results; captures: names taken from an outer program."""
+
+    inputs: tuple[ValueType, ...]
+    outputs: tuple[str, ...]
+    constants: Mapping[str, Array]
+    steps: tuple[Step, ...]
+    captures: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Step:
+    """One op to run. label: the ops it stands for, "ExpandDyadic+MatMul+Add+Relu"; nodes: their names in the file."""
+
+    label: str
+    nodes: tuple[str, ...]
+    op_type: str
+    domain: str
+    op: Op | None
+    call: Call
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    subgraphs: Mapping[str, Program] = field(default_factory=dict)
+    _reference: ReferenceOp | None = None
+
+    def native_op(self, ins: Sequence[Operand | None]) -> Op | None:
+        """The op that runs this step for such operands, or None where the reference implementation has to."""
+        if self.op is not None and is_native(self.op, self.call, ins):
+            return self.op
+        return None
+
+    @property
+    def reference(self) -> ReferenceOp:
+        """The op's reference implementation. Raises UnsupportedError if there is none."""
+        if self._reference is None:
+            self._reference = ReferenceOp(self.op_type, self.domain, self.call.opset)
+        return self._reference
+
+    def explain(self, error: HashinferError | str) -> str:
+        """An error's text with this step's op and node in front."""
+        return at_node(self.label, self.nodes[-1], str(error))
+
+
+def infer(step: Step, op: Op, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    """`op.infer` for a step, its errors naming the node."""
+    try:
+        return op.infer(step.call, ins)
+    except OpError as error:
+        raise OpError(step.explain(error)) from None
+
+
+def check_size(step: Step, types: Sequence[TensorType], limit: int) -> None:
+    """Raise MemoryLimitError where a step's outputs alone exceed `limit` bytes."""
+    size = sum(t.nbytes for t in types)
+    if size > limit:
+        shapes = ", ".join(map(str, types))
+        raise MemoryLimitError(step.explain(f"its output {shapes} takes {size} bytes; at most {limit} are allowed"))
+
+
+def evaluate(step: Step, ins: Sequence[Any], limit: int) -> list[Any]:
+    """Run one step on real values (arrays, or lists for sequences) into fresh arrays.
+
+    Raises OpError naming the node; MemoryLimitError before an output beyond `limit` bytes is made.
+    """
+    if not all(x is None or isinstance(x, np.ndarray) for x in ins):
+        return step.reference.evaluate(step.call, ins)
+    operands = [None if x is None else Operand.of(x) for x in ins]
+    op = step.native_op(operands)
+    try:
+        if op is None:
+            return step.reference.evaluate(step.call, ins)
+        types = op.infer(step.call, operands)
+        if types is None:
+            raise OpError("its output's shape cannot be told from its inputs")
+        check_size(step, types, limit)
+        if op.aliases:
+            source = ins[0]
+            return [np.ascontiguousarray(source).reshape(types[0].shape)]
+        outs = [np.empty(t.shape, t.dtype) for t in types]
+        op.run(step.call, ins, outs)
+    except OpError as error:
+        raise OpError(step.explain(error)) from None
+    return outs

@@ -1,0 +1,1 @@
+"""The Python face: sessions that answer as onnxruntime's do."""

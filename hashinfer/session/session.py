@@ -1,0 +1,389 @@
+"""InferenceSession: load a model once, run it from any number of threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hashinfer.errors import InputError, MemoryLimitError
+from hashinfer.kernels.pool import Pool
+from hashinfer.model.graph import ValueType
+from hashinfer.model.read import ModelSource, read_model
+from hashinfer.ops.base import Array, TensorType
+from hashinfer.plan.bound import BoundPlan
+from hashinfer.plan.fuse import fuse
+from hashinfer.plan.limits import physical_memory
+from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, weight_bytes
+from hashinfer.plan.report import plan_report
+from hashinfer.session.options import PROVIDER, ModelMetadata, NodeArg, RunOptions, SessionOptions
+from hashinfer.session.threads import default_threads
+
+log = logging.getLogger("hashinfer")
+
+PLANS_KEPT = 8
+IDLE_ARENAS_KEPT = 8
+
+Feed = Mapping[str, Any]
+PlanKey = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class _PlanEntry:
+    """A plan and the bound copies of it that no call is using."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.idle: list[BoundPlan] = []
+
+
+class InferenceSession:
+    """A loaded model.
+
+    path_or_bytes: a path, the file's bytes, or a binary file object.
+    sess_options, providers, provider_options: as in onnxruntime. The only provider is CPUExecutionProvider; others in
+    the list are passed over as long as it is there, or no list is given.
+    threads: threads of one run. Default: `sess_options.intra_op_num_threads` where not 0, then HASHINFER_NUM_THREADS,
+    then the processors that affinity and the cgroup quota leave.
+    max_memory: bytes that weights, buffers and outputs of one run may take together. Default: the machine's memory.
+
+    Raises ModelError, UnsupportedError or OSError where the model cannot be loaded, InputError for an argument that
+    makes no sense, MemoryLimitError where the weights alone exceed max_memory. Safe to use from many threads at once.
+    """
+
+    def __init__(
+        self,
+        path_or_bytes: ModelSource,
+        sess_options: SessionOptions | None = None,
+        providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
+        provider_options: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        threads: int | None = None,
+        max_memory: int | None = None,
+    ) -> None:
+        _check_providers(providers)
+        self._options = sess_options or SessionOptions()
+        self._threads = _thread_count(threads, self._options)
+        if max_memory is not None and (not isinstance(max_memory, int) or max_memory < 1):
+            raise InputError(f"max_memory is {max_memory!r}; expected a number of bytes above 0")
+        self._max_memory = max_memory
+        self._limit = physical_memory() if max_memory is None else max_memory
+        self._source = _reread(path_or_bytes)
+        model = read_model(self._source)
+        if not isinstance(self._source, bytes):
+            self._source = str(Path(self._source).absolute())
+        self._program = fuse(model.graph)
+        self._model = model
+        self._weight_bytes = weight_bytes(self._program)
+        if self._weight_bytes > self._limit:
+            raise MemoryLimitError(
+                f"the model's weights take {self._weight_bytes} bytes; at most {self._limit} are allowed"
+            )
+        _tell_of_odd_weights(self._program)
+        self._inputs = {v.name: v for v in model.graph.inputs}
+        self._outputs = {v.name: v for v in model.graph.outputs}
+        self._plans: OrderedDict[PlanKey, _PlanEntry] = OrderedDict()
+        self._lock = threading.Lock()
+        self._pool = Pool(self._threads)
+        self._closed = False
+
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Feed,
+        run_options: RunOptions | None = None,
+        *,
+        out: Sequence[Array] | Mapping[str, Array] | None = None,
+    ) -> list[Any]:
+        """The outputs named (all where None), in that order, as arrays of their own.
+
+        input_feed: name -> array of the input's dtype and shape; any strides and byte order. out: arrays to write into,
+        one for each output asked for (a sequence or by name): C-contiguous, writable, of the right dtype and shape.
+
+        Raises InputError for names, dtypes, ranks or sizes that do not fit, OpError where data is not what an op is
+        defined for, MemoryLimitError beyond max_memory; all but data errors before any work.
+        """
+        if self._closed:
+            raise InputError("the session is closed")
+        names = self._output_names(output_names)
+        arrays = self._arrays(input_feed)
+        key = tuple((a.dtype.str, a.shape) for a in arrays)
+        entry = self._entry(key, arrays)
+        wanted = _given_outputs(out, names, entry.plan)
+        outputs = self._targets(entry.plan, wanted)
+        for target in wanted.values():
+            if any(np.may_share_memory(target, a) for a in arrays):
+                arrays = [a.copy() if np.may_share_memory(target, a) else a for a in arrays]
+        bound = entry.idle.pop() if entry.idle else BoundPlan(entry.plan, self._pool, self._limit)
+        try:
+            results = bound.run(arrays, outputs)
+        finally:
+            if len(entry.idle) < IDLE_ARENAS_KEPT:
+                entry.idle.append(bound)
+        by_name = dict(zip(entry.plan.program.outputs, results, strict=True))
+        if out is not None:
+            for name in names:
+                if by_name[name] is not wanted[name]:
+                    _copy_out(name, by_name[name], wanted[name])
+            return [wanted[name] for name in names]
+        return [by_name[name] for name in names]
+
+    def __call__(self, x: Any) -> Any:
+        """The first output for a model of one input."""
+        if len(self._inputs) != 1:
+            raise InputError(f"the model has {len(self._inputs)} inputs ({', '.join(self._inputs)}); use run")
+        return self.run(None, {next(iter(self._inputs)): x})[0]
+
+    def get_inputs(self) -> list[NodeArg]:
+        """The model's inputs."""
+        return [_node_arg(v) for v in self._inputs.values()]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """The model's outputs."""
+        return [_node_arg(v) for v in self._model.graph.outputs]
+
+    def get_overridable_initializers(self) -> list[NodeArg]:
+        """None: initializers are constants here."""
+        return []
+
+    def get_modelmeta(self) -> ModelMetadata:
+        """What the file says of itself."""
+        m = self._model
+        return ModelMetadata(
+            m.producer, m.graph.name, m.domain, m.description, m.description, m.version, dict(m.metadata)
+        )
+
+    def get_providers(self) -> list[str]:
+        """The one provider there is."""
+        return [PROVIDER]
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        """No options are set."""
+        return {PROVIDER: {}}
+
+    def get_session_options(self) -> SessionOptions:
+        """The options the session was made with."""
+        return self._options
+
+    @property
+    def threads(self) -> int:
+        """Threads of one run."""
+        return self._threads
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of constants, stored weight vectors and spectra."""
+        return self._weight_bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the model file."""
+        return self._model.file_bytes
+
+    def plan(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Plan:
+        """The plan for inputs of these shapes; a dimension that the model leaves open is 1 where none is given.
+
+        Raises what `run` raises before any work.
+        """
+        types = []
+        for value in self._inputs.values():
+            given = None if shapes is None else shapes.get(value.name)
+            if given is None:
+                given = [d if isinstance(d, int) else 1 for d in value.shape or ()]
+            types.append(TensorType(value.dtype or np.dtype(np.float32), tuple(given)))
+            _check_shape(value, tuple(given))
+        return self._entry_for(tuple((t.dtype.str, t.shape) for t in types), types).plan
+
+    def report(self, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
+        """The plan for such inputs as data that JSON can hold: layers, kernels and why, buffers, bytes, fallbacks."""
+        return plan_report(self._model, self.plan(shapes))
+
+    def close(self) -> None:
+        """End the worker threads and drop the buffers. A running call ends well; later ones raise InputError."""
+        self._closed = True
+        with self._lock:
+            self._plans.clear()
+        self._pool.close()
+
+    def __enter__(self) -> InferenceSession:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        data = self._source if isinstance(self._source, bytes) else Path(self._source).read_bytes()
+        return {"model": data, "options": self._options, "threads": self._threads, "max_memory": self._max_memory}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        InferenceSession.__init__(
+            self, state["model"], state["options"], threads=state["threads"], max_memory=state["max_memory"]
+        )
+
+    def _output_names(self, names: Sequence[str] | None) -> Sequence[str]:
+        if names is None or len(names) == 0:
+            return self._program.outputs
+        if isinstance(names, str):
+            raise InputError(f"output_names is the string {names!r}; expected a list of names")
+        for name in names:
+            if name not in self._outputs:
+                raise InputError(f"the model has no output {name!r}; it has {', '.join(map(repr, self._outputs))}")
+        return names
+
+    def _arrays(self, feed: Feed) -> list[Array]:
+        if not isinstance(feed, Mapping):
+            raise InputError(f"input_feed is a {type(feed).__name__}; expected a dict of name -> array")
+        for name in feed:
+            if name not in self._inputs:
+                raise InputError(f"the model has no input {name!r}; it has {', '.join(map(repr, self._inputs))}")
+        arrays = []
+        for name, value in self._inputs.items():
+            if name not in feed:
+                raise InputError(f"input {name!r} is missing; given are {', '.join(map(repr, feed)) or 'none'}")
+            arrays.append(_as_array(value, feed[name]))
+        return arrays
+
+    def _entry(self, key: PlanKey, arrays: Sequence[Array]) -> _PlanEntry:
+        entry = self._plans.get(key)
+        if entry is not None:
+            return entry
+        return self._entry_for(key, [TensorType(a.dtype, a.shape) for a in arrays])
+
+    def _entry_for(self, key: PlanKey, types: Sequence[TensorType]) -> _PlanEntry:
+        with self._lock:
+            entry = self._plans.get(key)
+            if entry is None:
+                entry = _PlanEntry(make_plan(self._program, types, self._threads, self._limit))
+                self._plans[key] = entry
+                while len(self._plans) > PLANS_KEPT:
+                    self._plans.popitem(last=False)
+            else:
+                self._plans.move_to_end(key)
+            return entry
+
+    @staticmethod
+    def _targets(plan: Plan, wanted: Mapping[str, Array]) -> list[Array | None]:
+        """An array for each output whose type is known: the caller's where it fits, else a new one."""
+        used: set[str] = set()
+        targets: list[Array | None] = []
+        for name, kind in zip(plan.program.outputs, plan.outputs, strict=True):
+            given = wanted.get(name) if name not in used else None
+            used.add(name)
+            if kind is None:
+                targets.append(None)
+            elif given is not None:
+                targets.append(given)
+            else:
+                targets.append(np.empty(kind.shape, kind.dtype))
+        return targets
+
+
+def _check_providers(providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None) -> None:
+    if not providers:
+        return
+    names = [p if isinstance(p, str) else p[0] for p in providers]
+    if PROVIDER not in names:
+        raise InputError(f"providers are {', '.join(map(repr, names))}; this engine has {PROVIDER!r}")
+
+
+def _thread_count(threads: int | None, options: SessionOptions) -> int:
+    chosen = threads if threads is not None else (int(options.intra_op_num_threads) or None)
+    if chosen is None:
+        return default_threads()
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 1 <= chosen <= 1024:
+        raise InputError(f"threads is {chosen!r}; expected a whole number from 1 to 1024")
+    return chosen
+
+
+def _reread(source: ModelSource) -> str | bytes:
+    """The source in a form that can be read again, for pickling: a path as it is, anything else as bytes."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    data: Any = source.read() if hasattr(source, "read") else source
+    return data  # type: ignore[no-any-return]
+
+
+def _tell_of_odd_weights(program: Any) -> None:
+    for step in program.steps:
+        if isinstance(step.op, HASHED_OPS) and not step.op.matrix.finite:
+            log.warning("%s", step.explain("its weight vector holds NaN or Inf; zero inputs are not skipped"))
+
+
+def _node_arg(value: ValueType) -> NodeArg:
+    return NodeArg(value.name, value.onnx_type, list(value.shape or ()))
+
+
+def _as_array(value: ValueType, given: Any) -> Array:
+    """`given` as a C-contiguous native array of the input's dtype. Raises InputError where it does not fit."""
+    what = f"input {value.name!r}"
+    if value.dtype is None:
+        return given  # type: ignore[no-any-return]
+    try:
+        array = np.asarray(given)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{what} cannot be made an array: {error}") from None
+    if value.dtype.kind in "OUS" and array.dtype.kind in "US":
+        array = array.astype(object)
+    if array.dtype.newbyteorder("=") != value.dtype:
+        raise InputError(f"{what} is {array.dtype}{list(array.shape)}; expected {value.dtype}{_shape_text(value)}")
+    _check_shape(value, array.shape)
+    if array.dtype.isnative and array.flags.c_contiguous and type(array) is np.ndarray:
+        return array
+    return np.array(array, value.dtype, order="C")
+
+
+def _check_shape(value: ValueType, shape: tuple[int, ...]) -> None:
+    if value.shape is None:
+        return
+    fits = len(shape) == len(value.shape) and all(
+        not isinstance(e, int) or e == d for e, d in zip(value.shape, shape, strict=False)
+    )
+    if not fits:
+        raise InputError(f"input {value.name!r} has shape {list(shape)}; expected {_shape_text(value)}")
+
+
+def _shape_text(value: ValueType) -> str:
+    if value.shape is None:
+        return "of any shape"
+    return "[" + ", ".join("?" if d is None else str(d) for d in value.shape) + "]"
+
+
+def _given_outputs(
+    out: Sequence[Array] | Mapping[str, Array] | None,
+    names: Sequence[str],
+    plan: Plan,
+) -> dict[str, Array]:
+    """The caller's output arrays by name. Raises InputError unless they fit."""
+    if out is None:
+        return {}
+    given = dict(out) if isinstance(out, Mapping) else dict(zip(names, out, strict=False))
+    if set(given) != set(names) or len(out) != len(names):
+        raise InputError(f"out holds {len(out)} arrays; expected one for each of {', '.join(map(repr, names))}")
+    types = dict(zip(plan.program.outputs, plan.outputs, strict=True))
+    for name, array in given.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"out for {name!r} is a {type(array).__name__}; expected an array")
+        kind = types[name]
+        if kind is not None and (array.dtype != kind.dtype or array.shape != kind.shape):
+            raise InputError(f"out for {name!r} is {array.dtype}{list(array.shape)}; expected {kind}")
+        if not (array.flags.c_contiguous and array.flags.writeable and array.dtype.isnative):
+            raise InputError(f"out for {name!r} is not a C-contiguous writable array")
+    for position, array in enumerate(given.values()):
+        if any(np.may_share_memory(array, other) for other in list(given.values())[:position]):
+            raise InputError("two arrays of out share memory")
+    return given
+
+
+def _copy_out(name: str, value: Any, target: Array) -> None:
+    """A result whose type was not known before the run, into the caller's array."""
+    if not isinstance(value, np.ndarray) or value.dtype != target.dtype or value.shape != target.shape:
+        found = f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise InputError(f"out for {name!r} is {target.dtype}{list(target.shape)}; the result is {found}")
+    np.copyto(target, value)
