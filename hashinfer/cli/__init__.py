@@ -1,0 +1,48 @@
+"""The command line: `hashinfer run`, `inspect`, `verify`, `expand`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """The installed command. An error is one line, never a traceback: exit code 2 for bad input, 1 for a fault of ours.
+
+    `HASHINFER_DEBUG` set makes an unexpected error show its traceback.
+    """
+    import click  # noqa: PLC0415
+
+    from hashinfer.cli.app import app  # noqa: PLC0415
+    from hashinfer.errors import HashinferError  # noqa: PLC0415
+
+    try:
+        sys.exit(app.main(standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.UsageError as error:
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+        _fail(error.format_message() + hint, 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader went away; keep the interpreter from complaining when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 2)
+    except (HashinferError, MemoryError) as error:
+        _fail(str(error) or type(error).__name__, 2)
+    except Exception as error:
+        if os.environ.get("HASHINFER_DEBUG"):
+            raise
+        _fail(f"internal error, {type(error).__name__}: {error} (HASHINFER_DEBUG=1 shows where)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print("hashinfer: error:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

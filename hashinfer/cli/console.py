@@ -1,0 +1,43 @@
+"""Printing: results to standard output, progress and notes to standard error, JSON where asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+
+def print_json(data: Any, file: TextIO | None = None) -> None:
+    """One JSON document."""
+    print(json.dumps(data, indent=2, allow_nan=False, default=str), file=file or sys.stdout)
+
+
+@contextmanager
+def compiling_notice() -> Iterator[None]:
+    """Say on standard error that kernels are being compiled, while they are and only then."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from hashinfer.kernels import jit  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    status = console.status("")
+    started = False
+
+    def listener(name: str) -> None:
+        nonlocal started
+        text = f"compiling kernel {name} (once; later runs reuse it)"
+        if console.is_terminal:
+            status.update(text)
+            status.start()
+        elif not started:
+            console.print("compiling kernels, once; later runs reuse them ...", highlight=False)
+        started = True
+
+    jit.compile_listeners.append(listener)
+    try:
+        yield
+    finally:
+        jit.compile_listeners.remove(listener)
+        status.stop()

@@ -1,0 +1,90 @@
+"""`hashinfer inspect`: what is in a model and how it would run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hashinfer.cli.console import compiling_notice, print_json
+from hashinfer.cli.memory import readable
+from hashinfer.cli.shapes import chosen_shapes, shape_options
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@shape_options
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads to plan for.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
+def command(model: str, batch: int, shapes: tuple[str, ...], threads: int | None, as_json: bool) -> None:
+    """Show the layers, sizes, kernels, buffers and fallbacks of MODEL for one batch size."""
+    from hashinfer.session.session import InferenceSession  # noqa: PLC0415
+
+    with compiling_notice():
+        session = InferenceSession(model, threads=threads)
+        report = session.report(chosen_shapes(session.get_inputs(), batch, shapes))
+    if as_json:
+        print_json(report)
+    else:
+        _show(model, report)
+
+
+def _show(path: str, report: dict[str, Any]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200
+    model, memory = report["model"], report["memory"]
+    console.print(f"[bold]{path}[/]  {readable(model['file_bytes'])}, opset {model['opset']}, {model['producer']}")
+    for kind in ("inputs", "outputs"):
+        for value in report[kind]:
+            console.print(f"{kind[:-1]:8} {value['name']}  {value['type']} {value['shape']}", markup=False)
+    if model["compression_factor"]:
+        console.print(
+            f"weights  {model['stored_numbers']:,} numbers stored for {model['virtual_numbers']:,} virtual ones: "
+            f"[bold]{model['compression_factor']:.1f} times smaller[/]"
+        )
+    hashed = [s for s in report["steps"] if "hashed" in s]
+    if hashed:
+        table = Table(title="Hashed layers", title_justify="left", box=None, pad_edge=False)
+        for column in ("node", "scheme", "virtual W", "K", "block/width", "seed", "dtype", "factor", "bucket load"):
+            table.add_column(column)
+        for step in hashed:
+            h = step["hashed"]
+            load = h["bucket_load"]
+            table.add_row(
+                step["nodes"][-1] if len(step["nodes"]) < 3 else step["nodes"][1],
+                h["scheme"] + ("" if h["finite"] else " (NaN or Inf in w)"),
+                f"{h['rows']} x {h['cols']}",
+                str(h["buckets"]),
+                str(h.get("width", h.get("block"))),
+                str(h["seed"]),
+                h["dtype"],
+                f"{h['compression_factor']:.1f}",
+                f"mean {load['mean']:.1f}, most {load['most_in_sample']} of {load['sampled']}",
+            )
+        console.print(table)
+    table = Table(title="Steps", title_justify="left", box=None, pad_edge=False)
+    for column in ("step", "runs", "kernel", "why", "output"):
+        table.add_column(column, overflow="fold")
+    for step in report["steps"]:
+        outputs = ", ".join(o["type"] for o in step["outputs"])
+        table.add_row(step["op"], step["runs"], step.get("kernel", ""), step.get("reason", ""), outputs)
+    console.print(table)
+    table = Table(title="Buffers", title_justify="left", box=None, pad_edge=False)
+    for column in ("value", "where", "type", "bytes"):
+        table.add_column(column, justify="right" if column == "bytes" else "left")
+    for b in report["buffers"]:
+        where = f"arena +{b['offset']}" if b["kind"] == "arena" else f"{b['kind']} {b['number']}"
+        table.add_row(b["name"], where, f"{b['dtype']}{b['shape']}", str(b["bytes"]))
+    console.print(table)
+    console.print(
+        f"memory   weights {readable(memory['weights'])}, arena {readable(memory['arena'])}, scratch "
+        f"{memory['threads']} x {readable(memory['scratch_per_thread'])}: {readable(memory['total'])} with outputs"
+    )
+    if report["fallbacks"]:
+        console.print(f"run by onnx's reference implementation: {', '.join(report['fallbacks'])}")
+    if not report["fully_static"]:
+        console.print("some shapes depend on data: those steps allocate as they run")

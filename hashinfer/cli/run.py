@@ -1,0 +1,239 @@
+"""`hashinfer run`: outputs, top classes, accuracy, time and memory of a model on given inputs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from hashinfer.cli.console import compiling_notice, print_json
+from hashinfer.cli.inputs import load_inputs, load_labels
+from hashinfer.cli.memory import process_memory, readable
+from hashinfer.cli.stream import NpyWriter, batch_axis, check_rows, chunks
+from hashinfer.errors import InputError
+from hashinfer.files import atomic_write
+
+if TYPE_CHECKING:
+    from hashinfer.session.session import InferenceSession
+
+Array = npt.NDArray[Any]
+
+SHOWN_ROWS = 10
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@click.option("-o", "--output", help="Write the output here: .npy, .npz for several outputs, - for standard output.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a run. Default: the processors there are.")
+@click.option("--labels", "labels_path", help="An .npy file of class numbers [N]: adds the accuracy.")
+@click.option("--top-k", type=click.IntRange(1), help="Show the K best classes of the first rows (1 by default).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+def command(
+    model: str,
+    inputs: tuple[str, ...],
+    output: str | None,
+    threads: int | None,
+    labels_path: str | None,
+    top_k: int | None,
+    as_json: bool,
+) -> None:
+    """Run MODEL on INPUT... and show what comes out.
+
+    INPUT is an .npy file, an .npz file, NAME=FILE, or - for an .npy array on standard input; an input without a name
+    goes to the model's next one. Inputs larger than a batch are run in chunks of rows.
+    """
+    from hashinfer.session.session import InferenceSession  # noqa: PLC0415
+
+    if output is not None and output != "-" and Path(output).suffix not in (".npy", ".npz"):
+        raise InputError(f"the output is {output!r}; expected a name that ends in .npy or .npz, or -")
+    floor = process_memory()
+    with compiling_notice():
+        started = time.perf_counter()
+        session = InferenceSession(model, threads=threads)
+        loaded = time.perf_counter()
+        feed = load_inputs(inputs, [v.name for v in session.get_inputs()])
+        labels = None if labels_path is None else load_labels(labels_path)
+        run = _Run(session, feed, labels, top_k or 1)
+        run.first_chunk()
+        compiled = time.perf_counter()
+        run.everything(output)
+    figures = run.figures()
+    figures["time_ms"] = {
+        "load": 1000 * (loaded - started),
+        "first_run": 1000 * (compiled - loaded),
+        "run": 1000 * run.seconds,
+        "per_row": 1000 * run.seconds / max(run.rows, 1),
+    }
+    figures["memory_bytes"] = _memory(session, run, floor)
+    figures = {"model": model, "threads": session.threads, **figures}
+    to = sys.stderr if output == "-" else sys.stdout
+    if as_json:
+        print_json(figures, to)
+    else:
+        _show(figures, to, top_k)
+
+
+class _Run:
+    def __init__(self, session: InferenceSession, feed: dict[str, Array], labels: Array | None, top_k: int) -> None:
+        self.session = session
+        self.feed = feed
+        self.labels = labels
+        self.top_k = top_k
+        self.names = [v.name for v in session.get_outputs()]
+        self.rows = 0
+        self.seconds = 0.0
+        self.shapes: list[tuple[int, ...]] = []
+        self.dtypes: list[str] = []
+        self.correct = 0
+        self.top: list[list[tuple[int, float]]] = []
+        self.split = False
+
+    def first_chunk(self) -> None:
+        """Check everything and compile what is needed, before an output file is begun."""
+        self.split = batch_axis(self.session, self.feed) is not None
+        rows = batch_axis(self.session, self.feed)
+        if self.labels is not None and rows is not None:
+            check_rows(self.labels, rows, self.names)
+        part = self.feed if rows is None else {n: a[: min(len(a), 1024)] for n, a in self.feed.items()}
+        outputs = self.session.run(None, part)
+        if self.labels is not None:
+            _check_scores(outputs[0], self.names[0])
+
+    def everything(self, output: str | None) -> None:
+        """Run all chunks; write them to `output` as they come."""
+        with ExitStack() as stack:
+            sink = _sink(stack, output, self.names)
+            started = time.perf_counter()
+            for start, rows, outputs in chunks(self.session, self.feed):
+                self.seconds += time.perf_counter() - started
+                self._note(start, rows, outputs)
+                if sink is not None:
+                    sink(outputs, rows, self.split)
+                started = time.perf_counter()
+
+    def _note(self, start: int, rows: int, outputs: list[Any]) -> None:
+        self.rows = rows
+        arrays = [np.asarray(value) for value in outputs]
+        if not self.shapes:
+            self.shapes = [(rows, *a.shape[1:]) if self.split else a.shape for a in arrays]
+            self.dtypes = [str(a.dtype) for a in arrays]
+        scores = arrays[0]
+        if self.labels is not None:
+            if not self.split:
+                check_rows(self.labels, len(scores), self.names)
+            part = self.labels[start : start + len(scores)]
+            self.correct += int((scores.argmax(axis=-1) == part).sum())
+        if scores.ndim == 2 and scores.dtype.kind in "fiu" and scores.shape[1] > 1:
+            for row in scores[: max(0, SHOWN_ROWS - len(self.top))]:
+                best = np.argsort(-row.astype(np.float64), kind="stable")[: self.top_k]
+                self.top.append([(int(k), float(row[k])) for k in best])
+
+    def figures(self) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "outputs": [
+                {"name": n, "dtype": d, "shape": list(s)}
+                for n, d, s in zip(self.names, self.dtypes, self.shapes, strict=True)
+            ],
+            "rows": self.rows,
+        }
+        if self.top:
+            out["top"] = [[{"class": k, "score": score} for k, score in row] for row in self.top]
+        if self.labels is not None:
+            out["accuracy"] = self.correct / len(self.labels) if len(self.labels) else None
+            out["correct"] = self.correct
+        return out
+
+
+def _check_scores(scores: Any, name: str) -> None:
+    array = np.asarray(scores)
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise InputError(
+            f"output {name!r} is {array.dtype}{list(array.shape)}; labels need scores of shape [N, classes]"
+        )
+
+
+def _sink(stack: ExitStack, output: str | None, names: list[str]) -> Any:
+    """A function that takes each chunk's outputs, or None where nothing is written."""
+    if output is None:
+        return None
+    if output.endswith(".npz"):
+        parts: dict[str, list[Array]] = {name: [] for name in names}
+        file = stack.enter_context(atomic_write(output))
+
+        def collect(outputs: list[Any], _rows: int, _split: bool) -> None:
+            for name, value in zip(names, outputs, strict=True):
+                parts[name].append(np.asarray(value))
+
+        def finish() -> None:
+            joined: Any = {n: p[0] if len(p) == 1 else np.concatenate(p) for n, p in parts.items()}
+            np.savez(file, **joined)
+
+        stack.push(lambda kind, _value, _trace: finish() if kind is None else None)
+        return collect
+    if len(names) > 1:
+        raise InputError(f"the model has {len(names)} outputs; an .npy file holds one: give a name that ends in .npz")
+    writer = NpyWriter(sys.stdout.buffer if output == "-" else stack.enter_context(atomic_write(output)))
+    return lambda outputs, rows, split: writer.write(np.asarray(outputs[0]), rows, split)
+
+
+def _memory(session: InferenceSession, run: _Run, floor: dict[str, int]) -> dict[str, Any]:
+    now = process_memory()
+    shapes = {n: (min(1024, a.shape[0]), *a.shape[1:]) if run.split else a.shape for n, a in run.feed.items()}
+    plan = session.plan(shapes)
+    out: dict[str, Any] = {
+        "model_file": session.file_bytes,
+        "weights": session.weight_bytes,
+        "plan_buffers": plan.buffer_bytes,
+    }
+    if "rss" in floor:
+        out["engine_floor"] = floor["rss"]
+        out["peak"] = now["peak"]
+        out["peak_over_floor"] = now["peak"] - floor["rss"]
+    return out
+
+
+def _show(figures: dict[str, Any], to: Any, top_k: int | None) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console(file=to, highlight=False, soft_wrap=True)
+    for entry in figures["outputs"]:
+        console.print(f"output [bold]{entry['name']}[/]  {entry['dtype']}{entry['shape']}")
+    if figures.get("top"):
+        table = Table(box=None, pad_edge=False)
+        table.add_column("row", justify="right")
+        table.add_column("class" if (top_k or 1) == 1 else f"top {top_k} classes (score)")
+        table.add_column("score" if (top_k or 1) == 1 else "", justify="right")
+        for number, best in enumerate(figures["top"]):
+            if (top_k or 1) == 1:
+                table.add_row(str(number), str(best[0]["class"]), f"{best[0]['score']:.4g}")
+            else:
+                table.add_row(str(number), "  ".join(f"{b['class']} ({b['score']:.4g})" for b in best), "")
+        console.print(table)
+        if figures["rows"] > len(figures["top"]):
+            console.print(f"... and {figures['rows'] - len(figures['top'])} more rows", style="dim")
+    if "accuracy" in figures and figures["accuracy"] is not None:
+        wrong = figures["rows"] - figures["correct"]
+        console.print(
+            f"accuracy [bold]{100 * figures['accuracy']:.2f} %[/]  ({figures['correct']} of {figures['rows']} right, "
+            f"error {100 * wrong / figures['rows']:.2f} %)"
+        )
+    times, memory = figures["time_ms"], figures["memory_bytes"]
+    console.print(
+        f"time     load {times['load']:.0f} ms, first run {times['first_run']:.0f} ms, then {times['run']:.2f} ms for "
+        f"{figures['rows']} rows ({1000 * times['per_row']:.1f} us a row), {figures['threads']} threads"
+    )
+    split = f"memory   weights {readable(memory['weights'])}, plan buffers {readable(memory['plan_buffers'])}"
+    if "peak" in memory:
+        split += (
+            f", engine floor {readable(memory['engine_floor'])}, peak {readable(memory['peak'])} "
+            f"({readable(memory['peak_over_floor'])} over the floor)"
+        )
+    console.print(split)

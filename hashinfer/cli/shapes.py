@@ -1,0 +1,37 @@
+"""`--batch` and `--shape` options: the input shapes a command plans for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from hashinfer.errors import InputError
+from hashinfer.session.options import NodeArg
+
+
+def shape_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --batch N and --shape NAME=2,3 (repeatable)."""
+    function = click.option(
+        "--shape", "shapes", multiple=True, metavar="NAME=D0,D1,...", help="The shape of one input. Repeatable."
+    )(function)
+    return click.option(
+        "--batch", type=click.IntRange(0), default=1, show_default=True, help="Size of the dimensions left open."
+    )(function)
+
+
+def chosen_shapes(inputs: Sequence[NodeArg], batch: int, shapes: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """A shape for each input. Raises InputError for a --shape that is none."""
+    out = {v.name: tuple(d if isinstance(d, int) else batch for d in v.shape) for v in inputs}
+    for text in shapes:
+        name, sign, numbers = text.partition("=")
+        if name not in out:
+            raise InputError(f"--shape {text!r}: the model has no input {name!r}; it has {', '.join(map(repr, out))}")
+        try:
+            out[name] = tuple(int(n) for n in numbers.split(",") if n.strip())
+        except ValueError:
+            sign = ""
+        if not sign or any(n < 0 for n in out[name]):
+            raise InputError(f"--shape {text!r}; expected NAME=D0,D1,... with whole numbers")
+    return out
