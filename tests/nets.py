@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from hashinfer.model.write import expand_node, with_bodies
 from hashinfer.schemes import DOMAIN, DOMAIN_VERSION, Dyadic, Scheme, Xxh32
@@ -67,7 +68,7 @@ def hashed_mlp(sizes: Sequence[int], name: str, compression: float, seed: int = 
     nodes: list[NodeProto] = []
     constants: dict[str, np.ndarray] = {}
     current = "x"
-    for k, (rows, cols) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for k, (rows, cols) in enumerate(itertools.pairwise(sizes)):
         last = k == len(sizes) - 2
         layer = scheme(name, rows, cols, max(1, int(rows * cols / compression)), seed + k)
         constants[f"w{k}"] = weights(layer.buckets, seed + k) / np.float32(np.sqrt(rows))

@@ -73,7 +73,8 @@ def _load(path: str) -> Array | dict[str, Array]:
         return _unpacked(np.load(path, mmap_mode=None if zipfile.is_zipfile(path) else "r", allow_pickle=False))
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         shown = "standard input" if path == "-" else path
-        reason = "object arrays are not read" if "allow_pickle" in str(error) else str(error)
+        objects = "allow_pickle" in str(error) or "Python objects" in str(error)
+        reason = "object arrays are not read" if objects else str(error)
         raise InputError(f"{shown} is no .npy or .npz file of plain numbers: {reason}") from None
 
 

@@ -33,7 +33,7 @@ def chunks(session: InferenceSession, feed: Mapping[str, Array]) -> Iterator[tup
     """(first row, rows in all, outputs) for each chunk of the batch; one chunk where the batch cannot be split."""
     rows = batch_axis(session, feed)
     if rows is None or rows <= 1:
-        yield 0, rows or 1, session.run(None, feed)
+        yield 0, 1 if rows is None else rows, session.run(None, feed)
         return
     row_bytes = sum(a.nbytes // rows for a in feed.values())
     step = max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(row_bytes, 1)))

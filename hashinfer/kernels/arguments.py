@@ -4,6 +4,9 @@ Rows of x are numbered over all images: row r is row r % image_rows of image r /
 is one image). Strides count elements. Output (r, j) lands at
 
     y + image * y_image_stride + (r % image_rows) * y_row_stride + j * y_col_stride.
+
+x is multiplied by x_scale where it is read: that is where the scale of an int8 weight vector goes, so that no sum
+overflows which would not have done so with the weights themselves.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ PRODUCT = (
     "activation_a",
     "activation_b",
     "patches",
+    "x_scale",
 )
 (
     X,
@@ -55,6 +59,7 @@ PRODUCT = (
     ACTIVATION_A,
     ACTIVATION_B,
     PATCHES,
+    X_SCALE,
 ) = range(len(PRODUCT))
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "clip", "sigmoid", "tanh")

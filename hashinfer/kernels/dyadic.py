@@ -9,6 +9,9 @@ V = spectrum . H u, V <- H V, y[t G + g] = r(j) V[perm(t)][g].
 Norm-wise error: |y - exact| <= 4 (log2(width) + 2) eps ||u||_2 ||w_g||_2 plus the fold's own,
 (inputs / width) eps || |x| folded ||_2 ||w_g||_2.
 
+The transpose x @ W^T scatters x into v_g, sums spectrum . H v_g over the groups and transforms once more:
+|z - exact| <= (4 (log2(width) + 2) + groups + ceil(inputs / K)) eps sum over g of ||v_g||_2 ||w_g||_2.
+
 A row whose folded inputs are not finite, or whose largest is outside [SMALLEST, LARGEST], or that has at most
 `direct_below` non-zero inputs, is computed directly: y[j] = sum of x[i] W[i, j], non-zero inputs only where every
 weight is finite. Scratch a thread: U [width][16] and V [width][16] floats.
@@ -27,9 +30,11 @@ from hashinfer.kernels.arguments import (
     PRODUCT,
     ROWS,
     X_ROW_STRIDE,
+    X_SCALE,
     X,
     finish,
     float32_array,
+    float_at,
     int8_array,
     int32_array,
     int64_array,
@@ -128,39 +133,48 @@ def must_go_direct(u: Any, start: Any, step: Any, width: Any) -> Any:
 
 
 @device
-def fold_row(x: Any, inputs: Any, width: Any, seed: Any, u: Any) -> Any:
-    """u[k] = sum of s(i) x[i] over i = k (mod width); returns the number of non-zero inputs."""
+def fold_row(x: Any, scale: Any, inputs: Any, width: Any, seed: Any, u: Any) -> Any:
+    """u[k] = sum of s(i) scale x[i] over i = k (mod width); returns the number of non-zero inputs."""
     for k in range(width):
         u[k] = np.float32(0.0)
     nonzero = 0
     for i0 in range(0, inputs, width):
         for k in range(min(width, inputs - i0)):
-            value = x[i0 + k]
+            value = x[i0 + k] * scale
             u[k] += row_sign(i0 + k, seed) * value
             nonzero += 1 if value != np.float32(0.0) else 0
     return nonzero
 
 
 @device
-def list_signed(x: Any, inputs: Any, seed: Any, indices: Any, values: Any) -> Any:
-    """Indices and s(i) x[i] of the non-zero inputs; returns how many. The lists must hold them all."""
+def list_signed(x: Any, scale: Any, inputs: Any, seed: Any, indices: Any, values: Any) -> Any:
+    """Indices and s(i) scale x[i] of the non-zero inputs; returns how many. The lists must hold them all."""
     count = 0
     for i in range(inputs):
         if x[i] != np.float32(0.0):
             indices[count] = np.int32(i)
-            values[count] = row_sign(i, seed) * x[i]
+            values[count] = row_sign(i, seed) * (x[i] * scale)
             count += 1
     return count
 
 
 @device
 def direct_output(
-    x: Any, inputs: Any, w: Any, buckets: Any, seed: Any, width: Any, half: Any, skip_zeros: Any, j: Any
+    x: Any,
+    scale: Any,
+    inputs: Any,
+    w: Any,
+    buckets: Any,
+    seed: Any,
+    width: Any,
+    half: Any,
+    skip_zeros: Any,
+    j: Any,
 ) -> Any:
     """y[j] by XOR, input by input."""
     total = np.float32(0.0)
     for i in range(inputs):
-        value = x[i]
+        value = x[i] * scale
         if skip_zeros == 0 or value != np.float32(0.0):
             total += value * dyadic_weight(w, buckets, seed, width, half, i, j)
     return total
@@ -170,7 +184,7 @@ def direct_output(
 def direct_row(args: Any, r: Any, x: Any, w: Any, chunk: Any, scratch: Any) -> None:
     """The outputs of one chunk's groups (of all groups where chunk < 0) for row r, without the transform."""
     width, half, seed, inputs = args[WIDTH], args[HALF], np.uint32(args[SEED]), args[INPUTS]
-    groups = args[BUCKETS] // width
+    groups, scale = args[BUCKETS] // width, float_at(args, X_SCALE)
     first, last = (0, groups) if chunk < 0 else (chunk * GROUP_LANES, min(groups, (chunk + 1) * GROUP_LANES))
     room, nonzero = width * GROUP_LANES // 2, 0
     for i in range(inputs):
@@ -178,7 +192,7 @@ def direct_row(args: Any, r: Any, x: Any, w: Any, chunk: Any, scratch: Any) -> N
     listed = args[SKIP_ZEROS] != 0 and nonzero <= room
     indices, values = int32_array(scratch, room), float32_array(scratch + 4 * room, room)
     if listed:
-        list_signed(x, inputs, seed, indices, values)
+        list_signed(x, scale, inputs, seed, indices, values)
     for t in range((args[OUTPUTS] + groups - 1) // groups):
         perm = np.int32(permute(t, width, half, seed))
         for g in range(first, min(last, args[OUTPUTS] - t * groups)):
@@ -193,7 +207,7 @@ def direct_row(args: Any, r: Any, x: Any, w: Any, chunk: Any, scratch: Any) -> N
                     args,
                     r,
                     j,
-                    direct_output(x, inputs, w, args[BUCKETS], seed, width, half, args[SKIP_ZEROS], j),
+                    direct_output(x, scale, inputs, w, args[BUCKETS], seed, width, half, args[SKIP_ZEROS], j),
                 )
 
 
@@ -228,7 +242,7 @@ def dyadic_forward(args, tile, scratch):  # type: ignore[no-untyped-def]
     width = args[WIDTH]
     u = float32_array(args[FOLDED] + 4 * tile * width, width)
     direct = int64_array(args[DIRECT], args[ROWS])
-    nonzero = fold_row(x, args[INPUTS], width, np.uint32(args[SEED]), u)
+    nonzero = fold_row(x, float_at(args, X_SCALE), args[INPUTS], width, np.uint32(args[SEED]), u)
     if (args[SKIP_ZEROS] != 0 and nonzero <= args[DIRECT_BELOW]) or must_go_direct(u, 0, 1, width):
         direct[tile] = 1
         return
@@ -374,14 +388,14 @@ def _transposed(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     """x @ W^T for row `tile`: inputs are the columns of W, outputs its rows."""
     width, half, seed = args[WIDTH], args[HALF], np.uint32(args[SEED])
     groups, inputs = args[BUCKETS] // width, args[INPUTS]
-    x = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], inputs)
+    x, scale = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], inputs), float_at(args, X_SCALE)
     u, v = float32_array(scratch, width), float32_array(scratch + 4 * width, width * GROUP_LANES)
     if must_go_direct(x, 0, 1, inputs):
         for i in range(args[OUTPUTS]):
             total = np.float32(0.0)
             for j in range(inputs):
                 if args[SKIP_ZEROS] == 0 or x[j] != np.float32(0.0):
-                    total += x[j] * dyadic_weight(w, args[BUCKETS], seed, width, half, i, j)
+                    total += x[j] * scale * dyadic_weight(w, args[BUCKETS], seed, width, half, i, j)
             finish(args, tile, i, total)
         return
     spectrum = float32_array(args[SPECTRUM], NO_LIMIT)
@@ -396,7 +410,7 @@ def _transposed(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         for t in range((inputs + groups - 1) // groups):
             to, j0 = np.int64(permute(t, width, half, seed)) * lanes, t * groups + g0
             for lane in range(min(there, inputs - j0)):
-                v[to + lane] += col_sign(j0 + lane, seed) * x[j0 + lane]
+                v[to + lane] += col_sign(j0 + lane, seed) * (x[j0 + lane] * scale)
         hadamard(v, width, lanes)
         for k in range(width):
             total = np.float32(0.0)

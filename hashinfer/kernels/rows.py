@@ -6,7 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import IMAGE_ROWS, NO_LIMIT, PATCHES, ROWS, X_ROW_STRIDE, X, float32_array, int64_array
+from hashinfer.kernels.arguments import (
+    IMAGE_ROWS,
+    NO_LIMIT,
+    PATCHES,
+    ROWS,
+    X_ROW_STRIDE,
+    X_SCALE,
+    X,
+    float32_array,
+    float_at,
+    int64_array,
+)
 from hashinfer.kernels.jit import device
 
 PATCH_FIELDS = (
@@ -29,26 +40,26 @@ PATCH_FIELDS = (
 
 @device
 def read_rows(args: Any, r0: Any, count: Any, i0: Any, length: Any, out: Any) -> None:
-    """out[c * length + i] = x[r0 + c, i0 + i]; rows past the end and padding read as zero."""
-    x = float32_array(args[X], NO_LIMIT)
+    """out[c * length + i] = x[r0 + c, i0 + i] * x_scale; rows past the end and padding read as zero."""
+    x, scale = float32_array(args[X], NO_LIMIT), float_at(args, X_SCALE)
     if args[PATCHES] == 0:
         for c in range(count):
             at, source = c * length, (r0 + c) * args[X_ROW_STRIDE] + i0
             if r0 + c < args[ROWS]:
                 for i in range(length):
-                    out[at + i] = x[source + i]
+                    out[at + i] = x[source + i] * scale
             else:
                 for i in range(length):
                     out[at + i] = np.float32(0.0)
         return
     shape = int64_array(args[PATCHES], len(PATCH_FIELDS))
     for c in range(count):
-        _read_patch(x, shape, r0 + c, args[ROWS], args[IMAGE_ROWS], i0, length, out, c * length)
+        _read_patch(x, scale, shape, r0 + c, args[ROWS], args[IMAGE_ROWS], i0, length, out, c * length)
 
 
 @device
 def _read_patch(
-    x: Any, shape: Any, r: Any, rows: Any, image_rows: Any, i0: Any, length: Any, out: Any, at: Any
+    x: Any, scale: Any, shape: Any, r: Any, rows: Any, image_rows: Any, i0: Any, length: Any, out: Any, at: Any
 ) -> None:
     """Entries i0 ... of the patch under output pixel r, in (channel, kh, kw) order."""
     height, width, kh, kw = shape[1], shape[2], shape[3], shape[4]
@@ -63,7 +74,7 @@ def _read_patch(
     for i in range(length):
         row, col = top + ky * dy, left + kx * dx
         inside = r < rows and 0 <= row < height and 0 <= col < width
-        out[at + i] = x[base + (channel * height + row) * width + col] if inside else np.float32(0.0)
+        out[at + i] = x[base + (channel * height + row) * width + col] * scale if inside else np.float32(0.0)
         kx += 1
         if kx == kw:
             kx = 0

@@ -20,9 +20,11 @@ from hashinfer.kernels.arguments import (
     OUTPUTS,
     PRODUCT,
     X_ROW_STRIDE,
+    X_SCALE,
     X,
     finish,
     float32_array,
+    float_at,
     int8_array,
     int32_array,
     uint16_array,
@@ -40,11 +42,11 @@ W, BUCKETS, SEED, BLOCK, SKIP_ZEROS = range(len(PRODUCT), len(FIELDS))
 
 
 @device
-def list_inputs(x: Any, i0: Any, length: Any, seed: Any, skip_zeros: Any, states: Any, values: Any) -> Any:
-    """Hash states and values of x[i0 : i0 + length], without zeros where they may be skipped; returns how many."""
+def list_inputs(x: Any, scale: Any, i0: Any, length: Any, seed: Any, skip_zeros: Any, states: Any, values: Any) -> Any:
+    """Hash states and scaled values of x[i0 : i0 + length], without zeros where they may be skipped; how many."""
     count = 0
     for i in range(i0, i0 + length):
-        value = x[i]
+        value = x[i] * scale
         states[count] = np.int32(xxh32_prefix(i, seed))
         values[count] = value
         if skip_zeros == 0 or value != np.float32(0.0):
@@ -108,12 +110,14 @@ def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     nj, block, seed = min(STRIP, args[OUTPUTS] - j0), args[BLOCK], np.uint32(args[SEED])
     slots = 2 * (args[BUCKETS] - block + 1)
     x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
+    scale = float_at(args, X_SCALE)
     states, values = int32_array(scratch, LIST), float32_array(scratch + 4 * LIST, LIST)
     sums = float32_array(scratch + 8 * LIST, STRIP)
     for j in range(nj):
         sums[j] = np.float32(0.0)
     for i0 in range(0, args[INPUTS], LIST):
-        count = list_inputs(x, i0, min(LIST, args[INPUTS] - i0), seed, args[SKIP_ZEROS], states, values)
+        length = min(LIST, args[INPUTS] - i0)
+        count = list_inputs(x, scale, i0, length, seed, args[SKIP_ZEROS], states, values)
         if block == 1:
             add_products(states, values, count, w, slots, j0, nj, sums)
         else:

@@ -149,6 +149,7 @@ class HashedExpand(NativeOp):
             "outputs": cols,
             "y": Buffer("out", 0),
             "y_row_stride": cols,
+            "alpha": float(self.matrix.scale),
         }
         tiles = -(-rows // blocks.CHUNK) * -(-cols // blocks.STRIP)
         kernel: Kernel = getattr(blocks, f"expand_{self.matrix.suffix}")
@@ -169,8 +170,8 @@ def emit_product(matrix: HashedMatrix, source: Rows, transposed: bool = False) -
 
 
 def _scaled(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
-    """The source's arguments with the scale of the stored weights in alpha."""
-    return source.args() | {"alpha": float(source.epilogue.alpha * matrix.scale)}
+    """The source's arguments, x scaled as the stored weights are."""
+    return source.args() | {"x_scale": float(matrix.scale)}
 
 
 def _block_args(matrix: HashedMatrix) -> dict[str, Argument]:
@@ -181,14 +182,13 @@ def _block_args(matrix: HashedMatrix) -> dict[str, Argument]:
         "seed": matrix.scheme.seed,
         "parameter": matrix.parameter,
         "half": matrix.half,
-        "alpha": float(matrix.scale),
     }
 
 
 def _block_emission(
     matrix: HashedMatrix, source: Rows, transposed: bool = False, first_output: int = 0, reason: str = ""
 ) -> Emission:
-    args = source.args() | _block_args(matrix) | _scaled(matrix, source)
+    args = _scaled(matrix, source) | _block_args(matrix)
     args |= {"transposed": int(transposed), "first_output": first_output}
     kernel: Kernel = getattr(blocks, f"block_{matrix.suffix}")
     tiles = block_tiles(source.rows, source.outputs)

@@ -68,6 +68,7 @@ class Rows:
             "y_col_stride": self.y_col_stride,
             "image_rows": self.image_rows,
             "y_image_stride": self.y_image_stride,
+            "x_scale": 1.0,
             "patches": 0 if self.patches is None else self.patches,
             **self.bias,
             **self.epilogue.args(),

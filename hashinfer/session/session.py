@@ -41,6 +41,13 @@ class _PlanEntry:
         self.plan = plan
         self.idle: list[BoundPlan] = []
 
+    def take(self) -> BoundPlan | None:
+        """An idle bound plan, if there is one."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return None
+
 
 class InferenceSession:
     """A loaded model.
@@ -119,7 +126,7 @@ class InferenceSession:
         for target in wanted.values():
             if any(np.may_share_memory(target, a) for a in arrays):
                 arrays = [a.copy() if np.may_share_memory(target, a) else a for a in arrays]
-        bound = entry.idle.pop() if entry.idle else BoundPlan(entry.plan, self._pool, self._limit)
+        bound = entry.take() or BoundPlan(entry.plan, self._pool, self._limit)
         try:
             results = bound.run(arrays, outputs)
         finally:
