@@ -87,17 +87,21 @@ def _compile(function: Callable[..., Any], signature: Any) -> Any:
                 listener(function.__name__)
         try:
             return build(function)
-        except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, ImportError) as error:
+        except Exception as error:
             if not cached:
                 raise
+            # A cache entry may be truncated, corrupt or of another build: anything may come out of unpickling it.
             log.warning("compiled code of %s could not be kept: %s", function.__name__, error)
             return cfunc(signature, fastmath=FASTMATH, error_model="numpy")(function)
 
 
 def _is_cached(function: Callable[..., Any]) -> bool:
+    """Whether Numba's cache has an index for `function`; it only decides what is said while compiling."""
     from numba.core.caching import FunctionCache  # noqa: PLC0415
 
-    return Path(FunctionCache(function)._cache_file._index_path).exists()
+    with suppress(AttributeError, RuntimeError, OSError):
+        return Path(FunctionCache(function)._cache_file._index_path).exists()
+    return False
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from hashinfer.schemes import BY_OP_TYPE, DOMAIN, DOMAIN_VERSION
 from hashinfer.schemes.base import BODY_MIN_OPSET
 
 MAX_FILE_BYTES = 2**31 - 1
-MAX_NODES = 200_000
+MAX_NODES = 50_000
 MAX_DEPTH = 24
 MIN_IR_VERSION, MIN_OPSET = 3, 7
 
@@ -263,7 +263,7 @@ class _Builder:
             own = self._attributes(proto, name, scope, opsets, attributes, depth)
             key = (proto.domain, proto.op_type, getattr(proto, "overload", ""))
             if key in self.functions:
-                nodes.extend(self._inline(key, proto, name, inputs, scope, depth))
+                nodes.extend(self._inline(key, proto, own, name, inputs, scope, depth))
                 continue
             outputs = []
             for made in proto.output:
@@ -306,12 +306,13 @@ class _Builder:
         self,
         key: tuple[str, str, str],
         call: NodeProto,
+        attributes: Mapping[str, AttributeProto],
         name: str,
         inputs: Sequence[str],
         scope: _Scope,
         depth: int,
     ) -> list[Node]:
-        """The nodes of a function's body in place of a call of it."""
+        """The nodes of a function's body in place of a call of it, which gives `attributes`."""
         function = self.functions[key]
         what = f"the function {function.domain}::{function.name}"
         if len(inputs) > len(function.input) or len(call.output) > len(function.output):
@@ -325,7 +326,7 @@ class _Builder:
             )
         opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import}
         _check_hash_domain(opsets, what)
-        given = {a.name: a for a in function.attribute_proto} | {a.name: a for a in call.attribute}
+        given = {a.name: a for a in function.attribute_proto} | dict(attributes)
         self.calls += 1
         inner = _Scope(None, f"{name}#{self.calls}/")
         for position, formal in enumerate(function.input):

@@ -27,6 +27,8 @@ from hashinfer.schemes import BY_OP_TYPE, DOMAIN, Dyadic, Scheme
 
 CONTROL = frozenset({"If", "Loop", "Scan"})
 REFERENCE_DOMAINS = frozenset({"", "ai.onnx.ml"})
+FOLD_BYTES = 2**24
+"""Constants made by folding may take this much, and as much again as the file's own initializers."""
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -70,6 +72,9 @@ class _Fuser:
         self.views: dict[str, View] = {}
         self.steps: list[Step] = []
         self.producer: dict[str, Node] = {name: n for n in graph.nodes for name in n.outputs if name}
+        self.made: set[str] = set()
+        """Names of W values, and of what is derived from them, that have been materialised."""
+        self.fold_budget = FOLD_BYTES + sum(a.nbytes for a in graph.initializers.values())
         self.expand_sources = {n.inputs[0] for n in graph.nodes if n.domain == DOMAIN and n.inputs}
 
     def program(self) -> Program:
@@ -275,8 +280,8 @@ class _Fuser:
     def _materialise_value(self, name: str) -> None:
         view = self.views[name]
         base = f"{view.node}/W"
-        made = {output for step in self.steps for output in step.outputs}
-        if base not in made:
+        if base not in self.made:
+            self.made.add(base)
             self.steps.append(
                 Step(
                     label=f"Expand{view.matrix.scheme.name.capitalize()}",
@@ -289,8 +294,9 @@ class _Fuser:
                     outputs=(base,),
                 )
             )
-        if name in made:
+        if name in self.made:
             return
+        self.made.add(name)
         current = base
         if view.transposed:
             current = f"{name}/T"
@@ -321,7 +327,7 @@ class _Fuser:
         if step.op_type in ("Cast", "DequantizeLinear") and any(o in self.expand_sources for o in step.outputs):
             return False
         ins = [self.constants[i] if i else None for i in step.inputs]
-        room = 4 * sum(x.nbytes for x in ins if x is not None) + 65536
+        room = min(self.fold_budget, 4 * sum(x.nbytes for x in ins if x is not None) + 65536)
         try:
             values = evaluate(step, ins, room)
         except HashinferError:
@@ -330,6 +336,7 @@ class _Fuser:
         if not all(isinstance(v, np.ndarray) for v in values):
             return False
         self.constants.update({name: v for name, v in zip(step.outputs, values, strict=False) if name})
+        self.fold_budget -= sum(v.nbytes for v in values)
         return True
 
     def _use_counts(self) -> Counter[str]:

@@ -20,8 +20,8 @@ from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.plan.arena import Lifetime, lay_out
 from hashinfer.plan.program import Program, Step, evaluate, infer
 
-FOLD_BYTES = 65536
-"""Values up to this size are computed while planning where everything they depend on is known."""
+FOLD_BYTES, ALL_FOLD_BYTES = 65536, 2**24
+"""Values up to this size, and in all, are computed while planning where everything they depend on is known."""
 
 HASHED_OPS = (HashedProduct, HashedConv, HashedLookup, HashedExpand)
 
@@ -123,6 +123,7 @@ class _Builder:
         """The value whose bytes another one shares."""
         self.steps: list[PlannedStep] = []
         self.produced: dict[str, int] = {}
+        self.fold_budget = ALL_FOLD_BYTES
 
     def infer_types(self) -> None:
         for step in self.program.steps:
@@ -165,10 +166,12 @@ class _Builder:
         native = isinstance(op, NativeOp) and op.emits(step.call, ins)
         return PlannedStep(step, "native" if native else "numpy", op, types)
 
-    @staticmethod
-    def _folded(step: Step, op: Op, ins: Sequence[Operand | None], types: Sequence[TensorType]) -> list[Any] | None:
+    def _folded(
+        self, step: Step, op: Op, ins: Sequence[Operand | None], types: Sequence[TensorType]
+    ) -> list[Any] | None:
         """The step's values if they are known while planning and small."""
-        if sum(t.nbytes for t in types) > FOLD_BYTES or isinstance(op, HASHED_OPS):
+        size = sum(t.nbytes for t in types)
+        if size > min(FOLD_BYTES, self.fold_budget) or isinstance(op, HASHED_OPS):
             return None
         if op.shape_only:
             stand_ins = [None if x is None else np.broadcast_to(np.zeros((), x.dtype), x.shape) for x in ins]
@@ -177,6 +180,7 @@ class _Builder:
             return outs
         if any(x is not None and x.value is None for x in ins):
             return None
+        self.fold_budget -= size
         return evaluate(step, [None if x is None else x.value for x in ins], FOLD_BYTES)
 
     def place(self, threads: int) -> Plan:

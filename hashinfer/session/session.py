@@ -18,6 +18,7 @@ from hashinfer.model.graph import ValueType
 from hashinfer.model.read import ModelSource, read_model
 from hashinfer.ops.base import Array, TensorType
 from hashinfer.plan.bound import BoundPlan
+from hashinfer.plan.control import interpret
 from hashinfer.plan.fuse import fuse
 from hashinfer.plan.limits import physical_memory
 from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, weight_bytes
@@ -119,6 +120,8 @@ class InferenceSession:
             raise InputError("the session is closed")
         names = self._output_names(output_names)
         arrays = self._arrays(input_feed)
+        if not all(isinstance(a, np.ndarray) for a in arrays):
+            return self._interpret(names, arrays, out)
         key = tuple((a.dtype.str, a.shape) for a in arrays)
         entry = self._entry(key, arrays)
         wanted = _given_outputs(out, names, entry.plan)
@@ -138,6 +141,14 @@ class InferenceSession:
                 if by_name[name] is not wanted[name]:
                     _copy_out(name, by_name[name], wanted[name])
             return [wanted[name] for name in names]
+        return [by_name[name] for name in names]
+
+    def _interpret(self, names: Sequence[str], values: Sequence[Any], out: object) -> list[Any]:
+        """Run step by step, for inputs that are no tensors (sequences, optionals)."""
+        if out is not None:
+            raise InputError("out is given; a model whose inputs are not all tensors writes no arrays of the caller's")
+        made = interpret(self._program, values, {}, self._limit)
+        by_name = dict(zip(self._program.outputs, made, strict=True))
         return [by_name[name] for name in names]
 
     def __call__(self, x: Any) -> Any:
