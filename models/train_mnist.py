@@ -4,7 +4,8 @@
 
 DIR holds MNIST's four standard files (train-images-idx3-ubyte and so on, gzipped or not). All four models are trained
 unless some are named. With --holdout the last training digits are set aside, their error is printed and no file is
-written: so were the parts of the recipes below compared, in short runs. The test digits are read once, after training, for the card.
+written: so were the parts of the recipes below compared, in short runs. The test digits are read after training, for
+the card.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import stat
 import threading
 from pathlib import Path
@@ -209,7 +208,7 @@ def test_an_invalid_model_is_not_written(tmp_path):
     with pytest.raises(ModelError, match="not valid ONNX"):
         save(model, tmp_path / "m.hnet")
     assert (tmp_path / "m.hnet").read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["m.hnet"]
+    assert [p.name for p in tmp_path.iterdir()] == ["m.hnet"]
 
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
@@ -224,7 +223,7 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
     with pytest.raises(RuntimeError, match="stop"):
         fail_half_way()
     assert target.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["m.hnet"]
+    assert [p.name for p in tmp_path.iterdir()] == ["m.hnet"]
 
 
 def test_writing_to_a_folder_or_into_none(tmp_path):
@@ -233,7 +232,7 @@ def test_writing_to_a_folder_or_into_none(tmp_path):
         save(model, tmp_path)
     with pytest.raises(FileNotFoundError):
         save(model, tmp_path / "missing" / "m.hnet")
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o664])
@@ -288,7 +287,7 @@ class Stream(io.RawIOBase):
 
 SOURCES = {
     "path": lambda path: path,
-    "text path": lambda path: str(path),
+    "text path": str,
     "bytes": lambda path: path.read_bytes(),
     "bytearray": lambda path: bytearray(path.read_bytes()),
     "memoryview": lambda path: memoryview(path.read_bytes()),
@@ -581,7 +580,12 @@ def expand_consumers() -> dict[str, tuple[list[onnx.NodeProto], dict, dict, dict
         ),
         "Conv": ([*conv_nodes, node("Conv", ["x", "K"], ["y"])], image, feature, w | shape, "ExpandDyadic+Conv"),
         "used twice": (
-            [e, node("MatMul", ["x", "W"], ["m"]), node("MatMul", ["m", "V"], ["n"]), node("MatMul", ["n", "W"], ["y"])],
+            [
+                e,
+                node("MatMul", ["x", "W"], ["m"]),
+                node("MatMul", ["m", "V"], ["n"]),
+                node("MatMul", ["n", "W"], ["y"]),
+            ],
             x,
             y,
             w | {"V": nets.weights(12 * 16).reshape(12, 16)},
@@ -594,7 +598,13 @@ def expand_consumers() -> dict[str, tuple[list[onnx.NodeProto], dict, dict, dict
             w,
             "ExpandDyadic",
         ),
-        "elementwise": ([e, node("Mul", ["x", "W"], ["y"])], {"x": (F32, [1, 12])}, {"y": (F32, [16, 12])}, w, "ExpandDyadic"),
+        "elementwise": (
+            [e, node("Mul", ["x", "W"], ["y"])],
+            {"x": (F32, [1, 12])},
+            {"y": (F32, [16, 12])},
+            w,
+            "ExpandDyadic",
+        ),
         "Gather axis 1": (
             [table, node("Gather", ["W", "i"], ["y"], axis=1)],
             {"i": (np.int64, ["N"])},
@@ -603,7 +613,12 @@ def expand_consumers() -> dict[str, tuple[list[onnx.NodeProto], dict, dict, dict
             "ExpandXxh32",
         ),
         "both": (
-            [e, node("MatMul", ["x", "W"], ["m"]), node("ReduceSum", ["W"], ["s"], keepdims=0), node("Add", ["m", "s"], ["y"])],
+            [
+                e,
+                node("MatMul", ["x", "W"], ["m"]),
+                node("ReduceSum", ["W"], ["s"], keepdims=0),
+                node("Add", ["m", "s"], ["y"]),
+            ],
             x,
             y,
             w,

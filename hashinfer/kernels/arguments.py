@@ -124,13 +124,18 @@ def activate(value: Any, kind: Any, a: Any, b: Any) -> Any:
 
 
 @device
-def finish(args: Any, r: Any, j: Any, total: Any) -> None:
-    """Write y[r, j] = activation(alpha * total + bias[r, j])."""
+def row_start(args: Any, r: Any) -> Any:
+    """Where the outputs of row r begin, in elements of y. Once a row: it divides."""
+    return r // args[IMAGE_ROWS] * args[Y_IMAGE_STRIDE] + r % args[IMAGE_ROWS] * args[Y_ROW_STRIDE]
+
+
+@device
+def finish(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
+    """Write y[r, j] = activation(alpha * total + bias[r, j]), `start` being row_start of r."""
     value = total * float_at(args, ALPHA)
     if args[BIAS] != 0:
         bias = float32_array(args[BIAS], NO_LIMIT)
         value += bias[r * args[BIAS_ROW_STRIDE] + j * args[BIAS_COL_STRIDE]]
     value = activate(value, args[ACTIVATION], float_at(args, ACTIVATION_A), float_at(args, ACTIVATION_B))
-    image, within = r // args[IMAGE_ROWS], r % args[IMAGE_ROWS]
     y = float32_array(args[Y], NO_LIMIT)
-    y[image * args[Y_IMAGE_STRIDE] + within * args[Y_ROW_STRIDE] + j * args[Y_COL_STRIDE]] = value
+    y[start + j * args[Y_COL_STRIDE]] = value

@@ -2,7 +2,7 @@
 
 W comes from a dense matrix or from either hash scheme, as it is or transposed; rows come from a matrix or from patches.
 Each output sums its inputs in order, in chunks of CHUNK: |error| <= inputs eps sum |x| |W|, element by element.
-Scratch: rows [32 x 128], W tile [128 x 64], sums [32 x 64] floats = 56 KiB.
+Scratch: rows [32 x 128], W tile [128 x 64], sums [32 x 64] floats, slots [64] = 57 KiB.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from hashinfer.kernels.arguments import (
     float32_array,
     float_at,
     int8_array,
+    int32_array,
     int64_array,
+    row_start,
     uint16_array,
 )
 from hashinfer.kernels.hashing import (
@@ -45,7 +47,8 @@ from hashinfer.kernels.rows import read_rows
 
 ROW_BLOCK, STRIP, CHUNK = 32, 64, 128
 ARGUMENT_BYTES = 512
-SCRATCH_BYTES = ARGUMENT_BYTES + 4 * (ROW_BLOCK * CHUNK + CHUNK * STRIP + ROW_BLOCK * STRIP)
+SCRATCH_BYTES = ARGUMENT_BYTES + 4 * (ROW_BLOCK * CHUNK + CHUNK * STRIP + ROW_BLOCK * STRIP + STRIP)
+EXPAND_SCRATCH_BYTES = 4 * (CHUNK * STRIP + STRIP)
 
 FIRST = len(PRODUCT)
 HASHED = (*PRODUCT, "w", "kind", "buckets", "seed", "parameter", "half", "transposed", "first_output")
@@ -79,8 +82,15 @@ def fill_dense(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any)
 
 
 @device
-def fill_xxh32(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any) -> None:
-    """As fill_dense, from the xxh32 scheme."""
+def hash_strip(prefix: Any, j0: Any, slots: Any, strip: Any) -> None:
+    """Signed slots of 64 neighbouring columns, block 1: apart from the reads of w, so that it vectorises."""
+    for j in range(STRIP):
+        strip[j] = np.int32(signed_slot(xxh32_finish(prefix, np.uint32(j0 + j)), slots))
+
+
+@device
+def fill_xxh32(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any, strip: Any) -> None:
+    """As fill_dense, from the xxh32 scheme. strip: int32 [64] of scratch."""
     block, seed = args[PARAMETER], np.uint32(args[SEED])
     slots, j0 = 2 * (args[BUCKETS] - block + 1), j0 + args[FIRST_OUTPUT]
     first_run, first_t = j0 // block, j0 % block
@@ -93,8 +103,9 @@ def fill_xxh32(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any)
                 tile[at + j] = slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)) + t)
         elif block == 1:
             prefix = xxh32_prefix(i0 + i, seed)
+            hash_strip(prefix, j0, slots, strip)
             for j in range(nj):
-                slot = signed_slot(xxh32_finish(prefix, j0 + j), slots)
+                slot = np.uint32(strip[j])
                 tile[at + j] = slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)))
         else:
             prefix, run, t, j = xxh32_prefix(i0 + i, seed), first_run, first_t, 0
@@ -151,12 +162,12 @@ def multiply_tile(rows: Any, count: Any, ni: Any, tile: Any, sums: Any) -> None:
 
 
 @device
-def fill(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any) -> None:
+def fill(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any, strip: Any) -> None:
     """tile = the part of W at (i0, j0), whatever W is."""
     if args[KIND] == DENSE_KIND:
         fill_dense(args, w, i0, ni, j0, nj, tile)
     elif args[KIND] == XXH32_KIND:
-        fill_xxh32(args, w, i0, ni, j0, nj, tile)
+        fill_xxh32(args, w, i0, ni, j0, nj, tile, strip)
     else:
         fill_dyadic(args, w, i0, ni, j0, nj, tile)
 
@@ -169,16 +180,18 @@ def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     rows = float32_array(scratch, ROW_BLOCK * CHUNK)
     w_tile = float32_array(scratch + 4 * ROW_BLOCK * CHUNK, CHUNK * STRIP)
     sums = float32_array(scratch + 4 * (ROW_BLOCK * CHUNK + CHUNK * STRIP), ROW_BLOCK * STRIP)
+    strip = int32_array(scratch + 4 * (ROW_BLOCK * CHUNK + CHUNK * STRIP + ROW_BLOCK * STRIP), STRIP)
     for k in range(count * STRIP):
         sums[k] = np.float32(0.0)
     for i0 in range(0, args[INPUTS], CHUNK):
         ni = min(CHUNK, args[INPUTS] - i0)
         read_rows(args, r0, count, i0, ni, rows)
-        fill(args, w, i0, ni, j0, nj, w_tile)
+        fill(args, w, i0, ni, j0, nj, w_tile, strip)
         multiply_tile(rows, count, ni, w_tile, sums)
     for r in range(count):
+        start = row_start(args, r0 + r)
         for j in range(nj):
-            finish(args, r0 + r, j0 + j, sums[r * STRIP + j])
+            finish(args, start, r0 + r, j0 + j, sums[r * STRIP + j])
 
 
 @entry(*HASHED)
@@ -219,6 +232,7 @@ def dense_row(args, tile, scratch):  # type: ignore[no-untyped-def]
     """A strip of 64 outputs of one row, W read where it lies. For few rows."""
     strips = (args[OUTPUTS] + STRIP - 1) // STRIP
     r, j0 = tile // strips, tile % strips * STRIP
+    start = row_start(args, r)
     nj, ni, ws, cs = min(STRIP, args[OUTPUTS] - j0), args[INPUTS], args[W_ROW_STRIDE], args[W_COL_STRIDE]
     x, w = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], ni), float32_array(args[W], NO_LIMIT)
     if cs == 1 and nj == STRIP:
@@ -235,7 +249,7 @@ def dense_row(args, tile, scratch):  # type: ignore[no-untyped-def]
         store16(sums, 32, a2)
         store16(sums, 48, a3)
         for j in range(STRIP):
-            finish(args, r, j0 + j, sums[j])
+            finish(args, start, r, j0 + j, sums[j])
         return
     for j in range(nj):
         total, at = np.float32(0.0), (j0 + j) * cs
@@ -245,7 +259,7 @@ def dense_row(args, tile, scratch):  # type: ignore[no-untyped-def]
         else:
             for i in range(ni):
                 total += x[i] * w[at + i * ws]
-        finish(args, r, j0 + j, total)
+        finish(args, start, r, j0 + j, total)
 
 
 @device
@@ -254,7 +268,7 @@ def _expand(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     i0, j0 = tile // strips * CHUNK, tile % strips * STRIP
     ni, nj = min(CHUNK, args[ROWS] - i0), min(STRIP, args[OUTPUTS] - j0)
     out, w_tile, alpha = float32_array(args[Y], NO_LIMIT), float32_array(scratch, CHUNK * STRIP), float_at(args, ALPHA)
-    fill(args, w, i0, ni, j0, nj, w_tile)
+    fill(args, w, i0, ni, j0, nj, w_tile, int32_array(scratch + 4 * CHUNK * STRIP, STRIP))
     for i in range(ni):
         at = (i0 + i) * args[Y_ROW_STRIDE] + j0
         for j in range(nj):

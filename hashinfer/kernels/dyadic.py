@@ -38,6 +38,7 @@ from hashinfer.kernels.arguments import (
     int8_array,
     int32_array,
     int64_array,
+    row_start,
     uint16_array,
 )
 from hashinfer.kernels.blocks import dyadic_weight
@@ -189,6 +190,7 @@ def direct_row(args: Any, r: Any, x: Any, w: Any, chunk: Any, scratch: Any) -> N
     room, nonzero = width * GROUP_LANES // 2, 0
     for i in range(inputs):
         nonzero += 1 if x[i] != np.float32(0.0) else 0
+    start = row_start(args, r)
     listed = args[SKIP_ZEROS] != 0 and nonzero <= room
     indices, values = int32_array(scratch, room), float32_array(scratch + 4 * room, room)
     if listed:
@@ -201,10 +203,11 @@ def direct_row(args: Any, r: Any, x: Any, w: Any, chunk: Any, scratch: Any) -> N
                 total, base, low = np.float32(0.0), g * width, np.int32(width - 1)
                 for q in range(nonzero):
                     total += values[q] * weight(w, base + np.int64((indices[q] & low) ^ perm))
-                finish(args, r, j, total * col_sign(j, seed))
+                finish(args, start, r, j, total * col_sign(j, seed))
             else:
                 finish(
                     args,
+                    start,
                     r,
                     j,
                     direct_output(x, scale, inputs, w, args[BUCKETS], seed, width, half, args[SKIP_ZEROS], j),
@@ -228,11 +231,11 @@ def write_groups(args: Any, r: Any, chunk: Any, lanes: Any, v: Any) -> None:
     """Outputs of row r from a transformed chunk v[width, lanes]."""
     width, half, seed = args[WIDTH], args[HALF], np.uint32(args[SEED])
     groups, g0 = args[BUCKETS] // width, chunk * GROUP_LANES
-    there = min(lanes, groups - g0)
+    there, start = min(lanes, groups - g0), row_start(args, r)
     for t in range((args[OUTPUTS] + groups - 1) // groups):
         at, j0 = np.int64(permute(t, width, half, seed)) * lanes, t * groups + g0
         for lane in range(min(there, args[OUTPUTS] - j0)):
-            finish(args, r, j0 + lane, v[at + lane] * col_sign(j0 + lane, seed))
+            finish(args, start, r, j0 + lane, v[at + lane] * col_sign(j0 + lane, seed))
 
 
 @entry(*FIELDS)
@@ -337,7 +340,7 @@ def _rows(args: Any, tile: Any, scratch: Any, w: Any) -> None:
                     source, sign = np.int64(permute(t, width, half, seed)) * ROW_LANES, col_sign(j, seed)
                     for c in range(count):
                         if direct >> c & 1 == 0:
-                            finish(args, r0 + c, j, sign * v[source + c])
+                            finish(args, row_start(args, r0 + c), r0 + c, j, sign * v[source + c])
         at += width * lanes
     if direct != 0:
         _direct_rows(args, r0, count, direct, w, scratch)
@@ -352,6 +355,7 @@ def _direct_rows(args: Any, r0: Any, count: Any, direct: Any, w: Any, scratch: A
     for c in range(count):
         if direct >> c & 1 == 0:
             continue
+        start = row_start(args, r0 + c)
         for j0 in range(0, args[OUTPUTS], room):
             nj = min(room, args[OUTPUTS] - j0)
             for j in range(nj):
@@ -364,7 +368,7 @@ def _direct_rows(args: Any, r0: Any, count: Any, direct: Any, w: Any, scratch: A
                         for j in range(nj):
                             sums[j] += values[i] * dyadic_weight(w, args[BUCKETS], seed, width, half, i0 + i, j0 + j)
             for j in range(nj):
-                finish(args, r0 + c, j0 + j, sums[j])
+                finish(args, start, r0 + c, j0 + j, sums[j])
 
 
 @entry(*FIELDS)
@@ -390,13 +394,14 @@ def _transposed(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     groups, inputs = args[BUCKETS] // width, args[INPUTS]
     x, scale = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], inputs), float_at(args, X_SCALE)
     u, v = float32_array(scratch, width), float32_array(scratch + 4 * width, width * GROUP_LANES)
+    start = row_start(args, tile)
     if must_go_direct(x, 0, 1, inputs):
         for i in range(args[OUTPUTS]):
             total = np.float32(0.0)
             for j in range(inputs):
                 if args[SKIP_ZEROS] == 0 or x[j] != np.float32(0.0):
                     total += x[j] * scale * dyadic_weight(w, args[BUCKETS], seed, width, half, i, j)
-            finish(args, tile, i, total)
+            finish(args, start, tile, i, total)
         return
     spectrum = float32_array(args[SPECTRUM], NO_LIMIT)
     for k in range(width):
@@ -420,7 +425,7 @@ def _transposed(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         at += width * lanes
     hadamard(u, width, 1)
     for i in range(args[OUTPUTS]):
-        finish(args, tile, i, row_sign(i, seed) * u[i & (width - 1)])
+        finish(args, start, tile, i, row_sign(i, seed) * u[i & (width - 1)])
 
 
 @entry(*FIELDS)

@@ -27,6 +27,7 @@ from hashinfer.kernels.arguments import (
     float_at,
     int8_array,
     int32_array,
+    row_start,
     uint16_array,
 )
 from hashinfer.kernels.hashing import signed_slot, slot_sign, weight, xxh32_finish, xxh32_prefix
@@ -122,8 +123,9 @@ def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
             add_products(states, values, count, w, slots, j0, nj, sums)
         else:
             add_runs(states, values, count, w, slots, block, j0, nj, sums)
+    start = row_start(args, r)
     for j in range(nj):
-        finish(args, r, j0 + j, sums[j])
+        finish(args, start, r, j0 + j, sums[j])
 
 
 @entry(*FIELDS)

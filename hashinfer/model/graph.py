@@ -70,6 +70,7 @@ class Model:
     domain: str = ""
     version: int = 0
     description: str = ""
+    graph_description: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     bodies: frozenset[str] = frozenset()
     """Op types of ai.hashinfer whose bodies the file carries (nothing here depends on them)."""

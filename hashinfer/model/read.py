@@ -20,6 +20,7 @@ from hashinfer.errors import ModelError, UnsupportedError, at_node
 from hashinfer.model.graph import Array, Graph, Model, Node, ValueType
 from hashinfer.model.schema import check_node
 from hashinfer.model.tensors import numpy_dtype, to_array
+from hashinfer.model.text import check_text
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, DOMAIN_VERSION
 from hashinfer.schemes.base import BODY_MIN_OPSET
 
@@ -47,6 +48,7 @@ def read_model(source: ModelSource) -> Model:
     del data
     if not proto.HasField("graph"):
         raise ModelError(f"not an ONNX model: {size} bytes that hold no graph")
+    check_text(proto)
     opsets = _check_versions(proto)
     bodies = frozenset(f.name for f in proto.functions if f.domain == DOMAIN)
     builder = _Builder([f for f in proto.functions if f.domain != DOMAIN], folder)
@@ -61,6 +63,7 @@ def read_model(source: ModelSource) -> Model:
         domain=proto.domain,
         version=proto.model_version,
         description=proto.doc_string,
+        graph_description=proto.graph.doc_string,
         metadata=MappingProxyType({p.key: p.value for p in proto.metadata_props}),
         bodies=bodies,
     )
@@ -78,12 +81,17 @@ def _read_bytes(source: ModelSource) -> tuple[bytes, Path | None]:
             raise ModelError(f"{path} has {found.st_size} bytes; an ONNX file has at most {MAX_FILE_BYTES}")
         with path.open("rb") as file:
             return _limited(file.read(MAX_FILE_BYTES + 1), str(path)), path.parent
-    if hasattr(source, "read"):
-        data = source.read(MAX_FILE_BYTES + 1)
-        if not isinstance(data, bytes):
-            raise ModelError(f"the model's file object gives {type(data).__name__}; expected bytes (open it with 'rb')")
-        return _limited(data, "the model"), None
-    raise ModelError(f"the model is a {type(source).__name__}; expected a path, bytes or a binary file object")
+    return _limited(read_stream(source), "the model"), None
+
+
+def read_stream(source: object) -> bytes:
+    """What a binary file object holds, up to one byte more than a model may have. Raises ModelError if it is none."""
+    if not hasattr(source, "read"):
+        raise ModelError(f"the model is a {type(source).__name__}; expected a path, bytes or a binary file object")
+    data = source.read(MAX_FILE_BYTES + 1)
+    if not isinstance(data, bytes):
+        raise ModelError(f"the model's file object gives {type(data).__name__}; expected bytes (open it with 'rb')")
+    return data
 
 
 def _limited(data: bytes, what: str) -> bytes:
@@ -157,7 +165,7 @@ class _Builder:
             if key in self.functions:
                 raise ModelError(f"the function {f.domain}::{f.name} is defined twice")
             self.functions[key] = f
-        self.calls = 0
+        self.prefixes = 0
         self.taken: set[str] = set()
         """Names of the main graph, which stay as they are, and those made for the inside of functions and subgraphs."""
         self.sizes: dict[tuple[str, str, str], int] = {}
@@ -327,8 +335,8 @@ class _Builder:
         opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import}
         _check_hash_domain(opsets, what)
         given = {a.name: a for a in function.attribute_proto} | dict(attributes)
-        self.calls += 1
-        inner = _Scope(None, f"{name}#{self.calls}/")
+        self.prefixes += 1
+        inner = _Scope(None, f"{name}#{self.prefixes}/")
         for position, formal in enumerate(function.input):
             inner.rename[formal] = inputs[position] if position < len(inputs) else ""
         nodes = self._nodes(function.node, inner, opsets, given, depth)
@@ -364,7 +372,8 @@ class _Builder:
         if kind == AttributeProto.TENSOR:
             return to_array(attribute.t, where, self.folder)
         if kind == AttributeProto.GRAPH:
-            return self._graph(attribute.g, scope, f"{node}/", opsets, attributes, depth + 1)
+            self.prefixes += 1
+            return self._graph(attribute.g, scope, f"{node}#{self.prefixes}/", opsets, attributes, depth + 1)
         if kind == AttributeProto.FLOATS:
             return tuple(attribute.floats)
         if kind == AttributeProto.INTS:

@@ -82,6 +82,8 @@ def _external_bytes(tensor: TensorProto, where: str, folder: Path | None) -> byt
     path = (root / location).resolve()
     if not location or Path(location).is_absolute() or not path.is_relative_to(root):
         raise ModelError(f"{where} lies in {location!r}, outside the model's folder")
+    if not path.is_file():
+        raise ModelError(f"{where} lies in {location!r}, which cannot be read: it is no file")
     try:
         offset, stored = int(entries.get("offset", "0")), path.stat().st_size
         length = int(entries.get("length", str(stored - offset)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,8 +27,8 @@ class Buffer:
     offset: int = 0
 
 
-Argument = int | float | Buffer | Array
-"""Arrays are constants: they must live as long as the emission, which keeps them."""
+Argument = int | float | Buffer | Array | Callable[[], Array]
+"""Arrays are constants, and functions make one when the program is assembled, after the plan's size was allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ def assemble(calls: Sequence[KernelCall]) -> Assembled:
         row = out.code[step]
         for column, name in enumerate(call.kernel.fields):
             value = call.args.get(name, 0)
+            if callable(value):
+                value = value()
             if isinstance(value, Buffer):
                 out.relocations.append(Relocation(step, column, value))
             elif isinstance(value, np.ndarray):

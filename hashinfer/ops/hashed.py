@@ -153,7 +153,7 @@ class HashedExpand(NativeOp):
         }
         tiles = -(-rows // blocks.CHUNK) * -(-cols // blocks.STRIP)
         kernel: Kernel = getattr(blocks, f"expand_{self.matrix.suffix}")
-        call_ = KernelCall(kernel, tiles, args, 4 * blocks.CHUNK * blocks.STRIP, _NS_HASH * rows * cols)
+        call_ = KernelCall(kernel, tiles, args, blocks.EXPAND_SCRATCH_BYTES, _NS_HASH * rows * cols)
         return Emission([call_], choice=kernel.name, reason="W is materialised: its consumer cannot be fused with it")
 
 
@@ -226,7 +226,7 @@ def _dyadic_emission(matrix: HashedMatrix, scheme: Dyadic, source: Rows, transpo
         "seed": scheme.seed,
         "width": width,
         "half": matrix.half,
-        "spectrum": matrix.spectrum,
+        "spectrum": matrix.take_spectrum,
         "direct_below": direct_below,
         "skip_zeros": 1,
     }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Any
+import threading
 
 import numpy as np
 
@@ -30,6 +29,8 @@ class HashedMatrix:
         self.scheme = scheme
         self.stored_dtype = w.dtype
         self.scale = scale
+        self._lock = threading.Lock()
+        self._spectrum: Array | None = None
         self.w: Array = np.ascontiguousarray(w.view(np.uint16) if w.dtype == np.float16 else w)
         values = w if w.dtype == np.int8 else w.astype(np.float32, copy=False)
         self.finite = bool(np.isfinite(values).all()) and bool(np.isfinite(scale))
@@ -58,16 +59,21 @@ class HashedMatrix:
         values: Array = self.scheme.expand(w.astype(np.float32)) * np.float32(self.scale)
         return values
 
-    @cached_property
-    def spectrum(self) -> Array:
-        """H w_g / width for all groups, float32, without the scale, as hashinfer.kernels.dyadic lays it out."""
+    def take_spectrum(self) -> Array:
+        """H w_g / width of all groups, float32, unscaled, as hashinfer.kernels.dyadic lays it out; taken once."""
         if not isinstance(self.scheme, Dyadic):
             raise SchemeError(f"the {self.scheme.name} scheme has no spectrum")
-        out = np.empty(spectrum_size(self.scheme), np.float32)
+        with self._lock:
+            if self._spectrum is None:
+                self._spectrum = self._transformed(self.scheme)
+            return self._spectrum
+
+    def _transformed(self, scheme: Dyadic) -> Array:
+        out = np.empty(spectrum_size(scheme), np.float32)
         args: dict[str, Argument] = {
             "w": self.w,
-            "buckets": self.scheme.buckets,
-            "width": self.scheme.width,
+            "buckets": scheme.buckets,
+            "width": scheme.width,
             "spectrum": out,
             "floats": out.size,
         }
@@ -84,8 +90,7 @@ class HashedMatrix:
     @property
     def resident_bytes(self) -> int:
         """Bytes that the weights take in memory now."""
-        spectrum: Any = self.__dict__.get("spectrum")
-        return self.w.nbytes + (spectrum.nbytes if spectrum is not None else 0)
+        return self.w.nbytes + (0 if self._spectrum is None else self._spectrum.nbytes)
 
 
 def spectrum_size(scheme: Dyadic) -> int:

@@ -170,7 +170,7 @@ class _Fuser:
             seen = view
         elif node.op_type == "Transpose" and tuple(node.attrs.get("perm", (1, 0))) == (1, 0):
             seen = replace(view, transposed=not view.transposed)
-        elif node.op_type == "Reshape" and view.transposed and not node.attrs.get("allowzero", 0):
+        elif node.op_type == "Reshape" and view.transposed:
             shape = self._conv_weight_shape(view, self.constants.get(node.inputs[1]))
             seen = None if shape is None else replace(view, conv_shape=shape)
         if seen is None:

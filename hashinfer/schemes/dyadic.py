@@ -89,7 +89,7 @@ class Dyadic(Scheme):
         if width is None:
             width = min(1 << (rows - 1).bit_length(), 1 << (budget.bit_length() - 1))
         check_range("width", width, 1, budget)
-        return cls(budget // width * width, rows, cols, seed, width)
+        return cls(min(budget // width, cols) * width, rows, cols, seed, width)
 
     @classmethod
     def body(cls) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from hashinfer.errors import InputError, MemoryLimitError
 from hashinfer.kernels.pool import Pool
 from hashinfer.model.graph import ValueType
-from hashinfer.model.read import ModelSource, read_model
+from hashinfer.model.read import ModelSource, read_model, read_stream
 from hashinfer.ops.base import Array, TensorType
 from hashinfer.plan.bound import BoundPlan
 from hashinfer.plan.control import interpret
@@ -173,7 +173,7 @@ class InferenceSession:
         """What the file says of itself."""
         m = self._model
         return ModelMetadata(
-            m.producer, m.graph.name, m.domain, m.description, m.description, m.version, dict(m.metadata)
+            m.producer, m.graph.name, m.domain, m.description, m.graph_description, m.version, dict(m.metadata)
         )
 
     def get_providers(self) -> list[str]:
@@ -324,8 +324,7 @@ def _reread(source: ModelSource) -> str | bytes:
         return os.fspath(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
-    data: Any = source.read() if hasattr(source, "read") else source
-    return data  # type: ignore[no-any-return]
+    return read_stream(source)
 
 
 def _tell_of_odd_weights(program: Any) -> None:

@@ -1,0 +1,31 @@
+"""Names in a file must be text: protobuf hands out bytes where a string field is not UTF-8."""
+
+from __future__ import annotations
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from onnx import TensorProto
+
+from hashinfer.errors import ModelError
+
+
+def check_text(message: Message) -> None:
+    """Raise ModelError where a string field of `message`, or of a message inside it, is not UTF-8."""
+    if isinstance(message, TensorProto):
+        # Only the fields that name something: the others hold the data, which is not to be copied here.
+        _check_string(message.name, "TensorProto", "name")
+        for entry in message.external_data:
+            check_text(entry)
+        return
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_STRING:
+            for text in [value] if isinstance(value, str | bytes) else value:
+                _check_string(text, message.DESCRIPTOR.name, field.name)
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for inner in [value] if isinstance(value, Message) else value:
+                check_text(inner)
+
+
+def _check_string(text: object, kind: str, field: str) -> None:
+    if not isinstance(text, str):
+        raise ModelError(f"{kind}.{field} is {text!r:.60}, which is not UTF-8; expected text")

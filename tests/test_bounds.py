@@ -1,0 +1,40 @@
+"""The kernels' product tables once more, in a process whose compiled code checks every array index."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+SCRIPT = """
+import sys
+import numpy as np
+import pytest
+from hashinfer.kernels.hadamard import hadamard
+
+try:
+    hadamard(np.ones(1, np.float32), 2, 1)
+except IndexError:
+    chosen = "test_product[ or test_convolution[ or test_lookup[ or test_expand["
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", "-k", f"float32 and ({chosen})".replace("[", ""), *sys.argv[1:]]
+    sys.exit(pytest.main(arguments))
+sys.exit("indices are not checked")
+"""
+
+
+def test_kernels_stay_inside_their_arrays():
+    """An IndexError inside an entry cannot propagate; Numba reports it as unraisable, and pytest fails for that."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(HERE / "test_kernels.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=HERE.parent,
+        env=os.environ | {"NUMBA_BOUNDSCHECK": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "IndexError" not in done.stdout + done.stderr
+    assert " passed" in done.stdout
