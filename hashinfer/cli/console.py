@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -12,6 +12,18 @@ from typing import Any, TextIO
 def print_json(data: Any, file: TextIO | None = None) -> None:
     """One JSON document."""
     print(json.dumps(data, indent=2, allow_nan=False, default=str), file=file or sys.stdout)
+
+
+@contextmanager
+def row_progress(rows: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error while rows are worked through, where that is a terminal; yields what to tell it."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("rows", total=rows)
+        yield lambda done: progress.update(task, completed=done)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from hashinfer.cli.console import compiling_notice, print_json
+from hashinfer.cli.console import compiling_notice, print_json, row_progress
 from hashinfer.cli.inputs import load_inputs, load_labels
 from hashinfer.cli.memory import process_memory, readable
 from hashinfer.cli.stream import NpyWriter, batch_axis, check_rows, chunks
@@ -110,12 +110,14 @@ class _Run:
         """Run all chunks; write them to `output` as they come."""
         with ExitStack() as stack:
             sink = _sink(stack, output, self.names)
+            told = stack.enter_context(row_progress(batch_axis(self.session, self.feed) or 1))
             started = time.perf_counter()
             for start, rows, outputs in chunks(self.session, self.feed):
                 self.seconds += time.perf_counter() - started
                 self._note(start, rows, outputs)
                 if sink is not None:
                     sink(outputs, rows, self.split)
+                told(start + len(outputs[0]) if self.split else 1)
                 started = time.perf_counter()
 
     def _note(self, start: int, rows: int, outputs: list[Any]) -> None:
