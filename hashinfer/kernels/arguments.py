@@ -16,7 +16,20 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from hashinfer.kernels.intrinsics import float32_at, float_bits, int8_at, int32_at, int64_at, uint16_at
+from hashinfer.kernels.intrinsics import (
+    add16,
+    float32_at,
+    float_bits,
+    int8_at,
+    int32_at,
+    int64_at,
+    load16,
+    mul16,
+    relu16,
+    splat16,
+    store16,
+    uint16_at,
+)
 from hashinfer.kernels.jit import device
 
 PRODUCT = (
@@ -139,3 +152,22 @@ def finish(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
     value = activate(value, args[ACTIVATION], float_at(args, ACTIVATION_A), float_at(args, ACTIVATION_B))
     y = float32_array(args[Y], NO_LIMIT)
     y[start + j * args[Y_COL_STRIDE]] = value
+
+
+@device
+def plain_epilogue(args: Any) -> Any:
+    """Whether finish16 can stand in for finish: outputs side by side, at most a ReLU, a bias for each or none."""
+    side_by_side = args[Y_COL_STRIDE] == 1 and (args[BIAS] == 0 or args[BIAS_COL_STRIDE] == 1)
+    return side_by_side and args[ACTIVATION] <= RELU
+
+
+@device
+def finish16(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
+    """As finish for the sixteen outputs from j on, where plain_epilogue holds."""
+    value = mul16(total, splat16(float_at(args, ALPHA)))
+    if args[BIAS] != 0:
+        bias = float32_array(args[BIAS], NO_LIMIT)
+        value = add16(value, load16(bias, r * args[BIAS_ROW_STRIDE] + j))
+    if args[ACTIVATION] == RELU:
+        value = relu16(value)
+    store16(float32_array(args[Y], NO_LIMIT), start + j, value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba.extending import overload
 
 from hashinfer.kernels.arguments import (
     ALPHA,
@@ -41,7 +42,7 @@ from hashinfer.kernels.hashing import (
     xxh32_finish,
     xxh32_prefix,
 )
-from hashinfer.kernels.intrinsics import fma16, int64_at, load16, splat16, store16
+from hashinfer.kernels.intrinsics import fma16, int64_at, load16, mul16, splat16, store16
 from hashinfer.kernels.jit import device, entry
 from hashinfer.kernels.rows import read_rows
 
@@ -81,6 +82,27 @@ def fill_dense(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any)
             tile[at + j] = np.float32(0.0)
 
 
+def copy_run(scale: Any, w: Any, source: Any, length: Any, out: Any, at: Any) -> None:
+    """out[at : at + length] = scale * w[source : source + length]."""
+    for k in range(length):
+        out[at + k] = scale * weight(w, source + k)
+
+
+@overload(copy_run, strict=False)  # type: ignore[untyped-decorator]
+def _copy_run(scale: Any, w: Any, source: Any, length: Any, out: Any, at: Any) -> Any:
+    if w.dtype.name != "float32":
+        return copy_run
+
+    def vectors(scale, w, source, length, out, at):  # type: ignore[no-untyped-def]
+        whole, factor = length - length % 16, splat16(scale)
+        for k in range(0, whole, 16):
+            store16(out, at + k, mul16(factor, load16(w, source + k)))
+        for k in range(whole, length):
+            out[at + k] = scale * w[source + k]
+
+    return vectors
+
+
 @device
 def hash_strip(prefix: Any, j0: Any, slots: Any, strip: Any) -> None:
     """Signed slots of 64 neighbouring columns, block 1: apart from the reads of w, so that it vectorises."""
@@ -113,8 +135,7 @@ def fill_xxh32(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any,
                 slot = signed_slot(xxh32_finish(prefix, run), slots)
                 sign, source = slot_sign(slot), np.int64(slot >> np.uint32(1)) + t
                 count = min(block - t, nj - j)
-                for k in range(count):
-                    tile[at + j + k] = sign * weight(w, source + k)
+                copy_run(sign, w, source, count, tile, at + j)
                 j += count
                 run += 1
                 t = 0
@@ -144,21 +165,61 @@ def fill_dyadic(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any
 
 
 @device
+def _multiply_row(rows: Any, r: Any, ni: Any, tile: Any, sums: Any) -> None:
+    s = r * STRIP
+    a0, a1, a2, a3 = load16(sums, s), load16(sums, s + 16), load16(sums, s + 32), load16(sums, s + 48)
+    for i in range(ni):
+        x, at = splat16(rows[r * ni + i]), i * STRIP
+        a0 = fma16(x, load16(tile, at), a0)
+        a1 = fma16(x, load16(tile, at + 16), a1)
+        a2 = fma16(x, load16(tile, at + 32), a2)
+        a3 = fma16(x, load16(tile, at + 48), a3)
+    store16(sums, s, a0)
+    store16(sums, s + 16, a1)
+    store16(sums, s + 32, a2)
+    store16(sums, s + 48, a3)
+
+
+@device
+def _multiply_four_rows(rows: Any, r: Any, ni: Any, tile: Any, sums: Any, half: Any) -> None:
+    """As _multiply_row for rows r ... r + 3 and the 32 columns from `half` on: each vector of the tile is read once."""
+    s, t = r * STRIP + half, r * ni
+    a0, a1 = load16(sums, s), load16(sums, s + 16)
+    b0, b1 = load16(sums, s + STRIP), load16(sums, s + STRIP + 16)
+    c0, c1 = load16(sums, s + 2 * STRIP), load16(sums, s + 2 * STRIP + 16)
+    d0, d1 = load16(sums, s + 3 * STRIP), load16(sums, s + 3 * STRIP + 16)
+    for i in range(ni):
+        at = i * STRIP + half
+        w0, w1 = load16(tile, at), load16(tile, at + 16)
+        x = splat16(rows[t + i])
+        a0, a1 = fma16(x, w0, a0), fma16(x, w1, a1)
+        x = splat16(rows[t + ni + i])
+        b0, b1 = fma16(x, w0, b0), fma16(x, w1, b1)
+        x = splat16(rows[t + 2 * ni + i])
+        c0, c1 = fma16(x, w0, c0), fma16(x, w1, c1)
+        x = splat16(rows[t + 3 * ni + i])
+        d0, d1 = fma16(x, w0, d0), fma16(x, w1, d1)
+    store16(sums, s, a0)
+    store16(sums, s + 16, a1)
+    store16(sums, s + STRIP, b0)
+    store16(sums, s + STRIP + 16, b1)
+    store16(sums, s + 2 * STRIP, c0)
+    store16(sums, s + 2 * STRIP + 16, c1)
+    store16(sums, s + 3 * STRIP, d0)
+    store16(sums, s + 3 * STRIP + 16, d1)
+
+
+@device
 def multiply_tile(rows: Any, count: Any, ni: Any, tile: Any, sums: Any) -> None:
     """sums[count, 64] += rows[count, ni] @ tile[ni, 64]."""
-    for r in range(count):
-        s = r * STRIP
-        a0, a1, a2, a3 = load16(sums, s), load16(sums, s + 16), load16(sums, s + 32), load16(sums, s + 48)
-        for i in range(ni):
-            x, at = splat16(rows[r * ni + i]), i * STRIP
-            a0 = fma16(x, load16(tile, at), a0)
-            a1 = fma16(x, load16(tile, at + 16), a1)
-            a2 = fma16(x, load16(tile, at + 32), a2)
-            a3 = fma16(x, load16(tile, at + 48), a3)
-        store16(sums, s, a0)
-        store16(sums, s + 16, a1)
-        store16(sums, s + 32, a2)
-        store16(sums, s + 48, a3)
+    r = 0
+    while r + 4 <= count:
+        _multiply_four_rows(rows, r, ni, tile, sums, 0)
+        _multiply_four_rows(rows, r, ni, tile, sums, 32)
+        r += 4
+    while r < count:
+        _multiply_row(rows, r, ni, tile, sums)
+        r += 1
 
 
 @device

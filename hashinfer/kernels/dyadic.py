@@ -33,17 +33,19 @@ from hashinfer.kernels.arguments import (
     X_SCALE,
     X,
     finish,
+    finish16,
     float32_array,
     float_at,
     int8_array,
     int32_array,
     int64_array,
+    plain_epilogue,
     row_start,
     uint16_array,
 )
 from hashinfer.kernels.blocks import dyadic_weight
-from hashinfer.kernels.hadamard import hadamard
-from hashinfer.kernels.hashing import col_sign, permute, row_sign, weight
+from hashinfer.kernels.hadamard import hadamard, modulated_hadamard
+from hashinfer.kernels.hashing import col_sign, flip_by_columns, permute, row_sign, weight
 from hashinfer.kernels.intrinsics import load16, mul16, splat16, store16
 from hashinfer.kernels.jit import device, entry
 from hashinfer.kernels.rows import read_rows
@@ -51,6 +53,7 @@ from hashinfer.kernels.rows import read_rows
 GROUP_LANES = 16
 ROW_LANES = 16
 SMALLEST, LARGEST = np.float32(2.0**-40), np.float32(2.0**40)
+SMALLEST_BITS, LARGEST_BITS = SMALLEST.view(np.uint32), LARGEST.view(np.uint32)
 
 FIELDS = (
     *PRODUCT,
@@ -123,14 +126,13 @@ def dyadic_spectrum_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
 @device
 def must_go_direct(u: Any, start: Any, step: Any, width: Any) -> Any:
     """Whether u[start + k step], k < width, is not finite or has a largest magnitude outside the safe range."""
-    largest, finite = np.float32(0.0), np.float32(0.0)
+    bits = u.view(np.uint32)
+    largest = np.uint32(0)
     for k in range(width):
-        value = np.abs(u[start + k * step])
-        finite += value * np.float32(0.0)
-        largest = max(largest, value)
-    if finite != np.float32(0.0):
-        return True
-    return largest != np.float32(0.0) and (largest < SMALLEST or largest > LARGEST)
+        # Without its sign bit a float orders as an integer does, Inf and NaN above all numbers.
+        magnitude = np.uint32(bits[start + k * step] & np.uint32(0x7FFFFFFF))
+        largest = max(largest, magnitude)
+    return largest != np.uint32(0) and not SMALLEST_BITS <= largest <= LARGEST_BITS
 
 
 @device
@@ -215,26 +217,20 @@ def direct_row(args: Any, r: Any, x: Any, w: Any, chunk: Any, scratch: Any) -> N
 
 
 @device
-def modulate(spectrum: Any, at: Any, width: Any, lanes: Any, u: Any, start: Any, step: Any, v: Any) -> None:
-    """v[k, l] = spectrum[k, l] u[k], where u[k] lies at start + k step."""
-    if lanes == 16:
-        for k in range(width):
-            store16(v, k * 16, mul16(load16(spectrum, at + k * 16), splat16(u[start + k * step])))
-        return
-    for k in range(width):
-        for lane in range(lanes):
-            v[k * lanes + lane] = spectrum[at + k * lanes + lane] * u[start + k * step]
-
-
-@device
 def write_groups(args: Any, r: Any, chunk: Any, lanes: Any, v: Any) -> None:
     """Outputs of row r from a transformed chunk v[width, lanes]."""
     width, half, seed = args[WIDTH], args[HALF], np.uint32(args[SEED])
-    groups, g0 = args[BUCKETS] // width, chunk * GROUP_LANES
+    groups, g0, outputs = args[BUCKETS] // width, chunk * GROUP_LANES, args[OUTPUTS]
     there, start = min(lanes, groups - g0), row_start(args, r)
-    for t in range((args[OUTPUTS] + groups - 1) // groups):
+    # A vector of a chunk with fewer groups runs into the outputs of the next t, which come after it: so only where no
+    # other chunk has written there.
+    vectors = lanes == 16 and (there == 16 or groups < 16) and plain_epilogue(args)
+    for t in range((outputs + groups - 1) // groups):
         at, j0 = np.int64(permute(t, width, half, seed)) * lanes, t * groups + g0
-        for lane in range(min(there, args[OUTPUTS] - j0)):
+        if vectors and j0 + 16 <= outputs:
+            finish16(args, start, r, j0, flip_by_columns(load16(v, at), j0, seed))
+            continue
+        for lane in range(min(there, outputs - j0)):
             finish(args, start, r, j0 + lane, v[at + lane] * col_sign(j0 + lane, seed))
 
 
@@ -266,8 +262,7 @@ def _inverse(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     lanes = chunk_lanes(groups, chunk)
     spectrum = float32_array(args[SPECTRUM], NO_LIMIT)
     u, v = float32_array(args[FOLDED] + 4 * r * width, width), float32_array(scratch, width * GROUP_LANES)
-    modulate(spectrum, chunk * GROUP_LANES * width, width, lanes, u, 0, 1, v)
-    hadamard(v, width, lanes)
+    modulated_hadamard(spectrum, chunk * GROUP_LANES * width, u, 0, 1, width, lanes, v)
     write_groups(args, r, chunk, lanes, v)
 
 
@@ -325,8 +320,7 @@ def _rows(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         if lanes >= 8 or count < 4:
             for c in range(count):
                 if direct >> c & 1 == 0:
-                    modulate(spectrum, at, width, lanes, u, c, ROW_LANES, v)
-                    hadamard(v, width, lanes)
+                    modulated_hadamard(spectrum, at, u, c, ROW_LANES, width, lanes, v)
                     write_groups(args, r0 + c, chunk, lanes, v)
         else:
             for lane in range(min(lanes, groups - chunk * GROUP_LANES)):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
+from hashinfer.kernels.intrinsics import flip16
 from hashinfer.kernels.jit import device
 
 _P2, _P3, _P4, _P5 = np.uint32(0x85EBCA77), np.uint32(0xC2B2AE3D), np.uint32(0x27D4EB2F), np.uint32(0x165667B1)
@@ -71,6 +72,13 @@ def col_sign(j: Any, seed: Any) -> Any:
     """r(j) of the dyadic scheme, -1.0 or 1.0."""
     key = np.uint32(np.uint32(np.uint32(j) * _COL) + np.uint32(np.uint32(seed) ^ _SALT))
     return np.float32(1.0) - np.float32(2.0) * np.float32(np.uint32(fmix32(key) >> _S31))
+
+
+@device
+def flip_by_columns(value: Any, j: Any, seed: Any) -> Any:
+    """A vector of sixteen times r(j), ..., r(j + 15)."""
+    key = np.uint32(np.uint32(np.uint32(j) * _COL) + np.uint32(np.uint32(seed) ^ _SALT))
+    return flip16(value, key, _COL)
 
 
 @device

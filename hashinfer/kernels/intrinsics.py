@@ -9,6 +9,8 @@ add16, sub16, mul16    fadd, fsub, fmul on <16 x float>
 fma16                  llvm.fma.v16f32
 swap1/2/4/8            shufflevector, fmul by +-1, fadd: the butterfly of lanes i and i xor d inside one vector
 sum16                  llvm.vector.reduce.fadd.v16f32, reassociated
+relu16                 fcmp olt + select: 0 where a lane is below 0, NaN kept
+flip16                 fmix32 of sixteen keys (mul, xor, lshr on <16 x i32>), its top bit xored into the sign bits
 *_at                   inttoptr: an address as a pointer (`carray` makes it an array)
 float_bits             bitcast of an int64 argument to float64
 call_entry             an indirect call of an entry (args, tile, scratch)
@@ -132,6 +134,43 @@ def sum16(_context: Any, value: Any) -> Any:
         return builder.call(function, [ir.Constant(_F32, 0.0), args[0]], fastmath=_FAST)
 
     return types.float32(float32x16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def relu16(_context: Any, value: Any) -> Any:
+    """0 in the lanes below 0, the others as they are."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        return builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
+
+    return float32x16(float32x16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def flip16(_context: Any, value: Any, key: Any, step: Any) -> Any:
+    """value, negated in each lane where the top bit of fmix32(key + lane * step) is set. key, step: uint32."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        words = ir.VectorType(_I32, LANES)
+
+        def every(number: int) -> Any:
+            return ir.Constant(words, [number] * LANES)
+
+        def spread(scalar: Any) -> Any:
+            undefined = ir.Constant(words, ir.Undefined)
+            first = builder.insert_element(undefined, scalar, _I32(0))
+            return builder.shuffle_vector(first, undefined, ir.Constant(words, [0] * LANES))
+
+        lane = ir.Constant(words, list(range(LANES)))
+        h = builder.add(spread(args[1]), builder.mul(lane, spread(args[2])))
+        h = builder.mul(builder.xor(h, builder.lshr(h, every(16))), every(0x85EBCA6B))
+        h = builder.mul(builder.xor(h, builder.lshr(h, every(13))), every(0xC2B2AE35))
+        h = builder.xor(h, builder.lshr(h, every(16)))
+        bits = builder.xor(builder.bitcast(args[0], words), builder.and_(h, every(0x80000000)))
+        return builder.bitcast(bits, _VECTOR)
+
+    return float32x16(float32x16, types.uint32, types.uint32), codegen
 
 
 def _lane_butterfly(distance: int) -> Any:

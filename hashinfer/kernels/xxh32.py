@@ -5,7 +5,7 @@ With block 1 each output is one reduction over the list; with longer runs each i
 of sums.
 |error| <= inputs eps sum |x| |W|, element by element.
 
-Scratch: 4096 states, 4096 values, 256 sums = 33 KiB.
+Scratch: lists of 4096 states, values, first buckets and signed values, 256 sums = 65 KiB.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from hashinfer.kernels.arguments import (
     uint16_array,
 )
 from hashinfer.kernels.hashing import signed_slot, slot_sign, weight, xxh32_finish, xxh32_prefix
-from hashinfer.kernels.intrinsics import fma16, load16, splat16, store16
+from hashinfer.kernels.intrinsics import add16, fma16, load16, splat16, store16
 from hashinfer.kernels.jit import device, entry
 
 STRIP, LIST = 256, 4096
-SCRATCH_BYTES = 4 * (2 * LIST + STRIP)
+SCRATCH_BYTES = 4 * (4 * LIST + STRIP)
 
 FIELDS = (*PRODUCT, "w", "buckets", "seed", "block", "skip_zeros")
 W, BUCKETS, SEED, BLOCK, SKIP_ZEROS = range(len(PRODUCT), len(FIELDS))
@@ -68,38 +68,66 @@ def add_products(states: Any, values: Any, count: Any, w: Any, slots: Any, j0: A
 
 
 @device
-def add_runs(states: Any, values: Any, count: Any, w: Any, slots: Any, block: Any, j0: Any, nj: Any, sums: Any) -> None:
-    """As add_products for runs of `block` outputs that share one hash."""
-    first_run, first_t = j0 // block, j0 % block
+def hash_list(states: Any, values: Any, count: Any, slots: Any, run: Any, starts: Any, signed: Any) -> None:
+    """First bucket and signed value of each listed input for one run of outputs."""
     for q in range(count):
-        prefix, value = np.uint32(states[q]), values[q]
-        run, t, j = first_run, first_t, 0
-        while j < nj:
-            slot = signed_slot(xxh32_finish(prefix, run), slots)
-            length = min(block - t, nj - j)
-            add_run(value * slot_sign(slot), w, np.int64(slot >> np.uint32(1)) + t, length, sums, j)
-            j += length
-            run += 1
-            t = 0
+        slot = signed_slot(xxh32_finish(np.uint32(states[q]), np.uint32(run)), slots)
+        starts[q] = np.int32(slot >> np.uint32(1))
+        signed[q] = values[q] * slot_sign(slot)
 
 
-def add_run(scale: Any, w: Any, source: Any, length: Any, sums: Any, at: Any) -> None:
-    """sums[at : at + length] += scale * w[source : source + length]."""
-    for k in range(length):
-        sums[at + k] += scale * weight(w, source + k)
+@device
+def add_runs(
+    states: Any,
+    values: Any,
+    count: Any,
+    w: Any,
+    slots: Any,
+    block: Any,
+    j0: Any,
+    nj: Any,
+    sums: Any,
+    starts: Any,
+    signed: Any,
+) -> None:
+    """As add_products for runs of `block` outputs that share one hash."""
+    run, t, j = j0 // block, j0 % block, 0
+    while j < nj:
+        length = min(block - t, nj - j)
+        hash_list(states, values, count, slots, run, starts, signed)
+        add_list(signed, starts, count, w, t, length, sums, j)
+        j += length
+        run += 1
+        t = 0
 
 
-@overload(add_run, strict=False)  # type: ignore[untyped-decorator]
-def _add_run(scale: Any, w: Any, source: Any, length: Any, sums: Any, at: Any) -> Any:
+def add_list(signed: Any, starts: Any, count: Any, w: Any, t: Any, length: Any, sums: Any, at: Any) -> None:
+    """sums[at + k] += sum over the list of signed * w[starts + t + k], k < length."""
+    for q in range(count):
+        for k in range(length):
+            sums[at + k] += signed[q] * weight(w, starts[q] + t + k)
+
+
+@overload(add_list, strict=False)  # type: ignore[untyped-decorator]
+def _add_list(signed: Any, starts: Any, count: Any, w: Any, t: Any, length: Any, sums: Any, at: Any) -> Any:
     if w.dtype.name != "float32":
-        return add_run
+        return add_list
 
-    def vectors(scale, w, source, length, sums, at):  # type: ignore[no-untyped-def]
-        whole, factor = length - length % 16, splat16(scale)
+    def vectors(signed, starts, count, w, t, length, sums, at):  # type: ignore[no-untyped-def]
+        whole = length - length % 16
         for k in range(0, whole, 16):
-            store16(sums, at + k, fma16(factor, load16(w, source + k), load16(sums, at + k)))
+            even, odd = load16(sums, at + k), splat16(np.float32(0.0))
+            for q in range(0, count - 1, 2):
+                even = fma16(splat16(signed[q]), load16(w, np.int64(starts[q]) + t + k), even)
+                odd = fma16(splat16(signed[q + 1]), load16(w, np.int64(starts[q + 1]) + t + k), odd)
+            if count % 2:
+                even = fma16(splat16(signed[count - 1]), load16(w, np.int64(starts[count - 1]) + t + k), even)
+            store16(sums, at + k, add16(even, odd))
         for k in range(whole, length):
-            sums[at + k] += scale * w[source + k]
+            total = np.float32(0.0)
+            for q in range(count):
+                total += signed[q] * w[np.int64(starts[q]) + t + k]
+            sums[at + k] += total
 
     return vectors
 
@@ -113,7 +141,8 @@ def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
     scale = float_at(args, X_SCALE)
     states, values = int32_array(scratch, LIST), float32_array(scratch + 4 * LIST, LIST)
-    sums = float32_array(scratch + 8 * LIST, STRIP)
+    starts, signed = int32_array(scratch + 8 * LIST, LIST), float32_array(scratch + 12 * LIST, LIST)
+    sums = float32_array(scratch + 16 * LIST, STRIP)
     for j in range(nj):
         sums[j] = np.float32(0.0)
     for i0 in range(0, args[INPUTS], LIST):
@@ -122,7 +151,7 @@ def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         if block == 1:
             add_products(states, values, count, w, slots, j0, nj, sums)
         else:
-            add_runs(states, values, count, w, slots, block, j0, nj, sums)
+            add_runs(states, values, count, w, slots, block, j0, nj, sums, starts, signed)
     start = row_start(args, r)
     for j in range(nj):
         finish(args, start, r, j0 + j, sums[j])
