@@ -279,6 +279,28 @@ def test_fma_rounds_once():
 
 
 @device
+def signs_and_relu(x, j, seed, out):
+    intrinsics.store16(out, 0, hashing.flip_by_columns(intrinsics.load16(x, 0), j, seed))
+    intrinsics.store16(out, 16, intrinsics.relu16(intrinsics.load16(x, 0)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("j", [0, 1, 2**16 - 5, 2**31 - 17])
+def test_flipped_vectors_and_relu(j, seed):
+    x = np.array([-np.inf, -2, -1e-30, -0.0, 0, 1e-30, 3, np.inf, np.nan, -7, 8, 9, 10, 11, 12, -13], np.float32)
+    out = np.empty(32, np.float32)
+    signs_and_relu(x, np.int64(j), np.uint32(seed), out)
+    layer = Dyadic(16, 1, 2**31 - 1, seed, 16)
+    signs = np.array([1 - 2 * layer.col_negative(j + lane) for lane in range(16)], np.float32)
+    np.testing.assert_array_equal(out[:16], x * signs)
+    np.testing.assert_array_equal(out[16:], [naive_relu(v) for v in x])
+
+
+def naive_relu(v):
+    return 0 if v < 0 else v
+
+
+@device
 def pointed(bits, out):
     out[0] = intrinsics.float_bits(bits[0])
 
