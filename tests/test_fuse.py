@@ -203,6 +203,24 @@ def test_weights_computed_by_the_model() -> None:
     check(made, {"x": nets.weights(18).reshape(3, 6), "s": np.array([2], F32)})
 
 
+def test_nodes_of_one_name_stay_apart() -> None:
+    """Node names need not be unique: W of two layers, and helpers of two Gemms, must not be taken for each other."""
+    first, second = Xxh32(20, 6, 6, 3), Xxh32(20, 6, 6, 4)
+    nodes = [
+        expand_node(first, "w", "W1", "twin"),
+        expand_node(second, "w", "W2", "twin"),
+        node("MatMul", ["W1", "x"], ["a"], "twin"),
+        node("MatMul", ["W2", "x"], ["b"], "twin"),
+        node("Gemm", ["x", "W1"], ["c"], "twin", transA=1),
+        node("Gemm", ["a", "W2", "twin/W"], ["d"], "twin", transA=1, beta=0.5),
+        node("Gemm", ["W1", "W2"], ["e"], "twin", transA=1),
+        node("Sum", ["a", "b", "c", "d", "e", "twin/Transpose"], ["y"]),
+    ]
+    constants = {"w": nets.weights(20), "twin/W": nets.weights(6, 3), "twin/Transpose": nets.weights(6, 4)}
+    made = nets.model(nodes, {"x": (F32, [6, 6])}, {"y": (F32, [6, 6])}, constants)
+    check(made, {"x": nets.weights(36, 5).reshape(6, 6)})
+
+
 def twin_gives_the_same(model: onnx.ModelProto, x: np.ndarray) -> onnx.ModelProto:
     twin = dense_twin(model, 2**30)
     onnx.checker.check_model(twin, full_check=True)

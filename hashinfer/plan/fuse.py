@@ -73,7 +73,10 @@ class _Fuser:
         self.steps: list[Step] = []
         self.producer: dict[str, Node] = {name: n for n in graph.nodes for name in n.outputs if name}
         self.made: set[str] = set()
-        """Names of W values, and of what is derived from them, that have been materialised."""
+        """Views that have been materialised."""
+        self.bases: dict[int, str] = {}
+        """The value that holds a matrix's W, by the matrix's id, once something needed it."""
+        self.names = {*graph.initializers, *graph.captures, *self.producer, *(v.name for v in graph.inputs)}
         self.fold_budget = FOLD_BYTES + sum(a.nbytes for a in graph.initializers.values())
         self.expand_sources = {n.inputs[0] for n in graph.nodes if n.domain == DOMAIN and n.inputs}
 
@@ -97,6 +100,13 @@ class _Fuser:
             self.graph.captures,
         )
 
+    def _fresh(self, hint: str) -> str:
+        """A value name that the graph does not have: node names need not be unique, value names must be."""
+        while hint in self.names:
+            hint += "'"
+        self.names.add(hint)
+        return hint
+
     def _add(self, node: Node) -> None:
         if node.domain == DOMAIN:
             self._add_expand(node)
@@ -113,7 +123,7 @@ class _Fuser:
             self.steps.append(step)
 
     def _add_expand(self, node: Node) -> None:
-        if len(node.inputs) != 1 or not node.inputs[0] or len(node.outputs) != 1:
+        if len(node.inputs) != 1 or len(node.outputs) != 1 or not (node.inputs[0] and node.outputs[0]):
             raise ModelError(at_node(node.op_type, node.name, "expected one input, the weight vector, and one output"))
         stored = self._stored_weights(node.inputs[0])
         if stored is None:
@@ -226,7 +236,7 @@ class _Fuser:
             x = self._helper(node, "Transpose", (x,), {"perm": (1, 0)})
         beta = float(node.attrs.get("beta", 1.0))
         if bias and beta != 1.0:
-            factor = f"{node.name}/beta"
+            factor = self._fresh(f"{node.name}/beta")
             self.constants[factor] = np.array(beta, np.float32)
             bias = self._helper(node, "Mul", (bias, factor), {})
         transposed = view.transposed != bool(node.attrs.get("transB", 0))
@@ -263,7 +273,10 @@ class _Fuser:
 
     def _helper(self, node: Node, op_type: str, inputs: tuple[str, ...], attrs: Mapping[str, Any]) -> str:
         """A step of a standard op in front of `node`; returns its output's name."""
-        name = f"{node.name}/{op_type}"
+        for source in inputs:
+            if source in self.views:
+                self._materialise_value(source)
+        name = self._fresh(f"{node.name}/{op_type}")
         made = Node(op_type, "", name, inputs, (name,), MappingProxyType(dict(attrs)), max(node.opset, 13))
         step = self._plain_step(made)
         if not self._fold(step):
@@ -279,9 +292,9 @@ class _Fuser:
 
     def _materialise_value(self, name: str) -> None:
         view = self.views[name]
-        base = f"{view.node}/W"
-        if base not in self.made:
-            self.made.add(base)
+        base = self.bases.get(id(view.matrix))
+        if base is None:
+            base = self.bases[id(view.matrix)] = self._fresh(f"{view.node}/W")
             self.steps.append(
                 Step(
                     label=f"Expand{view.matrix.scheme.name.capitalize()}",
@@ -299,15 +312,16 @@ class _Fuser:
         self.made.add(name)
         current = base
         if view.transposed:
-            current = f"{name}/T"
+            current = self._fresh(f"{name}/T")
             self.steps.append(_standard("Transpose", view.node, (base,), current, {"perm": (1, 0)}))
         shape = view.conv_shape or (
             (view.matrix.scheme.cols, view.matrix.scheme.rows)
             if view.transposed
             else (view.matrix.scheme.rows, view.matrix.scheme.cols)
         )
-        self.constants[f"{name}/shape"] = np.array(shape, np.int64)
-        self.steps.append(_standard("Reshape", view.node, (current, f"{name}/shape"), name, {}))
+        target = self._fresh(f"{name}/shape")
+        self.constants[target] = np.array(shape, np.int64)
+        self.steps.append(_standard("Reshape", view.node, (current, target), name, {}))
 
     def _plain_step(self, node: Node) -> Step:
         subgraphs = {k: fuse(v) for k, v in node.attrs.items() if isinstance(v, Graph)}
@@ -421,7 +435,7 @@ class _Fuser:
                 return None
             if bias.ndim > (2 if isinstance(op, Gemm) else 1):
                 return None
-        name = f"{other}/bias"
+        name = self._fresh(f"{other}/bias")
         self.constants[name] = bias.reshape(-1)
         return (*inputs, *[""] * (place - len(inputs)), name)
 
