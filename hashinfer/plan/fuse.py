@@ -384,7 +384,7 @@ class _Fuser:
             return None
         if op.epilogue.activation != "none":
             return None
-        if not isinstance(op, HashedProduct | HashedConv) and not self._dense_float32(product):
+        if not isinstance(op, HashedProduct | HashedConv) and not self._has_kernels(product):
             return None
         new_op: Op = op
         inputs = product.inputs
@@ -407,9 +407,14 @@ class _Fuser:
             outputs=follower.outputs,
         )
 
-    def _dense_float32(self, product: Step) -> bool:
+    def _has_kernels(self, product: Step) -> bool:
+        """Whether kernels, which alone know an epilogue, are sure to run a dense product."""
         w = self.constants.get(product.inputs[1]) if len(product.inputs) > 1 else None
-        return w is not None and w.dtype == np.float32 and w.ndim >= 2
+        if w is None or w.dtype != np.float32 or w.ndim < 2:
+            return False
+        if isinstance(product.op, Gemm):
+            return not product.call.get("transA", 0) and product.call.get("beta", 1.0) == 1.0
+        return not isinstance(product.op, Conv) or w.ndim in (3, 4)
 
     def _with_bias(self, product: Step, add: Step, value: str) -> tuple[str, ...] | None:
         """The product's inputs with the other operand of `add` as its bias, if it is constant, one for each output."""

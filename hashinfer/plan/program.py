@@ -27,7 +27,10 @@ class Program:
 
 @dataclass(slots=True)
 class Step:
-    """One op to run. label: the ops it stands for, "ExpandDyadic+MatMul+Add+Relu"; nodes: their names in the file."""
+    """One op to run. label: the ops it stands for, "ExpandDyadic+MatMul+Add+Relu"; nodes: their names in the file.
+
+    With more than one node it is fused, and only its own op can run it.
+    """
 
     label: str
     nodes: tuple[str, ...]
@@ -41,9 +44,15 @@ class Step:
     _reference: ReferenceOp | None = None
 
     def native_op(self, ins: Sequence[Operand | None]) -> Op | None:
-        """The op that runs this step for such operands, or None where the reference implementation has to."""
+        """The op that runs this step for such operands, or None where the reference implementation has to.
+
+        Raises OpError, naming the node, where a fused step gets operands that its op does not take.
+        """
         if self.op is not None and is_native(self.op, self.call, ins):
             return self.op
+        if len(self.nodes) > 1:
+            found = ", ".join(str(x.type) for x in ins if x is not None)
+            raise OpError(self.explain(f"inputs {found}; its kernels take float32 of a low rank"))
         return None
 
     @property
