@@ -244,6 +244,20 @@ def test_nodes_of_one_name_stay_apart() -> None:
     np.testing.assert_allclose(hashinfer.InferenceSession(made.SerializeToString())(x), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_scalars_stay_scalars() -> None:
+    made = nets.model(
+        [node("Add", ["x", "c"], ["a"]), node("Size", ["v"], ["n"]), node("Cast", ["n"], ["f"], to=1)]
+        + [node("Mul", ["a", "f"], ["y"])],
+        {"x": (F32, []), "v": (F32, [3])},
+        {"y": (F32, []), "f": (F32, [])},
+        {"c": SCALAR},
+    )
+    feeds = {"x": np.array(2, F32), "v": np.zeros(3, F32)}
+    check(made, feeds)
+    y, f = hashinfer.InferenceSession(made.SerializeToString()).run(None, feeds)
+    assert (y.shape, f.shape, float(y)) == ((), (), 7.5)
+
+
 def twin_gives_the_same(model: onnx.ModelProto, x: np.ndarray) -> onnx.ModelProto:
     twin = dense_twin(model, 2**30)
     onnx.checker.check_model(twin, full_check=True)

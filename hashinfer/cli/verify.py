@@ -98,7 +98,7 @@ def _compare(
     name: str, run: Runner, feed: dict[str, Array], ours: list[Any], session: Any, tolerance: float
 ) -> dict[str, Any]:
     try:
-        theirs = run({k: np.ascontiguousarray(v) for k, v in feed.items()})
+        theirs = run({k: np.asarray(v, order="C") for k, v in feed.items()})
     except HashinferError:
         raise
     except Exception as error:

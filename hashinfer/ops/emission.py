@@ -127,7 +127,7 @@ class NativeOp(Op):
         """Raise OpError where values (indices, say) are out of a table. Called with the real inputs, before kernels."""
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        given = [None if x is None else np.ascontiguousarray(x) for x in ins]
+        given = [None if x is None else np.asarray(x, order="C") for x in ins]
         operands = [None if x is None else Operand(TensorType(x.dtype, x.shape)) for x in given]
         self.check_values(given)
         emission = self.emit(call, operands, [TensorType(y.dtype, y.shape) for y in outs])

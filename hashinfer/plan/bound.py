@@ -83,18 +83,22 @@ class BoundPlan:
         try:
             for action in self.actions:
                 action(values)
-            return [self._result(k, name, outputs[k]) for k, name in enumerate(plan.program.outputs)]
+            return [self._result(k, name, outputs[k], inputs) for k, name in enumerate(plan.program.outputs)]
         finally:
             for name, _ in self.input_aliases:
                 values[name] = None
             for name in self.dynamic_names:
                 values.pop(name, None)
 
-    def _result(self, index: int, name: str, out: Array | None) -> Any:
+    def _result(self, index: int, name: str, out: Array | None, inputs: Sequence[Array]) -> Any:
         value = self.values[name]
         if out is None:
-            shared = isinstance(value, np.ndarray) and not value.flags.owndata
-            return value.copy() if shared or name in self.plan.constants else value
+            if not isinstance(value, np.ndarray):
+                return value
+            # A dynamic step may hand on an input, a constant, or the very array that another output is.
+            first = self.plan.program.outputs.index(name) == index
+            own = first and value.flags.owndata and value.flags.writeable and name not in self.plan.constants
+            return value if own and not any(np.may_share_memory(value, x) for x in inputs) else value.copy()
         place = self.plan.places.get(name)
         if place is None or place.kind != "output" or place.index != index:
             np.copyto(out, value)
@@ -164,13 +168,22 @@ class BoundPlan:
         code[relocation.step, relocation.column] = address(self.values[name]) + buffer.offset
 
     def _dynamic(self, planned: PlannedStep) -> Action:
-        step, limit = planned.step, self.limit
+        step, limit, memory = planned.step, self.limit, self.memory
 
         def action(values: Values) -> None:
             made = run_step(step, values, limit)
-            values.update({name: value for name, value in zip(step.outputs, made, strict=False) if name})
+            values.update({n: _detached(value, memory) for n, value in zip(step.outputs, made, strict=False) if n})
 
         return action
+
+
+def _detached(value: Any, memory: Array) -> Any:
+    """`value`, copied where it is a view of the arena, whose room later steps use again; lists item by item."""
+    if isinstance(value, list):
+        return [_detached(item, memory) for item in value]
+    if isinstance(value, np.ndarray) and np.may_share_memory(value, memory):
+        return value.copy()
+    return value
 
 
 def _check(planned: PlannedStep) -> Action:

@@ -105,7 +105,7 @@ def _run_scan(step: Step, ins: Sequence[Any], values: Values, limit: int) -> lis
     state: list[Any] = list(ins[:states])
     columns: list[list[Any]] = [[] for _ in range(scanned)]
     for parts in zip(*sequences, strict=True):
-        made = interpret(body, [*state, *map(np.ascontiguousarray, parts)], values, limit)
+        made = interpret(body, [*state, *(np.asarray(part, order="C") for part in parts)], values, limit)
         state = made[:states]
         for column, value in zip(columns, made[states:], strict=True):
             column.append(value)

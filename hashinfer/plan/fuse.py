@@ -95,7 +95,7 @@ class _Fuser:
         return Program(
             self.graph.inputs,
             tuple(v.name for v in self.graph.outputs),
-            MappingProxyType({k: np.ascontiguousarray(v) for k, v in self.constants.items() if k in used}),
+            MappingProxyType({k: np.asarray(v, order="C") for k, v in self.constants.items() if k in used}),
             tuple(self.steps),
             self.graph.captures,
         )

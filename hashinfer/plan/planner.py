@@ -209,13 +209,13 @@ class _Builder:
         constants = {n: o.value for n, o in self.operands.items() if o.value is not None}
         for name, source in self.root.items():
             if source in constants and name not in constants:
-                constants[name] = np.ascontiguousarray(constants[source]).reshape(self.operands[name].shape)
+                constants[name] = np.asarray(constants[source], order="C").reshape(self.operands[name].shape)
         return Plan(
             self.program,
             self.inputs,
             self.steps,
             places,
-            {n: np.ascontiguousarray(v) for n, v in constants.items()},
+            {n: np.asarray(v, order="C") for n, v in constants.items()},
             [None if o is None else o.type for o in outputs],
             arena_bytes,
             scratch,

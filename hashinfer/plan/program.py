@@ -101,7 +101,7 @@ def evaluate(step: Step, ins: Sequence[Any], limit: int) -> list[Any]:
         check_size(step, types, limit)
         if op.aliases:
             source = ins[0]
-            return [np.ascontiguousarray(source).reshape(types[0].shape)]
+            return [np.array(source, order="C").reshape(types[0].shape)]
         outs = [np.empty(t.shape, t.dtype) for t in types]
         op.run(step.call, ins, outs)
     except OpError as error:
