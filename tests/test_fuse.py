@@ -246,8 +246,12 @@ def test_nodes_of_one_name_stay_apart() -> None:
 
 def test_scalars_stay_scalars() -> None:
     made = nets.model(
-        [node("Add", ["x", "c"], ["a"]), node("Size", ["v"], ["n"]), node("Cast", ["n"], ["f"], to=1)]
-        + [node("Mul", ["a", "f"], ["y"])],
+        [
+            node("Add", ["x", "c"], ["a"]),
+            node("Size", ["v"], ["n"]),
+            node("Cast", ["n"], ["f"], to=1),
+            node("Mul", ["a", "f"], ["y"]),
+        ],
         {"x": (F32, []), "v": (F32, [3])},
         {"y": (F32, []), "f": (F32, [])},
         {"c": SCALAR},

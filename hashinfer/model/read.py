@@ -55,7 +55,7 @@ def read_model(source: ModelSource) -> Model:
     graph = builder.main_graph(proto.graph, opsets)
     return Model(
         graph=graph,
-        opset=opsets[""],
+        opset=opsets.get("", 0),
         ir_version=proto.ir_version,
         file_bytes=size,
         producer=proto.producer_name,
@@ -112,9 +112,9 @@ def _check_versions(proto: ModelProto) -> dict[str, int]:
     if proto.ir_version < MIN_IR_VERSION:
         raise UnsupportedError(f"the model has IR version {proto.ir_version}; expected at least {MIN_IR_VERSION}")
     newest = onnx.defs.onnx_opset_version()
-    if "" not in opsets:
-        raise ModelError("the model imports no version of the default domain; expected an opset_import for it")
-    if not MIN_OPSET <= opsets[""] <= newest:
+    if not opsets:
+        raise ModelError("the model imports no version of any domain; expected an opset_import")
+    if not MIN_OPSET <= opsets.get("", newest) <= newest:
         raise UnsupportedError(f"the model's default-domain opset is {opsets['']}; expected {MIN_OPSET} to {newest}")
     _check_hash_domain(opsets, "the model")
     return opsets
@@ -128,9 +128,13 @@ def _check_hash_domain(opsets: Mapping[str, int], where: str) -> None:
         raise UnsupportedError(
             f"{where} uses version {version} of {DOMAIN}; this engine reads version {DOMAIN_VERSION}"
         )
-    if opsets.get("", 0) < BODY_MIN_OPSET:
+    if "" not in opsets:
+        raise ModelError(
+            f"{where} uses {DOMAIN} and imports no version of the default domain; expected {BODY_MIN_OPSET}"
+        )
+    if opsets[""] < BODY_MIN_OPSET:
         raise UnsupportedError(
-            f"{where} uses {DOMAIN} with default-domain opset {opsets.get('', 0)}; expected at least {BODY_MIN_OPSET}"
+            f"{where} uses {DOMAIN} with default-domain opset {opsets['']}; expected at least {BODY_MIN_OPSET}"
         )
 
 
@@ -279,7 +283,8 @@ class _Builder:
                     self._define(scope, made, at_node(proto.op_type, name, f"its output {made!r}"))
                 outputs.append(scope.rename[made] if made else "")
             if domain not in opsets:
-                raise ModelError(at_node(proto.op_type, name, f"the model imports no version of its domain {domain!r}"))
+                shown = repr(domain) if domain else "the default domain"
+                raise ModelError(at_node(proto.op_type, name, f"the model imports no version of {shown}"))
             if domain == DOMAIN and proto.op_type not in BY_OP_TYPE:
                 known = " and ".join(BY_OP_TYPE)
                 raise UnsupportedError(at_node(proto.op_type, name, f"{DOMAIN} version 1 has {known}, no such op"))

@@ -1,4 +1,4 @@
-"""If, Loop and Scan, and the interpreter that runs their bodies: step by step, shapes as they come."""
+"""If, Loop, Scan and SequenceMap, and the interpreter that runs their bodies: step by step, shapes as they come."""
 
 from __future__ import annotations
 
@@ -117,4 +117,17 @@ def _run_scan(step: Step, ins: Sequence[Any], values: Values, limit: int) -> lis
     return [*state, *results]
 
 
-_CONTROL = {"If": _run_if, "Loop": _run_loop, "Scan": _run_scan}
+def _run_sequence_map(step: Step, ins: Sequence[Any], values: Values, limit: int) -> list[Any]:
+    body = _body(step, "body")
+    lengths = {len(value) for value in ins if isinstance(value, list)}
+    if not isinstance(ins[0], list) or len(lengths) != 1 or len(body.inputs) != len(ins):
+        raise OpError(f"{len(ins)} inputs of lengths {sorted(lengths)}; its body takes one item of {len(body.inputs)}")
+    columns: list[list[Any]] = [[] for _ in body.outputs]
+    for k in range(lengths.pop()):
+        made = interpret(body, [v[k] if isinstance(v, list) else v for v in ins], values, limit)
+        for column, value in zip(columns, made, strict=True):
+            column.append(value)
+    return columns
+
+
+_CONTROL = {"If": _run_if, "Loop": _run_loop, "Scan": _run_scan, "SequenceMap": _run_sequence_map}

@@ -25,7 +25,7 @@ from hashinfer.ops.registry import REGISTRY
 from hashinfer.plan.program import Program, Step, evaluate
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, Dyadic, Scheme
 
-CONTROL = frozenset({"If", "Loop", "Scan"})
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 REFERENCE_DOMAINS = frozenset({"", "ai.onnx.ml"})
 FOLD_BYTES = 2**24
 """Constants made by folding may take this much, and as much again as the file's own initializers."""
