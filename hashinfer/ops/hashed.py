@@ -20,8 +20,8 @@ from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.ops.product import F32, Epilogue, Rows, bias_args, block_tiles, check_bias, conv_rows, matmul_shape
 from hashinfer.schemes import Dyadic
 
-FEW_ROWS = 6
-"""Up to here xxh32 hashes anew for every row; above, a tile of W is hashed once for 32 rows."""
+FEW_ROWS, FEW_ROWS_OF_RUNS, LONG_RUN = 3, 16, 16
+"""Up to here xxh32 hashes anew for every row; above, a tile of W is hashed once for 32 rows. Runs cost fewer hashes."""
 FEW_TRANSFORMS = 16
 """Up to here a dyadic product shares chunks of groups between threads; above, blocks of 16 rows."""
 TINY = 2048
@@ -164,7 +164,8 @@ def emit_product(matrix: HashedMatrix, source: Rows, transposed: bool = False) -
             why = "not finite" if not matrix.finite else "outside the transform's safe range"
             return _block_emission(matrix, source, transposed, reason=f"the weights are {why}: no transform")
         return _dyadic_emission(matrix, matrix.scheme, source, transposed)
-    if transposed or source.patches is not None or source.rows > FEW_ROWS:
+    few = FEW_ROWS_OF_RUNS if matrix.parameter >= LONG_RUN else FEW_ROWS
+    if transposed or source.patches is not None or source.rows > few:
         return _block_emission(matrix, source, transposed)
     return _xxh32_rows_emission(matrix, source)
 
@@ -208,7 +209,7 @@ def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
     }
     kernel: Kernel = getattr(xxh32, f"xxh32_row_{matrix.suffix}")
     tiles = source.rows * -(-source.outputs // xxh32.STRIP)
-    work = _NS_HASH * source.rows * source.inputs * source.outputs
+    work = _NS_HASH * source.rows * source.inputs * source.outputs / min(matrix.parameter, 6)
     reason = f"{source.rows} rows: hashed inline, " + ("zero inputs skipped" if matrix.finite else "no zero skipped")
     return Emission([KernelCall(kernel, tiles, args, xxh32.SCRATCH_BYTES, work)], choice=kernel.name, reason=reason)
 
