@@ -102,6 +102,63 @@ def test_run_streams_chunks_to_the_same_answer(folder: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-4, atol=1e-5)
 
 
+def mixing(first: str) -> onnx.ModelProto:
+    """x minus its mean over the rows: no row stands alone. `first` names the output's first dimension."""
+    return nets.model(
+        [nets.node("ReduceMean", ["x", "axes"], ["m"]), nets.node("Sub", ["x", "m"], ["y" if first == "N" else "d"])]
+        + ([] if first == "N" else [nets.node("ReduceSum", ["d", "axes"], ["y"])]),
+        {"x": (np.float32, ["N", 4])},
+        {"y": (np.float32, ["N", 4])},
+        {"axes": np.array([0], np.int64)},
+    )
+
+
+def test_run_keeps_rows_together_that_depend_on_each_other(tmp_path: Path) -> None:
+    (tmp_path / "mean.onnx").write_bytes(mixing("N").SerializeToString())
+    x = nets.weights(3000 * 4).reshape(3000, 4)
+    np.save(tmp_path / "x.npy", x)
+    ok("run", tmp_path / "mean.onnx", tmp_path / "x.npy", "-o", tmp_path / "y.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), x - x.mean(0), atol=1e-5)
+
+
+def test_run_in_chunks_by_choice(folder: Path, tmp_path: Path) -> None:
+    ok("run", folder / "net.hnet", folder / "x.npy", "-o", tmp_path / "out.npy", "--chunk", 7)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), np.load(folder / "y.npy"), rtol=1e-4, atol=1e-5)
+    (tmp_path / "sum.onnx").write_bytes(mixing("one row").SerializeToString())
+    np.save(tmp_path / "x.npy", nets.weights(40).reshape(10, 4))
+    done = run("run", tmp_path / "sum.onnx", tmp_path / "x.npy", "-o", tmp_path / "y.npy", "--chunk", 4)
+    assert done.returncode == 2
+    assert b"cannot be run in chunks" in done.stderr
+    assert not (tmp_path / "y.npy").exists()
+
+
+def test_json_and_tables_take_odd_values_and_names(tmp_path: Path) -> None:
+    made = nets.model(
+        [nets.node("Log", ["x"], ["[/red]o"])],
+        {"x": (np.float32, ["s", 2])},
+        {"[/red]o": (np.float32, ["s", 2])},
+        {},
+    )
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    np.save(tmp_path / "x.npy", np.array([[-1, 0], [1, 2]], np.float32))
+    data = json.loads(ok("run", tmp_path / "m.onnx", tmp_path / "x.npy", "--json"))
+    assert data["top"][0][0]["score"] in ("nan", "-inf")
+    assert "[/red]o" in ok("run", tmp_path / "m.onnx", tmp_path / "x.npy")
+    assert "[/red]o" in ok("inspect", tmp_path / "m.onnx")
+
+
+def test_a_damaged_cache_heals(folder: Path, tmp_path: Path) -> None:
+    arguments = ("run", folder / "net.hnet", folder / "x.npy")
+    assert run(*arguments, HASHINFER_CACHE_DIR=str(tmp_path)).returncode == 0
+    for path in tmp_path.rglob("*.nb*"):
+        path.write_bytes(path.read_bytes()[:40])
+    assert run(*arguments, HASHINFER_CACHE_DIR=str(tmp_path)).returncode == 0
+    third = run(*arguments, HASHINFER_CACHE_DIR=str(tmp_path))
+    assert third.returncode == 0
+    assert b"compiling" not in third.stderr
+    assert b"thrown away" not in third.stderr
+
+
 def test_run_takes_an_empty_batch(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "none.npy", np.zeros((0, 12), np.float32))
     ok("run", folder / "net.hnet", tmp_path / "none.npy", "-o", tmp_path / "out.npy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
 import threading
 from pathlib import Path
@@ -228,7 +229,7 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
 
 def test_writing_to_a_folder_or_into_none(tmp_path):
     model = nets.single(Xxh32(4, 3, 2, 0))
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    with pytest.raises(IsADirectoryError, match="Is a directory"):
         save(model, tmp_path)
     with pytest.raises(FileNotFoundError):
         save(model, tmp_path / "missing" / "m.hnet")
@@ -648,3 +649,37 @@ def test_consumers_of_expand(case, tmp_path):
     labels = [s["op"].lower() for s in session.report({n: a.shape for n, a in feeds.items()})["steps"]]
     assert label.lower() in labels
     same_as_ort(onnx.load_from_string(data), feeds, rtol=1e-5, atol=1e-4)
+
+
+def test_writing_through_a_link_and_into_a_pipe(tmp_path):
+    model = nets.single(Xxh32(4, 3, 2, 0))
+    (tmp_path / "real.hnet").write_bytes(b"old")
+    (tmp_path / "link.hnet").symlink_to(tmp_path / "real.hnet")
+    save(model, tmp_path / "link.hnet")
+    assert (tmp_path / "link.hnet").is_symlink()
+    assert read_model(tmp_path / "real.hnet").opset == nets.OPSET
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    save(model, tmp_path / "pipe")
+    reader.join()
+    assert got == [(tmp_path / "real.hnet").read_bytes()]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.hnet", "pipe", "real.hnet"]
+
+
+def test_scan_outputs_of_no_trips_have_the_declared_type():
+    body = helper.make_graph(
+        [node("Identity", ["go"], ["on"]), node("Constant", [], ["v"], value_ints=[1, 2, 3])],
+        "body",
+        [helper.make_tensor_value_info("k", 7, []), helper.make_tensor_value_info("go", 9, [])],
+        [helper.make_tensor_value_info("on", 9, []), helper.make_tensor_value_info("v", 7, [3])],
+    )
+    made = nets.model(
+        [node("Loop", ["n", "yes"], ["y"], body=body)],
+        {"n": (np.int64, [])},
+        {"y": (np.int64, [None, 3])},
+        {"yes": np.array(True)},
+    )
+    for trips in (0, 2):
+        same_as_ort(made, {"n": np.array(trips)})

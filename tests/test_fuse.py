@@ -202,6 +202,26 @@ def test_convolutions(case: str, scheme: str, bias: str) -> None:
     assert steps == [expected + ("+Add" if bias == "added" else "") + "+Relu"]
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (4, 1, 1), (1, 1, 4, 1, 1)])
+def test_a_bias_of_higher_rank_widens_the_result(shape: tuple[int, ...]) -> None:
+    nodes = [node("Conv", ["x", "K"], ["c"]), node("Add", ["c", "b"], ["y"])]
+    constants = {"K": nets.weights(4 * 3 * 9).reshape(4, 3, 3, 3), "b": nets.weights(4).reshape(shape)}
+    made = nets.model(nodes, {"x": (F32, [2, 3, 5, 5])}, {"y": (F32, None)}, constants)
+    steps = check(made, {"x": nets.weights(150).reshape(2, 3, 5, 5)})
+    assert len(steps) == (2 if len(shape) > 4 else 1)
+
+
+def test_batched_products_of_no_matrices() -> None:
+    made = nets.model(
+        [node("MatMul", ["a", "b"], ["y"])],
+        {"a": (F32, ["N", 3, 4]), "b": (F32, ["N", 4, 5])},
+        {"y": (F32, ["N", 3, 5])},
+        {},
+    )
+    for n in (0, 1, 3):
+        check(made, {"a": nets.weights(12 * n).reshape(n, 3, 4), "b": nets.weights(20 * n).reshape(n, 4, 5)})
+
+
 def test_three_dimensional_convolution_falls_back() -> None:
     made = nets.model(
         [node("Conv", ["x", "K"], ["c"]), node("Relu", ["c"], ["y"])],
@@ -260,6 +280,18 @@ def test_scalars_stay_scalars() -> None:
     check(made, feeds)
     y, f = hashinfer.InferenceSession(made.SerializeToString()).run(None, feeds)
     assert (y.shape, f.shape, float(y)) == ((), (), 7.5)
+
+
+def test_constants_with_the_names_that_fusing_would_take() -> None:
+    constants = {"w": nets.weights(20), "b": BIAS, "b/bias": nets.weights(8, 9)}
+    nodes = [
+        expand_node(Xxh32(20, 6, 8, 3), "w", "W"),
+        node("MatMul", ["x", "W"], ["m"]),
+        node("Add", ["m", "b"], ["a"]),
+        node("Add", ["a", "b/bias"], ["y"]),
+    ]
+    made = nets.model(nodes, {"x": (F32, [3, 6])}, {"y": (F32, [3, 8])}, constants)
+    check(made, {"x": nets.weights(18).reshape(3, 6)})
 
 
 def twin_gives_the_same(model: onnx.ModelProto, x: np.ndarray) -> onnx.ModelProto:

@@ -25,6 +25,7 @@ import hashinfer
 from hashinfer.errors import InputError, MemoryLimitError
 from hashinfer.model.write import expand_node, save
 from hashinfer.schemes import Dyadic, Xxh32
+from hashinfer.session.plans import PLANS_KEPT
 from tests import nets
 from tests.nets import node
 
@@ -531,3 +532,30 @@ def test_a_cache_that_cannot_be_used_only_costs_time(case, tmp_path):
     )
     assert done.stdout.strip() == "(1, 7)"
     assert not list((tmp_path / "open").rglob("*.nbc"))
+
+
+def test_the_plans_last_used_are_kept():
+    session = hashinfer.InferenceSession(net("xxh32"), threads=1)
+    session(batch(1))
+    (first,) = session._plans._plans.values()
+    for rows in range(2, 2 + 3 * PLANS_KEPT):
+        session(batch(rows))
+        session(batch(1))
+    assert first in session._plans._plans.values()
+    assert len(session._plans._plans) == PLANS_KEPT
+
+
+def test_idle_buffers_are_bounded():
+    session = hashinfer.InferenceSession(net("dyadic"), threads=1)
+    session._plans.idle_bytes = 3 * session.plan({"x": batch(64).shape}).buffer_bytes
+    for rows in range(1, 65):
+        session(batch(rows))
+    kept = sum(bound.plan.buffer_bytes for _, bound in session._plans._idle)
+    assert 0 < kept <= session._plans.idle_bytes
+
+
+def test_out_takes_no_output_twice():
+    session = hashinfer.InferenceSession(net("xxh32"), threads=1)
+    y = session(batch(1))
+    with pytest.raises(InputError, match="twice"):
+        session.run(["y", "y"], {"x": batch(1)}, out=[y, y.copy()])

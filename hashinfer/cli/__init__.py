@@ -29,10 +29,6 @@ def main() -> None:
         _fail(error.format_message(), 2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader went away; keep the interpreter from complaining when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 2)
     except (HashinferError, MemoryError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,16 @@ from typing import Any, TextIO
 
 
 def print_json(data: Any, file: TextIO | None = None) -> None:
-    """One JSON document."""
-    print(json.dumps(data, indent=2, allow_nan=False, default=str), file=file or sys.stdout)
+    """One JSON document; NaN and infinities as strings, which JSON has no numbers for."""
+    print(json.dumps(_finite(data), indent=2, allow_nan=False, default=str), file=file or sys.stdout)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
 
 
 @contextmanager

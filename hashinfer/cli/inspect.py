@@ -31,13 +31,15 @@ def command(model: str, batch: int, shapes: tuple[str, ...], threads: int | None
 
 def _show(path: str, report: dict[str, Any]) -> None:
     from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 200
     model, memory = report["model"], report["memory"]
-    console.print(f"[bold]{path}[/]  {readable(model['file_bytes'])}, opset {model['opset']}, {model['producer']}")
+    heading = f"{path}  {readable(model['file_bytes'])}, opset {model['opset']}, {model['producer']}"
+    console.print(heading, markup=False)
     for kind in ("inputs", "outputs"):
         for value in report[kind]:
             console.print(f"{kind[:-1]:8} {value['name']}  {value['type']} {value['shape']}", markup=False)
@@ -55,7 +57,7 @@ def _show(path: str, report: dict[str, Any]) -> None:
             h = step["hashed"]
             load = h["bucket_load"]
             table.add_row(
-                step["nodes"][-1] if len(step["nodes"]) < 3 else step["nodes"][1],
+                escape(step["nodes"][min(1, len(step["nodes"]) - 1)]),
                 h["scheme"] + ("" if h["finite"] else " (NaN or Inf in w)"),
                 f"{h['rows']} x {h['cols']}",
                 str(h["buckets"]),
@@ -71,20 +73,20 @@ def _show(path: str, report: dict[str, Any]) -> None:
         table.add_column(column, overflow="fold")
     for step in report["steps"]:
         outputs = ", ".join(o["type"] for o in step["outputs"])
-        table.add_row(step["op"], step["runs"], step.get("kernel", ""), step.get("reason", ""), outputs)
+        table.add_row(escape(step["op"]), step["runs"], step.get("kernel", ""), step.get("reason", ""), escape(outputs))
     console.print(table)
     table = Table(title="Buffers", title_justify="left", box=None, pad_edge=False)
     for column in ("value", "where", "type", "bytes"):
         table.add_column(column, justify="right" if column == "bytes" else "left")
     for b in report["buffers"]:
         where = f"arena +{b['offset']}" if b["kind"] == "arena" else f"{b['kind']} {b['number']}"
-        table.add_row(b["name"], where, f"{b['dtype']}{b['shape']}", str(b["bytes"]))
+        table.add_row(escape(b["name"]), where, escape(f"{b['dtype']}{b['shape']}"), str(b["bytes"]))
     console.print(table)
     console.print(
         f"memory   weights {readable(memory['weights'])}, arena {readable(memory['arena'])}, scratch "
         f"{memory['threads']} x {readable(memory['scratch_per_thread'])}: {readable(memory['total'])} with outputs"
     )
     if report["fallbacks"]:
-        console.print(f"run by onnx's reference implementation: {', '.join(report['fallbacks'])}")
+        console.print(f"run by onnx's reference implementation: {', '.join(report['fallbacks'])}", markup=False)
     if not report["fully_static"]:
         console.print("some shapes depend on data: those steps allocate as they run")

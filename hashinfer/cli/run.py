@@ -15,7 +15,7 @@ import numpy.typing as npt
 from hashinfer.cli.console import compiling_notice, print_json, row_progress
 from hashinfer.cli.inputs import load_inputs, load_labels
 from hashinfer.cli.memory import process_memory, readable
-from hashinfer.cli.stream import NpyWriter, batch_axis, check_rows, chunks
+from hashinfer.cli.stream import NpyWriter, batch_axis, check_rows, chunk_rows, chunks
 from hashinfer.errors import InputError
 from hashinfer.files import atomic_write
 
@@ -34,6 +34,7 @@ SHOWN_ROWS = 10
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a run. Default: the processors there are.")
 @click.option("--labels", "labels_path", help="An .npy file of class numbers [N]: adds the accuracy.")
 @click.option("--top-k", type=click.IntRange(1), help="Show the K best classes of the first rows (1 by default).")
+@click.option("--chunk", type=click.IntRange(1), help="Rows to run at a time. Default: all, where memory allows it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 def command(
     model: str,
@@ -42,12 +43,13 @@ def command(
     threads: int | None,
     labels_path: str | None,
     top_k: int | None,
+    chunk: int | None,
     as_json: bool,
 ) -> None:
     """Run MODEL on INPUT... and show what comes out.
 
     INPUT is an .npy file, an .npz file, NAME=FILE, or - for an .npy array on standard input; an input without a name
-    goes to the model's next one. Inputs larger than a batch are run in chunks of rows.
+    goes to the model's next one. What would take more than a quarter of the memory is run in chunks of rows.
     """
     from hashinfer.session.session import InferenceSession  # noqa: PLC0415
 
@@ -60,8 +62,8 @@ def command(
         loaded = time.perf_counter()
         feed = load_inputs(inputs, [v.name for v in session.get_inputs()])
         labels = None if labels_path is None else load_labels(labels_path)
-        run = _Run(session, feed, labels, top_k or 1)
-        run.first_chunk()
+        run = _Run(session, feed, labels, top_k or 1, chunk)
+        run.prepare()
         compiled = time.perf_counter()
         run.everything(output)
     figures = run.figures()
@@ -72,7 +74,7 @@ def command(
         "per_row": 1000 * run.seconds / max(run.rows, 1),
     }
     figures["memory_bytes"] = _memory(session, run, floor)
-    figures = {"model": model, "threads": session.threads, **figures}
+    figures = {"model": model, "threads": session.threads, "chunk_rows": run.chunk, **figures}
     to = sys.stderr if output == "-" else sys.stdout
     if as_json:
         print_json(figures, to)
@@ -81,7 +83,14 @@ def command(
 
 
 class _Run:
-    def __init__(self, session: InferenceSession, feed: dict[str, Array], labels: Array | None, top_k: int) -> None:
+    def __init__(
+        self,
+        session: InferenceSession,
+        feed: dict[str, Array],
+        labels: Array | None,
+        top_k: int,
+        chunk: int | None,
+    ) -> None:
         self.session = session
         self.feed = feed
         self.labels = labels
@@ -93,18 +102,23 @@ class _Run:
         self.dtypes: list[str] = []
         self.correct = 0
         self.top: list[list[tuple[int, float]]] = []
-        self.split = False
+        self.chosen = chunk
+        self.chunk: int | None = None
 
-    def first_chunk(self) -> None:
+    def prepare(self) -> None:
         """Check everything and compile what is needed, before an output file is begun."""
-        self.split = batch_axis(self.session, self.feed) is not None
         rows = batch_axis(self.session, self.feed)
         if self.labels is not None and rows is not None:
             check_rows(self.labels, rows, self.names)
-        part = self.feed if rows is None else {n: a[: min(len(a), 1024)] for n, a in self.feed.items()}
-        outputs = self.session.run(None, part)
+        missing = [v.name for v in self.session.get_inputs() if v.name not in self.feed]
+        self.chunk = None if missing else chunk_rows(self.session, self.feed, self.chosen)
+        outputs = self.session.run(None, self.first_part())
         if self.labels is not None:
             _check_scores(outputs[0], self.names[0])
+
+    def first_part(self) -> dict[str, Array]:
+        """The inputs of the first chunk."""
+        return self.feed if self.chunk is None else {name: a[: self.chunk] for name, a in self.feed.items()}
 
     def everything(self, output: str | None) -> None:
         """Run all chunks; write them to `output` as they come."""
@@ -112,23 +126,23 @@ class _Run:
             sink = _sink(stack, output, self.names)
             told = stack.enter_context(row_progress(batch_axis(self.session, self.feed) or 1))
             started = time.perf_counter()
-            for start, rows, outputs in chunks(self.session, self.feed):
+            for start, rows, outputs in chunks(self.session, self.feed, self.chunk):
                 self.seconds += time.perf_counter() - started
                 self._note(start, rows, outputs)
                 if sink is not None:
-                    sink(outputs, rows, self.split)
-                told(start + len(outputs[0]) if self.split else 1)
+                    sink(outputs, rows, self.chunk is not None)
+                told(start + (self.chunk or rows))
                 started = time.perf_counter()
 
     def _note(self, start: int, rows: int, outputs: list[Any]) -> None:
         self.rows = rows
         arrays = [np.asarray(value) for value in outputs]
         if not self.shapes:
-            self.shapes = [(rows, *a.shape[1:]) if self.split else a.shape for a in arrays]
+            self.shapes = [a.shape if self.chunk is None else (rows, *a.shape[1:]) for a in arrays]
             self.dtypes = [str(a.dtype) for a in arrays]
         scores = arrays[0]
         if self.labels is not None:
-            if not self.split:
+            if self.chunk is None:
                 check_rows(self.labels, len(scores), self.names)
             part = self.labels[start : start + len(scores)]
             self.correct += int((scores.argmax(axis=-1) == part).sum())
@@ -187,8 +201,7 @@ def _sink(stack: ExitStack, output: str | None, names: list[str]) -> Any:
 
 def _memory(session: InferenceSession, run: _Run, floor: dict[str, int]) -> dict[str, Any]:
     now = process_memory()
-    shapes = {n: (min(1024, a.shape[0]), *a.shape[1:]) if run.split else a.shape for n, a in run.feed.items()}
-    plan = session.plan(shapes)
+    plan = session.plan({name: a.shape for name, a in run.first_part().items()})
     out: dict[str, Any] = {
         "model_file": session.file_bytes,
         "weights": session.weight_bytes,
@@ -207,7 +220,7 @@ def _show(figures: dict[str, Any], to: Any, top_k: int | None) -> None:
 
     console = Console(file=to, highlight=False, soft_wrap=True)
     for entry in figures["outputs"]:
-        console.print(f"output [bold]{entry['name']}[/]  {entry['dtype']}{entry['shape']}")
+        console.print(f"output {entry['name']}  {entry['dtype']}{entry['shape']}", markup=False)
     if figures.get("top"):
         table = Table(box=None, pad_edge=False)
         table.add_column("row", justify="right")
@@ -228,9 +241,12 @@ def _show(figures: dict[str, Any], to: Any, top_k: int | None) -> None:
             f"error {100 * wrong / figures['rows']:.2f} %)"
         )
     times, memory = figures["time_ms"], figures["memory_bytes"]
+    if figures["chunk_rows"] is not None:
+        console.print(f"chunks   of {figures['chunk_rows']} rows: right where no row depends on another")
     console.print(
-        f"time     load {times['load']:.0f} ms, first run {times['first_run']:.0f} ms, then {times['run']:.2f} ms for "
-        f"{figures['rows']} rows ({1000 * times['per_row']:.1f} us a row), {figures['threads']} threads"
+        f"time     load {times['load']:.0f} ms, first run with compiling {times['first_run']:.0f} ms, "
+        f"then {times['run']:.2f} ms for {figures['rows']} rows ({1000 * times['per_row']:.1f} us a row), "
+        f"{figures['threads']} threads"
     )
     split = f"memory   weights {readable(memory['weights'])}, plan buffers {readable(memory['plan_buffers'])}"
     if "peak" in memory:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from hashinfer.errors import InputError
+from hashinfer.errors import InputError, MemoryLimitError
+from hashinfer.plan.limits import physical_memory
 
 if TYPE_CHECKING:
     from hashinfer.session.session import InferenceSession
 
 Array = npt.NDArray[Any]
 
-CHUNK_ROWS = 1024
-CHUNK_BYTES = 64 * 2**20
+WHOLE_SHARE = 4
+"""A run is split where it would take more than this part of the machine's memory."""
 
 
 def batch_axis(session: InferenceSession, feed: Mapping[str, Array]) -> int | None:
@@ -29,17 +30,54 @@ def batch_axis(session: InferenceSession, feed: Mapping[str, Array]) -> int | No
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def chunks(session: InferenceSession, feed: Mapping[str, Array]) -> Iterator[tuple[int, int, list[Any]]]:
-    """(first row, rows in all, outputs) for each chunk of the batch; one chunk where the batch cannot be split."""
+def chunk_rows(session: InferenceSession, feed: Mapping[str, Array], chosen: int | None) -> int | None:
+    """Rows to run at a time, None for all at once.
+
+    The rows `chosen`, where the model has a batch dimension at all; otherwise all of them unless that would take more
+    than a share of the memory there is. Raises InputError where rows are chosen and the batch cannot be split.
+    """
     rows = batch_axis(session, feed)
-    if rows is None or rows <= 1:
-        yield 0, 1 if rows is None else rows, session.run(None, feed)
+    if rows is None:
+        if chosen is not None:
+            raise InputError("the model has no common open first dimension: it cannot be run in chunks of rows")
+        return None
+    if chosen is not None:
+        return chosen
+    allowed = physical_memory() // WHOLE_SHARE
+    step = rows
+    while step > 1 and _bytes_of(session, feed, rows, step) > allowed:
+        step = -(-step // 2)
+    return None if step >= rows else step
+
+
+def _bytes_of(session: InferenceSession, feed: Mapping[str, Array], rows: int, step: int) -> int:
+    """What a run of `step` rows takes, inputs included; without limit where even its plan is refused."""
+    shapes = {name: (step, *a.shape[1:]) for name, a in feed.items()}
+    try:
+        return session.plan(shapes).total_bytes + sum(a.nbytes // rows * step for a in feed.values())
+    except MemoryLimitError:
+        return 2**62
+
+
+def chunks(
+    session: InferenceSession, feed: Mapping[str, Array], rows: int | None
+) -> Iterator[tuple[int, int, list[Any]]]:
+    """(first row, rows in all, outputs) for each chunk of `rows` rows, or for everything at once.
+
+    Raises InputError where an output has not one row for each row of the chunk.
+    """
+    if rows is None:
+        outputs = session.run(None, feed)
+        yield 0, len(outputs[0]) if outputs and np.ndim(outputs[0]) else 1, outputs
         return
-    row_bytes = sum(a.nbytes // rows for a in feed.values())
-    step = max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(row_bytes, 1)))
-    for start in range(0, rows, step):
-        part = {name: a[start : start + step] for name, a in feed.items()}
-        yield start, rows, session.run(None, part)
+    total = next(iter(feed.values())).shape[0]
+    for start in range(0, total, rows):
+        outputs = session.run(None, {name: a[start : start + rows] for name, a in feed.items()})
+        here = min(rows, total - start)
+        for value, made in zip(session.get_outputs(), outputs, strict=True):
+            if len(made) != here:
+                raise InputError(f"output {value.name!r} has {len(made)} rows for {here}: it cannot be run in chunks")
+        yield start, total, outputs
 
 
 class NpyWriter:

@@ -30,6 +30,16 @@ ENTRY_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int
 _lock = threading.RLock()
 
 
+def _forget_lock() -> None:
+    """In a forked child the lock may be held by a thread that is not there."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
 def device(function: Callable[..., Any]) -> Any:
     """A function that kernels call, over arrays and scalars. Python can call it as well, as tests do."""
     return njit(function, fastmath=FASTMATH, error_model="numpy", nogil=True)
@@ -91,8 +101,23 @@ def _compile(function: Callable[..., Any], signature: Any) -> Any:
             if not cached:
                 raise
             # A cache entry may be truncated, corrupt or of another build: anything may come out of unpickling it.
+            log.warning("the cache entry of %s is thrown away: %s", function.__name__, error)
+            _drop_cached(function)
+        try:
+            return cfunc(signature, cache=True, fastmath=FASTMATH, error_model="numpy")(function)
+        except Exception as error:
             log.warning("compiled code of %s could not be kept: %s", function.__name__, error)
             return cfunc(signature, fastmath=FASTMATH, error_model="numpy")(function)
+
+
+def _drop_cached(function: Callable[..., Any]) -> None:
+    """Remove the cache files of one function."""
+    from numba.core.caching import FunctionCache  # noqa: PLC0415
+
+    with suppress(AttributeError, RuntimeError, OSError):
+        index = Path(FunctionCache(function)._cache_file._index_path)
+        for path in index.parent.glob(f"{index.stem}*"):
+            path.unlink()
 
 
 def _is_cached(function: Callable[..., Any]) -> bool:

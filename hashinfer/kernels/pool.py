@@ -46,27 +46,34 @@ class Pool:
 
     def _reset(self) -> None:
         self._state: _State | None = None
+        self._stop: weakref.finalize[[], Pool] | None = None
         self._busy = threading.Lock()
 
     def run(self, program: Program) -> None:
         """Run a program with the workers' help, or alone if they are busy with another call."""
-        if self.threads < 2 or not self._busy.acquire(blocking=False):
+        if self.threads < 2:
             program.run()
             return
+        mine = False
         try:
+            mine = self._busy.acquire(blocking=False)
+            if not mine:
+                program.run()
+                return
             if self._state is None:
                 self._state = _State(self.threads - 1)
-                weakref.finalize(self, self._state.stop)
+                self._stop = weakref.finalize(self, self._state.stop)
             self._state.run(program)
         finally:
-            self._busy.release()
+            if mine:
+                self._busy.release()
 
     def close(self) -> None:
         """End the workers; a later run starts new ones."""
         with self._busy:
             state, self._state = self._state, None
-            if state is not None:
-                state.stop()
+            if state is not None and self._stop is not None:
+                self._stop()
 
 
 class _State:
@@ -96,7 +103,9 @@ class _State:
         for k, lock in enumerate(self.wake):
             if self.control[driver.PARKED + k + 1]:
                 self.control[driver.PARKED + k + 1] = 0
-                lock.release()
+                # Open already where the worker saw an earlier job before it slept: it will find the lock so.
+                if lock.locked():
+                    lock.release()
 
     def run(self, program: Program) -> None:
         control = self.control

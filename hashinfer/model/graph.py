@@ -72,5 +72,7 @@ class Model:
     description: str = ""
     graph_description: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    external: bool = False
+    """Whether tensors lie in other files."""
     bodies: frozenset[str] = frozenset()
     """Op types of ai.hashinfer whose bodies the file carries (nothing here depends on them)."""

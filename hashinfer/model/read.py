@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from hashinfer.errors import ModelError, UnsupportedError, at_node
 from hashinfer.model.graph import Array, Graph, Model, Node, ValueType
@@ -65,6 +65,7 @@ def read_model(source: ModelSource) -> Model:
         description=proto.doc_string,
         graph_description=proto.graph.doc_string,
         metadata=MappingProxyType({p.key: p.value for p in proto.metadata_props}),
+        external=builder.external,
         bodies=bodies,
     )
 
@@ -169,6 +170,7 @@ class _Builder:
             if key in self.functions:
                 raise ModelError(f"the function {f.domain}::{f.name} is defined twice")
             self.functions[key] = f
+        self.external = False
         self.prefixes = 0
         self.taken: set[str] = set()
         """Names of the main graph, which stay as they are, and those made for the inside of functions and subgraphs."""
@@ -216,7 +218,7 @@ class _Builder:
         initializers: dict[str, Array] = {}
         for tensor in proto.initializer:
             name = self._define(scope, tensor.name, f"initializer {tensor.name!r}")
-            initializers[name] = to_array(tensor, f"initializer {tensor.name!r}", self.folder)
+            initializers[name] = self._array(tensor, f"initializer {tensor.name!r}")
         inputs = []
         for value in proto.input:
             if value.name in scope.rename:
@@ -238,6 +240,10 @@ class _Builder:
             tuple(nodes),
             tuple(scope.captured),
         )
+
+    def _array(self, tensor: TensorProto, where: str) -> Array:
+        self.external |= tensor.data_location == TensorProto.EXTERNAL
+        return to_array(tensor, where, self.folder)
 
     def _define(self, scope: _Scope, name: str, what: str) -> str:
         if not name:
@@ -375,7 +381,7 @@ class _Builder:
         if kind == AttributeProto.STRING:
             return _text(attribute.s)
         if kind == AttributeProto.TENSOR:
-            return to_array(attribute.t, where, self.folder)
+            return self._array(attribute.t, where)
         if kind == AttributeProto.GRAPH:
             self.prefixes += 1
             return self._graph(attribute.g, scope, f"{node}#{self.prefixes}/", opsets, attributes, depth + 1)
@@ -386,7 +392,7 @@ class _Builder:
         if kind == AttributeProto.STRINGS:
             return tuple(_text(s) for s in attribute.strings)
         if kind == AttributeProto.TENSORS:
-            return tuple(to_array(t, where, self.folder) for t in attribute.tensors)
+            return tuple(self._array(t, where) for t in attribute.tensors)
         if kind == AttributeProto.TYPE_PROTO:
             return attribute.tp.SerializeToString()
         raise UnsupportedError(f"{where} is of kind {AttributeProto.AttributeType.Name(kind)}, which is not read here")

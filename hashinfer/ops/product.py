@@ -166,6 +166,8 @@ def batch_offsets(xs: Shape, ws: Shape, batch: Shape, y_size: int) -> Array:
     """int64 [batches, 3]: elements to add to x, w and y for each matrix product of a batch."""
     count = prod(batch)
     out = np.zeros((max(count, 1), 3), np.int64)
+    if count == 0:
+        return out
     for column, shape in ((0, xs), (1, ws)):
         matrices = prod(shape[:-2])
         steps = np.arange(matrices).reshape(shape[:-2]) * (shape[-2] * shape[-1])
@@ -179,7 +181,7 @@ def batch_offsets(xs: Shape, ws: Shape, batch: Shape, y_size: int) -> Array:
 def dense_emission(source: Rows, weights: dict[str, Argument], offsets: Array, batches: int) -> Emission:
     """The kernel for a dense product: rows one by one where there are few, blocks of 32 x 64 otherwise."""
     work = NS_PER_MULTIPLY * source.rows * source.inputs * source.outputs * batches
-    if source.rows <= 3 and len(offsets) == 1 and source.patches is None:
+    if source.rows <= 3 and batches == 1 and source.patches is None:
         args = source.args() | weights | {"batches": 1, "offsets": offsets}
         tiles = source.rows * -(-source.outputs // blocks.STRIP)
         call = KernelCall(blocks.dense_row, tiles, args, 4 * blocks.STRIP, 4 * work)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.errors import OpError
 from hashinfer.kernels.pool import Pool, Program
 from hashinfer.ops.base import Array
 from hashinfer.ops.emission import KernelCall, NativeOp, Relocation, aligned_empty, assemble
@@ -191,10 +190,8 @@ def _check(planned: PlannedStep) -> Action:
     assert isinstance(op, NativeOp)  # noqa: S101
 
     def action(values: Values) -> None:
-        try:
+        with step.named_errors():
             op.check_values([values[name] if name else None for name in step.inputs])
-        except OpError as error:
-            raise OpError(step.explain(error)) from None
 
     return action
 
@@ -209,9 +206,7 @@ def _numpy(planned: PlannedStep) -> Action:
     def action(values: Values) -> None:
         ins = [values[name] if name else None for name in step.inputs]
         outs: list[Any] = [values[name] if name else spare[k] for k, name in enumerate(step.outputs)]
-        try:
+        with step.named_errors():
             op.run(step.call, ins, outs)
-        except OpError as error:
-            raise OpError(step.explain(error)) from None
 
     return action

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.errors import OpError
+from hashinfer.errors import MemoryLimitError, OpError
+from hashinfer.model.graph import ValueType
 from hashinfer.ops.base import normalize_axis
 from hashinfer.plan.program import Program, Step, evaluate
 
@@ -73,15 +74,18 @@ def _run_loop(step: Step, ins: Sequence[Any], values: Values, limit: int) -> lis
         for column, value in zip(scans, made[1 + len(state) :], strict=True):
             column.append(value)
         trip += 1
-    return [*state, *(_stacked(c, body, 1 + len(state) + k, 0) for k, c in enumerate(scans))]
+    return [*state, *(_stacked(c, body.declared[1 + len(state) + k], 0, limit) for k, c in enumerate(scans))]
 
 
-def _stacked(parts: list[Any], body: Program, output: int, axis: int) -> Any:
-    """Scan outputs as one array; of no trips, an empty one of the declared dtype where it is known to be a constant."""
-    if parts:
-        return np.stack(parts, axis)
-    constant = body.constants.get(body.outputs[output])
-    return np.empty((0, *(constant.shape if constant is not None else ())), getattr(constant, "dtype", np.float32))
+def _stacked(parts: list[Any], declared: ValueType, axis: int, limit: int) -> Any:
+    """Scan outputs as one array; of no trips, an empty one of the declared type, open dimensions being 0."""
+    if not parts:
+        shape = [d if isinstance(d, int) else 0 for d in declared.shape or ()]
+        return np.empty([*shape[:axis], 0, *shape[axis:]], declared.dtype or np.float32)
+    size = sum(part.nbytes for part in parts)
+    if size > limit:
+        raise MemoryLimitError(f"the scan output {declared.name!r} takes {size} bytes; at most {limit} are allowed")
+    return np.stack(parts, axis)
 
 
 def _run_scan(step: Step, ins: Sequence[Any], values: Values, limit: int) -> list[Any]:
@@ -112,8 +116,9 @@ def _run_scan(step: Step, ins: Sequence[Any], values: Values, limit: int) -> lis
     results = []
     for k, (column, axis, backward) in enumerate(zip(columns, out_axes, backward_out, strict=True)):
         ordered = column[::-1] if backward else column
-        first = ordered[0].ndim + 1 if ordered else 1
-        results.append(_stacked(ordered, body, states + k, normalize_axis(axis, first)))
+        declared = body.declared[states + k]
+        rank = 1 + (ordered[0].ndim if ordered else len(declared.shape or ()))
+        results.append(_stacked(ordered, declared, normalize_axis(axis, rank), limit))
     return [*state, *results]
 
 

@@ -95,6 +95,7 @@ class _Fuser:
         return Program(
             self.graph.inputs,
             tuple(v.name for v in self.graph.outputs),
+            self.graph.outputs,
             MappingProxyType({k: np.asarray(v, order="C") for k, v in self.constants.items() if k in used}),
             tuple(self.steps),
             self.graph.captures,
@@ -426,7 +427,8 @@ class _Fuser:
         if isinstance(op, HashedConv | Conv):
             weight_shape = op.weight_shape if isinstance(op, HashedConv) else self.constants[inputs[1]].shape
             channels, spatial = weight_shape[0], len(weight_shape) - 2
-            if len(inputs) > 2 or bias.size != channels or bias.shape[-spatial - 1 :] != (channels, *(1,) * spatial):
+            one_each = bias.shape[-spatial - 1 :] == (channels, *(1,) * spatial) and bias.ndim <= spatial + 2
+            if len(inputs) > 2 or bias.size != channels or not one_each:
                 return None
             place = 2
         else:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hashinfer.errors import MemoryLimitError, OpError
+from hashinfer.errors import MemoryLimitError
 from hashinfer.ops.base import Array, Op, Operand, TensorType
 from hashinfer.ops.emission import Emission, NativeOp
 from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
 from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.plan.arena import Lifetime, lay_out
-from hashinfer.plan.program import Program, Step, evaluate, infer
+from hashinfer.plan.program import Program, Step, check_size, evaluate, infer
 
 FOLD_BYTES, ALL_FOLD_BYTES = 65536, 2**24
 """Values up to this size, and in all, are computed while planning where everything they depend on is known."""
@@ -43,9 +43,9 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value's bytes are: the arena (at an offset), input or output number `index`, or a constant."""
+    """Where a value's bytes are: the arena, at offset `index`, or input or output number `index`."""
 
-    kind: Literal["arena", "input", "output", "constant"]
+    kind: Literal["arena", "input", "output"]
     index: int
     type: TensorType
 
@@ -141,14 +141,8 @@ class _Builder:
             if types is None:
                 self.steps.append(PlannedStep(step, "dynamic", op))
                 continue
-            self._check_size(step, types)
+            check_size(step, types, self.limit)
             self.steps.append(self._static(step, op, ins, types))
-
-    def _check_size(self, step: Step, types: Sequence[TensorType]) -> None:
-        size = sum(t.nbytes for t in types)
-        if size > self.limit:
-            text = f"its output {', '.join(map(str, types))} takes {size} bytes; at most {self.limit} are allowed"
-            raise MemoryLimitError(step.explain(text))
 
     def _static(self, step: Step, op: Op, ins: Sequence[Operand | None], types: Sequence[TensorType]) -> PlannedStep:
         folded = self._folded(step, op, ins, types)
@@ -260,10 +254,8 @@ class _Builder:
                 continue
             assert isinstance(planned.op, NativeOp)  # noqa: S101
             ins = [self.operands[name] if name else None for name in planned.step.inputs]
-            try:
+            with planned.step.named_errors():
                 planned.emission = planned.op.emit(planned.step.call, ins, planned.types)
-            except OpError as error:
-                raise OpError(planned.step.explain(error)) from None
             temps += [Lifetime(size, k, k) for size in planned.emission.temps]
         return temps
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +17,14 @@ from hashinfer.ops.reference import ReferenceOp
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """inputs: what a caller gives; outputs: names of the results; captures: names taken from an outer program."""
+    """inputs: what a caller gives; outputs: names of the results; captures: names taken from an outer program.
+
+    declared: what the file says of the outputs' types.
+    """
 
     inputs: tuple[ValueType, ...]
     outputs: tuple[str, ...]
+    declared: tuple[ValueType, ...]
     constants: Mapping[str, Array]
     steps: tuple[Step, ...]
     captures: tuple[str, ...] = ()
@@ -62,6 +67,18 @@ class Step:
             self._reference = ReferenceOp(self.op_type, self.domain, self.call.opset)
         return self._reference
 
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """Errors of the op, foreseen or not, come out as OpError with the op and the node in front."""
+        try:
+            yield
+        except (MemoryError, HashinferError) as error:
+            if isinstance(error, OpError):
+                raise OpError(self.explain(error)) from None
+            raise
+        except Exception as error:
+            raise OpError(self.explain(f"{type(error).__name__}: {error}")) from error
+
     def explain(self, error: HashinferError | str) -> str:
         """An error's text with this step's op and node in front."""
         return at_node(self.label, self.nodes[-1], str(error))
@@ -69,10 +86,8 @@ class Step:
 
 def infer(step: Step, op: Op, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
     """`op.infer` for a step, its errors naming the node."""
-    try:
+    with step.named_errors():
         return op.infer(step.call, ins)
-    except OpError as error:
-        raise OpError(step.explain(error)) from None
 
 
 def check_size(step: Step, types: Sequence[TensorType], limit: int) -> None:
@@ -92,7 +107,7 @@ def evaluate(step: Step, ins: Sequence[Any], limit: int) -> list[Any]:
         return step.reference.evaluate(step.call, ins)
     operands = [None if x is None else Operand.of(x) for x in ins]
     op = step.native_op(operands)
-    try:
+    with step.named_errors():
         if op is None:
             return step.reference.evaluate(step.call, ins)
         types = op.infer(step.call, operands)
@@ -100,10 +115,7 @@ def evaluate(step: Step, ins: Sequence[Any], limit: int) -> list[Any]:
             raise OpError("its output's shape cannot be told from its inputs")
         check_size(step, types, limit)
         if op.aliases:
-            source = ins[0]
-            return [np.array(source, order="C").reshape(types[0].shape)]
+            return [np.array(ins[0], order="C").reshape(types[0].shape)]
         outs = [np.empty(t.shape, t.dtype) for t in types]
         op.run(step.call, ins, outs)
-    except OpError as error:
-        raise OpError(step.explain(error)) from None
     return outs

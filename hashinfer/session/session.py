@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import OrderedDict
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,30 +24,15 @@ from hashinfer.plan.limits import physical_memory
 from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, weight_bytes
 from hashinfer.plan.report import plan_report
 from hashinfer.session.options import PROVIDER, ModelMetadata, NodeArg, RunOptions, SessionOptions
-from hashinfer.session.threads import default_threads
+from hashinfer.session.plans import PlanCache, PlanKey
+from hashinfer.session.threads import MAX_THREADS, default_threads
 
 log = logging.getLogger("hashinfer")
 
-PLANS_KEPT = 8
-IDLE_ARENAS_KEPT = 8
+IDLE_BYTES = 2**28
+"""Buffers of this size at most wait for the next call, or less where max_memory allows less."""
 
 Feed = Mapping[str, Any]
-PlanKey = tuple[tuple[str, tuple[int, ...]], ...]
-
-
-class _PlanEntry:
-    """A plan and the bound copies of it that no call is using."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.idle: list[BoundPlan] = []
-
-    def take(self) -> BoundPlan | None:
-        """An idle bound plan, if there is one."""
-        try:
-            return self.idle.pop()
-        except IndexError:
-            return None
 
 
 class InferenceSession:
@@ -95,10 +80,10 @@ class InferenceSession:
         _tell_of_odd_weights(self._program)
         self._inputs = {v.name: v for v in model.graph.inputs}
         self._outputs = {v.name: v for v in model.graph.outputs}
-        self._plans: OrderedDict[PlanKey, _PlanEntry] = OrderedDict()
-        self._lock = threading.Lock()
+        self._plans = PlanCache(min(IDLE_BYTES, self._limit - self._weight_bytes))
         self._pool = Pool(self._threads)
         self._closed = False
+        _sessions.add(self)
 
     def run(
         self,
@@ -123,19 +108,18 @@ class InferenceSession:
         if not all(isinstance(a, np.ndarray) for a in arrays):
             return self._interpret(names, arrays, out)
         key = tuple((a.dtype.str, a.shape) for a in arrays)
-        entry = self._entry(key, arrays)
-        wanted = _given_outputs(out, names, entry.plan)
-        outputs = self._targets(entry.plan, wanted)
+        plan = self._plan_for(key, [TensorType(a.dtype, a.shape) for a in arrays])
+        wanted = _given_outputs(out, names, plan)
+        outputs = self._targets(plan, wanted)
         for target in wanted.values():
             if any(np.may_share_memory(target, a) for a in arrays):
                 arrays = [a.copy() if np.may_share_memory(target, a) else a for a in arrays]
-        bound = entry.take() or BoundPlan(entry.plan, self._pool, self._limit)
+        bound = self._plans.take(key, plan) or BoundPlan(plan, self._pool, self._limit)
         try:
             results = bound.run(arrays, outputs)
         finally:
-            if len(entry.idle) < IDLE_ARENAS_KEPT:
-                entry.idle.append(bound)
-        by_name = dict(zip(entry.plan.program.outputs, results, strict=True))
+            self._plans.give(key, bound)
+        by_name = dict(zip(plan.program.outputs, results, strict=True))
         if out is not None:
             for name in names:
                 if by_name[name] is not wanted[name]:
@@ -215,7 +199,7 @@ class InferenceSession:
                 given = [d if isinstance(d, int) else 1 for d in value.shape or ()]
             types.append(TensorType(value.dtype or np.dtype(np.float32), tuple(given)))
             _check_shape(value, tuple(given))
-        return self._entry_for(tuple((t.dtype.str, t.shape) for t in types), types).plan
+        return self._plan_for(tuple((t.dtype.str, t.shape) for t in types), types)
 
     def report(self, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
         """The plan for such inputs as data that JSON can hold: layers, kernels and why, buffers, bytes, fallbacks."""
@@ -224,8 +208,7 @@ class InferenceSession:
     def close(self) -> None:
         """End the worker threads and drop the buffers. A running call ends well; later ones raise InputError."""
         self._closed = True
-        with self._lock:
-            self._plans.clear()
+        self._plans.clear()
         self._pool.close()
 
     def __enter__(self) -> InferenceSession:
@@ -235,7 +218,10 @@ class InferenceSession:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        data = self._source if isinstance(self._source, bytes) else Path(self._source).read_bytes()
+        # A model with external data can only be read from where it lies; any other travels with the pickle.
+        data = self._source
+        if isinstance(data, str) and not self._model.external:
+            data = Path(data).read_bytes()
         return {"model": data, "options": self._options, "threads": self._threads, "max_memory": self._max_memory}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -263,26 +249,11 @@ class InferenceSession:
         for name, value in self._inputs.items():
             if name not in feed:
                 raise InputError(f"input {name!r} is missing; given are {', '.join(map(repr, feed)) or 'none'}")
-            arrays.append(_as_array(value, feed[name]))
+            arrays.append(_as_array(value, feed[name], self._limit))
         return arrays
 
-    def _entry(self, key: PlanKey, arrays: Sequence[Array]) -> _PlanEntry:
-        entry = self._plans.get(key)
-        if entry is not None:
-            return entry
-        return self._entry_for(key, [TensorType(a.dtype, a.shape) for a in arrays])
-
-    def _entry_for(self, key: PlanKey, types: Sequence[TensorType]) -> _PlanEntry:
-        with self._lock:
-            entry = self._plans.get(key)
-            if entry is None:
-                entry = _PlanEntry(make_plan(self._program, types, self._threads, self._limit))
-                self._plans[key] = entry
-                while len(self._plans) > PLANS_KEPT:
-                    self._plans.popitem(last=False)
-            else:
-                self._plans.move_to_end(key)
-            return entry
+    def _plan_for(self, key: PlanKey, types: Sequence[TensorType]) -> Plan:
+        return self._plans.plan(key, lambda: make_plan(self._program, types, self._threads, self._limit))
 
     @staticmethod
     def _targets(plan: Plan, wanted: Mapping[str, Array]) -> list[Array | None]:
@@ -313,8 +284,8 @@ def _thread_count(threads: int | None, options: SessionOptions) -> int:
     chosen = threads if threads is not None else (int(options.intra_op_num_threads) or None)
     if chosen is None:
         return default_threads()
-    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 1 <= chosen <= 1024:
-        raise InputError(f"threads is {chosen!r}; expected a whole number from 1 to 1024")
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 1 <= chosen <= MAX_THREADS:
+        raise InputError(f"threads is {chosen!r}; expected a whole number from 1 to {MAX_THREADS}")
     return chosen
 
 
@@ -337,7 +308,7 @@ def _node_arg(value: ValueType) -> NodeArg:
     return NodeArg(value.name, value.onnx_type, list(value.shape or ()))
 
 
-def _as_array(value: ValueType, given: Any) -> Array:
+def _as_array(value: ValueType, given: Any, limit: int) -> Array:
     """`given` as a C-contiguous native array of the input's dtype. Raises InputError where it does not fit."""
     what = f"input {value.name!r}"
     if value.dtype is None:
@@ -353,6 +324,8 @@ def _as_array(value: ValueType, given: Any) -> Array:
     _check_shape(value, array.shape)
     if array.dtype.isnative and array.flags.c_contiguous and type(array) is np.ndarray:
         return array
+    if array.nbytes > limit:
+        raise MemoryLimitError(f"{what} must be copied, {array.nbytes} bytes; at most {limit} are allowed")
     return np.array(array, value.dtype, order="C")
 
 
@@ -380,6 +353,8 @@ def _given_outputs(
     """The caller's output arrays by name. Raises InputError unless they fit."""
     if out is None:
         return {}
+    if len(set(names)) != len(names):
+        raise InputError(f"out is given and an output is asked for twice: {', '.join(map(repr, names))}")
     given = dict(out) if isinstance(out, Mapping) else dict(zip(names, out, strict=False))
     if set(given) != set(names) or len(out) != len(names):
         raise InputError(f"out holds {len(out)} arrays; expected one for each of {', '.join(map(repr, names))}")
@@ -404,3 +379,16 @@ def _copy_out(name: str, value: Any, target: Array) -> None:
         found = f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
         raise InputError(f"out for {name!r} is {target.dtype}{list(target.shape)}; the result is {found}")
     np.copyto(target, value)
+
+
+_sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
+
+
+def _forget_locks() -> None:
+    """In a forked child a lock may be held by a thread that is not there."""
+    for session in list(_sessions):
+        session._plans.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)

@@ -10,17 +10,18 @@ from pathlib import Path
 from hashinfer.errors import InputError
 
 ENVIRONMENT = "HASHINFER_NUM_THREADS"
+MAX_THREADS = 1024
 
 
 def default_threads() -> int:
     """HASHINFER_NUM_THREADS; without it, the processors this process may run on, within its cgroup's quota.
 
-    Raises InputError where the variable is no number above 0.
+    Raises InputError where the variable is no number from 1 to 1024.
     """
     chosen = os.environ.get(ENVIRONMENT)
     if chosen:
-        if not chosen.isdecimal() or int(chosen) < 1:
-            raise InputError(f"{ENVIRONMENT} is {chosen!r}; expected a whole number above 0")
+        if not chosen.isdecimal() or not 1 <= int(chosen) <= MAX_THREADS:
+            raise InputError(f"{ENVIRONMENT} is {chosen!r}; expected a whole number from 1 to {MAX_THREADS}")
         return int(chosen)
     allowed = os.cpu_count() or 1
     with suppress(AttributeError, OSError):

@@ -1,0 +1,69 @@
+"""A session's plans and the buffers that no call is using: both are kept within bounds."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from hashinfer.plan.bound import BoundPlan
+from hashinfer.plan.planner import Plan
+
+PLANS_KEPT = 8
+
+PlanKey = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class PlanCache:
+    """Plans by input types, the last used ones, each with its idle bound copies.
+
+    All idle copies together take at most `idle_bytes`, except that the last one given back is always kept.
+    """
+
+    def __init__(self, idle_bytes: int) -> None:
+        self.idle_bytes = idle_bytes
+        self.lock = threading.Lock()
+        self._plans: OrderedDict[PlanKey, Plan] = OrderedDict()
+        self._idle: list[tuple[PlanKey, BoundPlan]] = []
+
+    def plan(self, key: PlanKey, make: Callable[[], Plan]) -> Plan:
+        """The plan for `key`, made if it is not there."""
+        with self.lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._plans[key] = make()
+                while len(self._plans) > PLANS_KEPT:
+                    self._forget(self._plans.popitem(last=False)[0])
+            else:
+                self._plans.move_to_end(key)
+            return plan
+
+    def take(self, key: PlanKey, plan: Plan) -> BoundPlan | None:
+        """An idle copy of this plan, if there is one; if not, others make room for the one that will be made."""
+        with self.lock:
+            for at in range(len(self._idle) - 1, -1, -1):
+                if self._idle[at][0] == key and self._idle[at][1].plan is plan:
+                    return self._idle.pop(at)[1]
+            self._make_room(plan.buffer_bytes)
+            return None
+
+    def give(self, key: PlanKey, bound: BoundPlan) -> None:
+        """Keep a copy that a call has finished with."""
+        with self.lock:
+            if self._plans.get(key) is bound.plan:
+                self._make_room(bound.plan.buffer_bytes)
+                self._idle.append((key, bound))
+
+    def clear(self) -> None:
+        """Forget every plan and buffer."""
+        with self.lock:
+            self._plans.clear()
+            self._idle.clear()
+
+    def _forget(self, key: PlanKey) -> None:
+        self._idle = [entry for entry in self._idle if entry[0] != key]
+
+    def _make_room(self, size: int) -> None:
+        total = size + sum(bound.plan.buffer_bytes for _, bound in self._idle)
+        while self._idle and total > self.idle_bytes:
+            total -= self._idle.pop(0)[1].plan.buffer_bytes
