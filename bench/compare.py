@@ -183,6 +183,7 @@ def draw(rows: list[dict[str, Any]], where: dict[str, Any], path: Path) -> None:
     right.barh([n + " " for n in names], sizes, 0.38, color="#1b7f5c", align="edge")
     right.barh([n + " " for n in names], dense, -0.38, color="#9aa5b1", align="edge")
     right.set_xscale("log")
+    right.set_xlim(left=10)
     right.set_xlabel("file, KiB")
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
