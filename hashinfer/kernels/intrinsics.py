@@ -8,7 +8,6 @@ splat16                insertelement + shufflevector: a broadcast of one float
 add16, sub16, mul16    fadd, fsub, fmul on <16 x float>
 fma16                  llvm.fma.v16f32
 swap1/2/4/8            shufflevector, fmul by +-1, fadd: the butterfly of lanes i and i xor d inside one vector
-sum16                  llvm.vector.reduce.fadd.v16f32, reassociated
 relu16                 fcmp olt + select: 0 where a lane is below 0, NaN kept
 flip16                 fmix32 of sixteen keys (mul, xor, lshr on <16 x i32>), its top bit xored into the sign bits
 *_at                   inttoptr: an address as a pointer (`carray` makes it an array)
@@ -121,19 +120,6 @@ def fma16(_context: Any, a: Any, b: Any, c: Any) -> Any:
         return builder.call(function, args)
 
     return float32x16(float32x16, float32x16, float32x16), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def sum16(_context: Any, value: Any) -> Any:
-    """The sum of the sixteen lanes, in an order of the compiler's choice."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        function = builder.module.declare_intrinsic(
-            "llvm.vector.reduce.fadd.v16f32", fnty=ir.FunctionType(_F32, [_F32, _VECTOR])
-        )
-        return builder.call(function, [ir.Constant(_F32, 0.0), args[0]], fastmath=_FAST)
-
-    return types.float32(float32x16), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
