@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from hashinfer.kernels import blocks, dyadic, hashing, intrinsics
 from hashinfer.kernels.arguments import ACTIVATIONS, activate
 from hashinfer.kernels.hadamard import hadamard
+from hashinfer.kernels.isa import RADIX
 from hashinfer.kernels.jit import device
+from hashinfer.ops import hashed
 from hashinfer.ops.base import Call, Operand
 from hashinfer.ops.emission import NativeOp
-from hashinfer.ops.hashed import FEW_ROWS, FEW_TRANSFORMS, TINY, HashedConv, HashedExpand, HashedLookup, HashedProduct
+from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
 from hashinfer.ops.matrix import HashedMatrix, spectrum_size
 from hashinfer.ops.product import Conv, Epilogue, Gemm, MatMul
 from hashinfer.schemes import Dyadic, Scheme, Xxh32
@@ -128,8 +130,6 @@ def product_bound(m: HashedMatrix, dense: np.ndarray, x: np.ndarray, transposed:
     w = (m.w.view(np.float16) if m.w.dtype == np.uint16 else m.w).astype(np.float64) * m.scale
     if transposed:
         return transposed_bound(scheme, w, x)
-    if dense.size <= TINY and len(x) <= FEW_TRANSFORMS:
-        return elementwise_bound(x, dense)
     return transform_bound(scheme, w, x)
 
 
@@ -277,19 +277,17 @@ def test_fma_rounds_once():
 
 
 @device
-def signs_and_relu(x, j, seed, out):
-    intrinsics.store16(out, 0, hashing.flip_by_columns(intrinsics.load16(x, 0), j, seed))
+def signs_and_relu(x, negative, out):
+    intrinsics.store16(out, 0, intrinsics.flip16(intrinsics.load16(x, 0), negative))
     intrinsics.store16(out, 16, intrinsics.relu16(intrinsics.load16(x, 0)))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("j", [0, 1, 2**16 - 5, 2**31 - 17])
-def test_flipped_vectors_and_relu(j, seed):
+@pytest.mark.parametrize("negative", [0, 1, 0x8000, 0xFFFF, 0x5A3C])
+def test_flipped_vectors_and_relu(negative):
     x = np.array([-np.inf, -2, -1e-30, -0.0, 0, 1e-30, 3, np.inf, np.nan, -7, 8, 9, 10, 11, 12, -13], np.float32)
     out = np.empty(32, np.float32)
-    signs_and_relu(x, np.int64(j), np.uint32(seed), out)
-    layer = Dyadic(16, 1, 2**31 - 1, seed, 16)
-    signs = np.array([1 - 2 * layer.col_negative(j + lane) for lane in range(16)], np.float32)
+    signs_and_relu(x, np.uint16(negative), out)
+    signs = np.array([1 - 2 * (negative >> lane & 1) for lane in range(16)], np.float32)
     np.testing.assert_array_equal(out[:16], x * signs)
     np.testing.assert_array_equal(out[16:], [naive_relu(v) for v in x])
 
@@ -356,8 +354,8 @@ def test_the_products_above_take_every_kernel():
         op = HashedProduct(m, transposed)
         calls = emission(op, CALL, np.zeros((rows, op.inputs), np.float32)).calls
         chosen.update(call.kernel.name for call in calls)
-    families = ("xxh32_row", "block", "dyadic_inverse", "dyadic_rows", "dyadic_transposed")
-    assert chosen == {f"{f}_{s}" for f in families for s in ("f32", "f16", "i8")} | {"dyadic_forward"}
+    families = ("xxh32_row", "block", "dyadic_row", "dyadic_transposed")
+    assert chosen == {f"{f}_{s}" for f in families for s in ("f32", "f16", "i8")}
 
 
 BIASES: dict[str, tuple[str, ...] | None] = {
@@ -440,11 +438,26 @@ def test_sparse_rows_go_directly_and_dense_ones_do_not(scheme, dtype):
     x[2] = 0
     expected = x.astype(np.float64) @ dense
     norm_wise = transform_bound(scheme, stored(scheme.buckets, dtype) * np.float64(m.scale), x)
-    few, batch = run(op, CALL, x), run(op, CALL, np.repeat(x, 10, 0))[::10]
-    check(few[0], expected[0], elementwise_bound(x, dense)[0])
-    check(few[1:], expected[1:], norm_wise[1:])
-    check(batch, expected, norm_wise)
-    assert (few[0] != batch[0]).any(), "the sparse row took the transform as well"
+    y = run(op, CALL, x)
+    check(y[0], expected[0], elementwise_bound(x, dense)[0])
+    check(y[1:], expected[1:], norm_wise[1:])
+    assert np.array_equal(run(op, CALL, np.repeat(x, 10, 0))[::10], y)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scheme", [s for s in PRODUCTS if isinstance(s, Dyadic)], ids=str)
+def test_rows_cut_into_chunks_give_the_same_bits(scheme, dtype, monkeypatch):
+    m, x = matrix(scheme, dtype), inputs(3, scheme.rows)
+    x[1] = 0
+    x[1, 0] = 1e30
+    bias = inputs(1, scheme.cols, 5)[0]
+    op = HashedProduct(m, epilogue=Epilogue(0.5, "relu"))
+    whole = run(op, CALL, x, bias)
+    monkeypatch.setattr(hashed, "SPLIT_NS", 0)
+    names = [call.kernel.name for call in emission(op, CALL, x, bias).calls]
+    if len(m.chunks) > 1:
+        assert names == ["dyadic_fold", f"dyadic_inverse_{m.suffix}", "dyadic_finish"]
+    assert np.array_equal(run(op, CALL, x, bias), whole)
 
 
 @settings(max_examples=40, deadline=None)
@@ -509,7 +522,7 @@ def test_nan_and_inf_stay_where_the_dense_product_has_them(scheme, where, odd, t
     dense = virtual(m).T if transposed else virtual(m)
     bias = inputs(1, dense.shape[1], 3)[0]
     bias = spoiled(bias, *ODD[odd]) if where == "bias" else bias
-    for rows in (1, 3, FEW_ROWS + 1, FEW_TRANSFORMS + 3):
+    for rows in (1, 3, 4, 19):
         x = inputs(rows, dense.shape[0])
         x = spoiled(x, *ODD[odd]) if where == "x" else x
         if "zeros" in where:
@@ -669,22 +682,42 @@ def test_expand(scheme, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "scheme", [Dyadic(16 * 21, 9, 9, 1, 16), Dyadic(5, 9, 9, 1, 1), Dyadic(64, 9, 9, 1, 64)], ids=str
+    "scheme",
+    [Dyadic(16 * 21, 9, 9, 1, 16), Dyadic(5, 9, 9, 1, 1), Dyadic(64, 9, 9, 1, 64), Dyadic(512 * 27, 9, 90, 1, 512)],
+    ids=str,
 )
 def test_spectrum(scheme, dtype):
     w = stored(scheme.buckets, dtype)
     m = matrix(scheme, dtype)
     assert m.take_spectrum().size == spectrum_size(scheme)
-    h, at = naive.hadamard_matrix(scheme.width), 0
-    for first in range(0, scheme.groups, dyadic.GROUP_LANES):
-        there = min(dyadic.GROUP_LANES, scheme.groups - first)
-        lanes = 1 << (there - 1).bit_length()
-        part = m.take_spectrum()[at : at + scheme.width * lanes].reshape(scheme.width, lanes)
-        groups = w.reshape(scheme.groups, scheme.width)[first : first + there].astype(np.float64)
-        np.testing.assert_allclose(part[:, :there], (groups @ h).T / scheme.width, atol=1e-6 * np.abs(groups).max())
+    h = naive.hadamard_matrix(scheme.width)
+    groups = w.reshape(scheme.groups, scheme.width).astype(np.float64)
+    ends = [*m.chunks[1:, dyadic.CHUNK_START], m.take_spectrum().size]
+    covered = 0
+    for (first, lanes, at, _), end in zip(m.chunks.tolist(), ends, strict=True):
+        assert end - at == scheme.width * lanes
+        part, vectors = m.take_spectrum()[at:end], scheme.width * lanes // 16
+        if vectors >= RADIX:
+            part = part.reshape(vectors // RADIX, RADIX, 16).swapaxes(0, 1).reshape(-1)
+        part, there = part.reshape(scheme.width, lanes), min(lanes, scheme.groups - first)
+        expected = (groups[first : first + there] @ h).T / scheme.width
+        np.testing.assert_allclose(part[:, :there], expected, atol=1e-6 * np.abs(groups).max())
         assert not part[:, there:].any()
-        at += scheme.width * lanes
-    assert at == m.take_spectrum().size
+        assert first == covered
+        covered += lanes
+    assert scheme.groups <= covered < scheme.groups + 16
+
+
+@pytest.mark.parametrize("scheme", [Dyadic(600, 90, 130, 7, 8), Dyadic(64, 16, 3, 0, 64)], ids=str)
+def test_tables_of_signs_and_places(scheme):
+    m = matrix(scheme)
+    for words, count, negative in (
+        (m.row_signs, scheme.rows, scheme.row_negative),
+        (m.col_signs, scheme.cols, scheme.col_negative),
+    ):
+        bits = [int(words[i // 16]) >> i % 16 & 1 for i in range(16 * len(words))]
+        assert bits == [int(negative(i)) for i in range(count)] + [0] * (len(bits) - count)
+    assert m.places.tolist() == [scheme.permute(t) for t in range(-(-scheme.cols // scheme.groups))]
 
 
 # -------------------------------------------------------------------------------------------------- dense counterparts
@@ -735,6 +768,5 @@ def test_dense_convolution(case):
 
 def test_scratch_is_what_the_design_allows():
     assert blocks.SCRATCH_BYTES <= 256 * 1024
-    for width in (1, 64, 4096):
-        lanes = max(dyadic.GROUP_LANES, dyadic.ROW_LANES)
-        assert dyadic.scratch_bytes(width) <= 4 * 2 * width * lanes
+    for width in (64, 4096):
+        assert dyadic.row_scratch_bytes(width, width, width, 16) <= 2 * 4 * 16 * width

@@ -14,23 +14,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray
 
 from hashinfer.kernels.intrinsics import (
     add16,
-    float32_at,
+    float32_array,
     float_bits,
-    int8_at,
-    int32_at,
-    int64_at,
     load16,
     mul16,
     relu16,
     splat16,
     store16,
-    uint16_at,
 )
-from hashinfer.kernels.jit import device
+from hashinfer.kernels.jit import device, inlined
 
 PRODUCT = (
     "x",
@@ -87,38 +82,13 @@ def float_argument(value: float) -> int:
     return int(np.float64(value).view(np.int64))
 
 
-@device
-def float32_array(address: Any, length: Any) -> Any:
-    return carray(float32_at(address), length)
-
-
-@device
-def uint16_array(address: Any, length: Any) -> Any:
-    return carray(uint16_at(address), length)
-
-
-@device
-def int8_array(address: Any, length: Any) -> Any:
-    return carray(int8_at(address), length)
-
-
-@device
-def int32_array(address: Any, length: Any) -> Any:
-    return carray(int32_at(address), length)
-
-
-@device
-def int64_array(address: Any, length: Any) -> Any:
-    return carray(int64_at(address), length)
-
-
-@device
+@inlined
 def float_at(args: Any, index: Any) -> Any:
     """The float argument number `index`, as float32."""
     return np.float32(float_bits(args[index]))
 
 
-@device
+@inlined
 def activate(value: Any, kind: Any, a: Any, b: Any) -> Any:
     """The fused activation; NaN stays NaN."""
     if kind == NONE:
@@ -142,7 +112,7 @@ def row_start(args: Any, r: Any) -> Any:
     return r // args[IMAGE_ROWS] * args[Y_IMAGE_STRIDE] + r % args[IMAGE_ROWS] * args[Y_ROW_STRIDE]
 
 
-@device
+@inlined
 def finish(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
     """Write y[r, j] = activation(alpha * total + bias[r, j]), `start` being row_start of r."""
     value = total * float_at(args, ALPHA)
@@ -154,14 +124,14 @@ def finish(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
     y[start + j * args[Y_COL_STRIDE]] = value
 
 
-@device
+@inlined
 def plain_epilogue(args: Any) -> Any:
     """Whether finish16 can stand in for finish: outputs side by side, at most a ReLU, a bias for each or none."""
     side_by_side = args[Y_COL_STRIDE] == 1 and (args[BIAS] == 0 or args[BIAS_COL_STRIDE] == 1)
     return side_by_side and args[ACTIVATION] <= RELU
 
 
-@device
+@inlined
 def finish16(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
     """As finish for the sixteen outputs from j on, where plain_epilogue holds."""
     value = mul16(total, splat16(float_at(args, ALPHA)))

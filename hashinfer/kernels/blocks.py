@@ -2,7 +2,7 @@
 
 W comes from a dense matrix or from either hash scheme, as it is or transposed; rows come from a matrix or from patches.
 Each output sums its inputs in order, in chunks of CHUNK: |error| <= inputs eps sum |x| |W|, element by element.
-Scratch: rows [32 x 128], W tile [128 x 64], sums [32 x 64] floats, slots [64] = 57 KiB.
+Scratch: rows [32 x 128], W tile [128 x 64], sums [128 x 64] floats, slots and states [128] = 82 KiB.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import overload
 
 from hashinfer.kernels.arguments import (
     ALPHA,
@@ -24,16 +23,15 @@ from hashinfer.kernels.arguments import (
     X,
     Y,
     finish,
-    float32_array,
+    finish16,
     float_at,
-    int8_array,
-    int32_array,
-    int64_array,
+    plain_epilogue,
     row_start,
-    uint16_array,
 )
 from hashinfer.kernels.hashing import (
     col_sign,
+    column_word,
+    column_words16,
     permute,
     row_sign,
     signed_slot,
@@ -42,14 +40,31 @@ from hashinfer.kernels.hashing import (
     xxh32_finish,
     xxh32_prefix,
 )
-from hashinfer.kernels.intrinsics import fma16, int64_at, load16, mul16, splat16, store16
-from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.intrinsics import (
+    add_word16,
+    flip_odd16,
+    float32_array,
+    fma16,
+    int8_array,
+    int32_array,
+    int64_array,
+    int64_at,
+    load16,
+    mul16,
+    pick16,
+    splat16,
+    store16,
+    uint16_array,
+    weights16,
+    xxh32_slots16,
+)
+from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.rows import read_rows
 
-ROW_BLOCK, STRIP, CHUNK = 32, 64, 128
+ROW_BLOCK, ROWS_AT_ONCE, STRIP, CHUNK = 128, 32, 64, 128
 ARGUMENT_BYTES = 512
-SCRATCH_BYTES = ARGUMENT_BYTES + 4 * (ROW_BLOCK * CHUNK + CHUNK * STRIP + ROW_BLOCK * STRIP + STRIP)
-EXPAND_SCRATCH_BYTES = 4 * (CHUNK * STRIP + STRIP)
+SCRATCH_BYTES = ARGUMENT_BYTES + 4 * (ROWS_AT_ONCE * CHUNK + CHUNK * STRIP + ROW_BLOCK * STRIP + 2 * CHUNK)
+EXPAND_SCRATCH_BYTES = 4 * (CHUNK * STRIP + 2 * CHUNK)
 
 FIRST = len(PRODUCT)
 HASHED = (*PRODUCT, "w", "kind", "buckets", "seed", "parameter", "half", "transposed", "first_output")
@@ -82,65 +97,64 @@ def fill_dense(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any)
             tile[at + j] = np.float32(0.0)
 
 
-def copy_run(scale: Any, w: Any, source: Any, length: Any, out: Any, at: Any) -> None:
-    """out[at : at + length] = scale * w[source : source + length]."""
-    for k in range(length):
-        out[at + k] = scale * weight(w, source + k)
-
-
-@overload(copy_run, strict=False)  # type: ignore[untyped-decorator]
-def _copy_run(scale: Any, w: Any, source: Any, length: Any, out: Any, at: Any) -> Any:
-    if w.dtype.name != "float32":
-        return copy_run
-
-    def vectors(scale, w, source, length, out, at):  # type: ignore[no-untyped-def]
-        whole, factor = length - length % 16, splat16(scale)
-        for k in range(0, whole, 16):
-            store16(out, at + k, mul16(factor, load16(w, source + k)))
-        for k in range(whole, length):
-            out[at + k] = scale * w[source + k]
-
-    return vectors
+@inlined
+def _fill_columns(w: Any, i0: Any, ni: Any, j0: Any, nj: Any, seed: Any, slots: Any, tile: Any, found: Any) -> None:
+    """fill_xxh32 where block is 1: sixteen columns at a time."""
+    for i in range(ni):
+        prefix = xxh32_prefix(i0 + i, seed)
+        for j in range(0, nj, 16):
+            store16(found, j, xxh32_slots16(column_words16(prefix, j0 + j), np.uint32(slots)))
+        for j in range(0, nj, 16):
+            store16(tile, i * STRIP + j, flip_odd16(pick16(w, found, j), load16(found, j)))
 
 
 @device
-def hash_strip(prefix: Any, j0: Any, slots: Any, strip: Any) -> None:
-    """Signed slots of 64 neighbouring columns, block 1: apart from the reads of w, so that it vectorises."""
-    for j in range(STRIP):
-        strip[j] = np.int32(signed_slot(xxh32_finish(prefix, np.uint32(j0 + j)), slots))
+def _fill_runs(
+    w: Any, i0: Any, ni: Any, j0: Any, nj: Any, seed: Any, block: Any, slots: Any, tile: Any, found: Any
+) -> None:
+    """fill_xxh32 where block is above 1: run by run, sixteen rows hashed at a time."""
+    for i in range(ni):
+        found[CHUNK + i] = np.int32(xxh32_prefix(i0 + i, seed))
+    run, t, j = j0 // block, j0 % block, 0
+    while j < nj:
+        length = min(block - t, nj - j)
+        whole = (length + 15) & ~15
+        if whole > block - t or j + whole > STRIP:
+            whole = length & ~15
+        word = column_word(run)
+        for i in range(0, ni, 16):
+            store16(found, i, xxh32_slots16(add_word16(load16(found, CHUNK + i), word), np.uint32(slots)))
+        for i in range(ni):
+            slot = np.uint32(found[i])
+            sign, source = slot_sign(slot), np.int64(slot >> np.uint32(1)) + t
+            factor, at = splat16(sign), i * STRIP + j
+            for k in range(0, whole, 16):
+                store16(tile, at + k, mul16(factor, weights16(w, source + k)))
+            for k in range(whole, length):
+                tile[at + k] = sign * weight(w, source + k)
+        j += length
+        run += 1
+        t = 0
 
 
 @device
-def fill_xxh32(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any, strip: Any) -> None:
-    """As fill_dense, from the xxh32 scheme. strip: int32 [64] of scratch."""
+def fill_xxh32(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any, found: Any) -> None:
+    """As fill_dense, from the xxh32 scheme. found: int32 [2 CHUNK] of scratch."""
     block, seed = args[PARAMETER], np.uint32(args[SEED])
     slots, j0 = 2 * (args[BUCKETS] - block + 1), j0 + args[FIRST_OUTPUT]
-    first_run, first_t = j0 // block, j0 % block
-    for i in range(ni):
-        at = i * STRIP
-        if args[TRANSPOSED] != 0:
+    if args[TRANSPOSED] != 0:
+        for i in range(ni):
             run, t = (i0 + i) // block, (i0 + i) % block
             for j in range(nj):
                 slot = signed_slot(xxh32_finish(xxh32_prefix(j0 + j, seed), run), slots)
-                tile[at + j] = slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)) + t)
-        elif block == 1:
-            prefix = xxh32_prefix(i0 + i, seed)
-            hash_strip(prefix, j0, slots, strip)
-            for j in range(nj):
-                slot = np.uint32(strip[j])
-                tile[at + j] = slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)))
-        else:
-            prefix, run, t, j = xxh32_prefix(i0 + i, seed), first_run, first_t, 0
-            while j < nj:
-                slot = signed_slot(xxh32_finish(prefix, run), slots)
-                sign, source = slot_sign(slot), np.int64(slot >> np.uint32(1)) + t
-                count = min(block - t, nj - j)
-                copy_run(sign, w, source, count, tile, at + j)
-                j += count
-                run += 1
-                t = 0
+                tile[i * STRIP + j] = slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)) + t)
+    elif block == 1:
+        _fill_columns(w, i0, ni, j0, nj, seed, slots, tile, found)
+    else:
+        _fill_runs(w, i0, ni, j0, nj, seed, block, slots, tile, found)
+    for i in range(ni):
         for j in range(nj, STRIP):
-            tile[at + j] = np.float32(0.0)
+            tile[i * STRIP + j] = np.float32(0.0)
 
 
 @device
@@ -164,7 +178,7 @@ def fill_dyadic(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any
             tile[i * STRIP + j] = np.float32(0.0)
 
 
-@device
+@inlined
 def _multiply_row(rows: Any, r: Any, ni: Any, tile: Any, sums: Any) -> None:
     s = r * STRIP
     a0, a1, a2, a3 = load16(sums, s), load16(sums, s + 16), load16(sums, s + 32), load16(sums, s + 48)
@@ -180,7 +194,7 @@ def _multiply_row(rows: Any, r: Any, ni: Any, tile: Any, sums: Any) -> None:
     store16(sums, s + 48, a3)
 
 
-@device
+@inlined
 def _multiply_four_rows(rows: Any, r: Any, ni: Any, tile: Any, sums: Any, half: Any) -> None:
     """As _multiply_row for rows r ... r + 3 and the 32 columns from `half` on: each vector of the tile is read once."""
     s, t = r * STRIP + half, r * ni
@@ -223,14 +237,24 @@ def multiply_tile(rows: Any, count: Any, ni: Any, tile: Any, sums: Any) -> None:
 
 
 @device
-def fill(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any, strip: Any) -> None:
+def fill(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any, found: Any) -> None:
     """tile = the part of W at (i0, j0), whatever W is."""
     if args[KIND] == DENSE_KIND:
         fill_dense(args, w, i0, ni, j0, nj, tile)
     elif args[KIND] == XXH32_KIND:
-        fill_xxh32(args, w, i0, ni, j0, nj, tile, strip)
+        fill_xxh32(args, w, i0, ni, j0, nj, tile, found)
     else:
         fill_dyadic(args, w, i0, ni, j0, nj, tile)
+
+
+@device
+def finish_strip(args: Any, r: Any, j0: Any, nj: Any, sums: Any, at: Any) -> None:
+    """y[r, j0 : j0 + nj] from sums[at : at + nj]."""
+    start, whole = row_start(args, r), nj & ~15 if plain_epilogue(args) else 0
+    for j in range(0, whole, 16):
+        finish16(args, start, r, j0 + j, load16(sums, at + j))
+    for j in range(whole, nj):
+        finish(args, start, r, j0 + j, sums[at + j])
 
 
 @device
@@ -238,26 +262,26 @@ def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     strips = (args[OUTPUTS] + STRIP - 1) // STRIP
     r0, j0 = tile // strips * ROW_BLOCK, tile % strips * STRIP
     count, nj = min(ROW_BLOCK, args[ROWS] - r0), min(STRIP, args[OUTPUTS] - j0)
-    rows = float32_array(scratch, ROW_BLOCK * CHUNK)
-    w_tile = float32_array(scratch + 4 * ROW_BLOCK * CHUNK, CHUNK * STRIP)
-    sums = float32_array(scratch + 4 * (ROW_BLOCK * CHUNK + CHUNK * STRIP), ROW_BLOCK * STRIP)
-    strip = int32_array(scratch + 4 * (ROW_BLOCK * CHUNK + CHUNK * STRIP + ROW_BLOCK * STRIP), STRIP)
+    rows = float32_array(scratch, ROWS_AT_ONCE * CHUNK)
+    w_tile = float32_array(scratch + 4 * ROWS_AT_ONCE * CHUNK, CHUNK * STRIP)
+    sums = float32_array(scratch + 4 * (ROWS_AT_ONCE * CHUNK + CHUNK * STRIP), ROW_BLOCK * STRIP)
+    found = int32_array(scratch + 4 * (ROWS_AT_ONCE * CHUNK + CHUNK * STRIP + ROW_BLOCK * STRIP), 2 * CHUNK)
     for k in range(count * STRIP):
         sums[k] = np.float32(0.0)
     for i0 in range(0, args[INPUTS], CHUNK):
         ni = min(CHUNK, args[INPUTS] - i0)
-        read_rows(args, r0, count, i0, ni, rows)
-        fill(args, w, i0, ni, j0, nj, w_tile, strip)
-        multiply_tile(rows, count, ni, w_tile, sums)
+        fill(args, w, i0, ni, j0, nj, w_tile, found)
+        for first in range(0, count, ROWS_AT_ONCE):
+            there = min(ROWS_AT_ONCE, count - first)
+            read_rows(args, r0 + first, there, i0, ni, rows)
+            multiply_tile(rows, there, ni, w_tile, sums[first * STRIP :])
     for r in range(count):
-        start = row_start(args, r0 + r)
-        for j in range(nj):
-            finish(args, start, r0 + r, j0 + j, sums[r * STRIP + j])
+        finish_strip(args, r0 + r, j0, nj, sums, r * STRIP)
 
 
 @entry(*HASHED)
 def block_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
-    """32 rows by 64 outputs; tiles are numbered row block by row block. W is dense or hashed, by `kind`."""
+    """128 rows by 64 outputs; tiles are numbered row block by row block. W is dense or hashed, by `kind`."""
     _block(args, tile, scratch, float32_array(args[W], NO_LIMIT))
 
 
@@ -309,8 +333,7 @@ def dense_row(args, tile, scratch):  # type: ignore[no-untyped-def]
         store16(sums, 16, a1)
         store16(sums, 32, a2)
         store16(sums, 48, a3)
-        for j in range(STRIP):
-            finish(args, start, r, j0 + j, sums[j])
+        finish_strip(args, r, j0, STRIP, sums, 0)
         return
     for j in range(nj):
         total, at = np.float32(0.0), (j0 + j) * cs
@@ -329,7 +352,7 @@ def _expand(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     i0, j0 = tile // strips * CHUNK, tile % strips * STRIP
     ni, nj = min(CHUNK, args[ROWS] - i0), min(STRIP, args[OUTPUTS] - j0)
     out, w_tile, alpha = float32_array(args[Y], NO_LIMIT), float32_array(scratch, CHUNK * STRIP), float_at(args, ALPHA)
-    fill(args, w, i0, ni, j0, nj, w_tile, int32_array(scratch + 4 * CHUNK * STRIP, STRIP))
+    fill(args, w, i0, ni, j0, nj, w_tile, int32_array(scratch + 4 * CHUNK * STRIP, 2 * CHUNK))
     for i in range(ni):
         at = (i0 + i) * args[Y_ROW_STRIDE] + j0
         for j in range(nj):

@@ -1,32 +1,34 @@
-"""The dyadic scheme through the Walsh-Hadamard transform, and directly by XOR where the transform must not be used.
+"""The dyadic scheme for single rows, through the Walsh-Hadamard transform; directly by XOR where that must not be used.
 
-Spectrum: H w_g / width for each group g, float32, laid out in chunks of at most 16 groups: chunk c holds groups
-16 c ... 16 c + 15 as [width][lanes], lanes the number of its groups rounded up to a power of two (zeros behind them).
+A row's inputs are folded, u[k] = sum of s(i) x[i] over i = k (mod width), and H u is taken once. For each chunk of
+groups, V = spectrum . H u, V <- H V, y[t G + g] = r(j) V[perm(t)][g]. Only the outputs that exist are computed: the
+last stages of H are signed sums of `tail` vectors, one for each t.
 
-A row's inputs are folded, u[k] = sum of s(i) x[i] over i = k (mod width), and H u is taken once. For each chunk,
-V = spectrum . H u, V <- H V, y[t G + g] = r(j) V[perm(t)][g].
+Spectrum: H w_g / width for each group g, float32, in chunks of 16, 8, 4, 2 or 1 groups. A chunk is [width][lanes],
+zeros behind the groups that exist; seen as vectors of sixteen floats h = 0, 1, ..., it is stored in the order in which
+the first pass of radix RADIX reads it, h = 0, n / RADIX, 2 n / RADIX, ..., 1, ... (as it is where n < RADIX).
 
 Norm-wise error: |y - exact| <= 4 (log2(width) + 2) eps ||u||_2 ||w_g||_2 plus the fold's own,
 (inputs / width) eps || |x| folded ||_2 ||w_g||_2.
 
-The transpose x @ W^T scatters x into v_g, sums spectrum . H v_g over the groups and transforms once more:
-|z - exact| <= (4 (log2(width) + 2) + groups + ceil(inputs / K)) eps sum over g of ||v_g||_2 ||w_g||_2.
-
 A row whose folded inputs are not finite, or whose largest is outside [SMALLEST, LARGEST], or that has at most
 `direct_below` non-zero inputs, is computed directly: y[j] = sum of x[i] W[i, j], non-zero inputs only where every
-weight is finite. Scratch a thread: U [width][16] and V [width][16] floats.
+weight is finite.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hashinfer.kernels.arguments import (
     INPUTS,
     NO_LIMIT,
     OUTPUTS,
+    PATCHES,
     PRODUCT,
     ROWS,
     X_ROW_STRIDE,
@@ -34,24 +36,38 @@ from hashinfer.kernels.arguments import (
     X,
     finish,
     finish16,
-    float32_array,
     float_at,
+    plain_epilogue,
+    row_start,
+)
+from hashinfer.kernels.hadamard import hadamard, passes, signed_sum
+from hashinfer.kernels.hashing import permute, weight
+from hashinfer.kernels.intrinsics import (
+    add16,
+    flip16,
+    float32_array,
     int8_array,
     int32_array,
     int64_array,
-    plain_epilogue,
-    row_start,
+    largest16,
+    load16,
+    modulated_lanes1,
+    modulated_lanes2,
+    modulated_lanes4,
+    modulated_lanes8,
+    modulated_lanes16,
+    mul16,
+    nonzero16,
+    splat16,
+    store16,
+    store_lanes16,
     uint16_array,
 )
-from hashinfer.kernels.blocks import dyadic_weight
-from hashinfer.kernels.hadamard import hadamard, modulated_hadamard
-from hashinfer.kernels.hashing import col_sign, flip_by_columns, permute, row_sign, weight
-from hashinfer.kernels.intrinsics import load16, mul16, splat16, store16
-from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.isa import RADIX
+from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.rows import read_rows
 
 GROUP_LANES = 16
-ROW_LANES = 16
 SMALLEST, LARGEST = np.float32(2.0**-40), np.float32(2.0**40)
 SMALLEST_BITS, LARGEST_BITS = SMALLEST.view(np.uint32), LARGEST.view(np.uint32)
 
@@ -63,64 +79,194 @@ FIELDS = (
     "width",
     "half",
     "spectrum",
+    "chunks",
+    "chunk_count",
+    "places",
+    "row_signs",
+    "col_signs",
     "folded",
     "direct",
+    "raw",
     "direct_below",
     "skip_zeros",
 )
-W, BUCKETS, SEED, WIDTH, HALF, SPECTRUM, FOLDED, DIRECT, DIRECT_BELOW, SKIP_ZEROS = range(len(PRODUCT), len(FIELDS))
-"""folded: address of H u, float32 [rows, width]; direct: address of int64 [rows], 1 where a row goes without transform;
-direct_below: at most this many non-zero inputs go directly; skip_zeros: 1 where every weight is finite."""
+(
+    W,
+    BUCKETS,
+    SEED,
+    WIDTH,
+    HALF,
+    SPECTRUM,
+    CHUNKS,
+    CHUNK_COUNT,
+    PLACES,
+    ROW_SIGNS,
+    COL_SIGNS,
+    FOLDED,
+    DIRECT,
+    RAW,
+    DIRECT_BELOW,
+    SKIP_ZEROS,
+) = range(len(PRODUCT), len(FIELDS))
+"""chunks: int64 [chunk_count, 4], see chunk_table; places: int32 [T], perm(t) of the T = ceil(outputs / groups) places;
+row_signs, col_signs: uint16, bit i % 16 of word i // 16 set where s(i), r(j) is -1. Between the kernels of a product in
+three steps: folded: H u, float32 [rows, width + 16]; direct: int64 [rows], 1 where a row goes directly; raw: float32
+[rows, raw_floats], y / r(j). direct_below: at most this many non-zero inputs go directly; skip_zeros: 1 where every
+weight is finite."""
+
+FIRST_GROUP, CHUNK_LANES, CHUNK_START, CHUNK_TAIL, CHUNK_FIELDS = 0, 1, 2, 3, 4
 
 
-def scratch_bytes(width: int) -> int:
-    """Bytes of scratch a thread for the entries of this module."""
-    return 4 * width * (ROW_LANES + GROUP_LANES)
+# Rough times in nanoseconds: what layouts are told apart by. A vector of the first pass, by the lanes of its chunk.
+_NS_FIRST = {16: 1.2, 8: 1.55, 4: 2.0, 2: 2.3, 1: 2.4}
+_NS_PASSES, _NS_PASS, _NS_STAGE, _NS_OUTPUT, _NS_SUM = 160.0, 0.55, 0.12, 3.0, 0.3
+
+
+def transform_ns(vectors: int, lanes: int, outputs: int, tail: int) -> float:
+    """Of the transform of one chunk, its last stages pruned to `outputs` sums of `tail` vectors."""
+    if vectors < RADIX:
+        return 4.0 * vectors * lanes + 10.0 * outputs
+    each, left = _NS_FIRST[lanes], vectors // RADIX // tail
+    while left > 1:
+        radix = min(RADIX, left)
+        each += _NS_PASS + _NS_STAGE * (radix.bit_length() - 1)
+        left //= radix
+    more = _NS_PASSES if vectors // RADIX > tail else 0.0
+    return more + vectors * each + outputs * (_NS_OUTPUT + _NS_SUM * tail)
+
+
+@cache
+def best_tail(vectors: int, lanes: int, outputs: int) -> int:
+    """How many vectors the last, pruned stages of a transform of `vectors` should sum for each of `outputs` outputs."""
+    tails = [1 << k for k in range(max(1, (vectors // RADIX).bit_length()))]
+    return min(tails, key=lambda tail: transform_ns(vectors, lanes, outputs, tail))
+
+
+@cache
+def _cut(groups: int, width: int, outputs: int) -> tuple[float, tuple[int, ...]]:
+    """The lanes of the chunks that at most sixteen groups are best cut into, and the time that they take."""
+    if groups <= 0:
+        return 0.0, ()
+    found = []
+    for lanes in (16, 8, 4, 2, 1):
+        vectors = width * lanes // 16
+        after, others = _cut(groups - lanes, width, outputs) if lanes < 2 * groups else (np.inf, ())
+        own = transform_ns(vectors, lanes, outputs, best_tail(vectors, lanes, outputs))
+        found.append((after + own, (lanes, *others)))
+    return min(found)
+
+
+def chunk_table(groups: int, width: int, outputs: int) -> NDArray[np.int64]:
+    """int64 [chunks, 4]: first group, lanes, first float in the spectrum, tail, for each chunk."""
+    places = -(-outputs // groups)
+    whole = (groups - 1) // GROUP_LANES
+    lanes = (GROUP_LANES,) * whole + _cut(groups - GROUP_LANES * whole, width, places)[1]
+    first = np.cumsum((0, *lanes[:-1]))
+    tails = [best_tail(width * n // 16, n, places) for n in lanes]
+    return np.ascontiguousarray(np.stack([first, lanes, first * width, tails], 1), np.int64)
+
+
+def raw_floats(outputs: int, groups: int) -> int:
+    """Floats of a row of unsigned outputs: whole rows t of groups, and room for a vector that begins in the last."""
+    return -(-outputs // groups) * groups + GROUP_LANES
+
+
+def vector_floats(width: int) -> int:
+    """Floats of V: RADIX blocks, a vector apart so that they do not share the sets of a cache."""
+    return GROUP_LANES * (width + RADIX)
+
+
+def row_scratch_bytes(width: int, inputs: int, outputs: int, groups: int) -> int:
+    """Scratch of dyadic_row: u, V, outputs, and the row's inputs where they are gathered from patches."""
+    return 4 * (width + GROUP_LANES + vector_floats(width) + raw_floats(outputs, groups) + inputs)
+
+
+def inverse_scratch_bytes(width: int) -> int:
+    """Scratch of dyadic_inverse: V."""
+    return 4 * vector_floats(width)
+
+
+@inlined
+def vector_count(width: Any) -> Any:
+    """vector_floats, for kernels."""
+    return GROUP_LANES * (width + RADIX)
+
+
+@inlined
+def log2_of(power: Any) -> Any:
+    """The exponent of a power of two."""
+    shift = 0
+    while power >> (shift + 1) != 0:
+        shift += 1
+    return shift
+
+
+@inlined
+def raw_count(args: Any) -> Any:
+    """raw_floats, for kernels."""
+    groups = args[BUCKETS] // args[WIDTH]
+    return (args[OUTPUTS] + groups - 1) // groups * groups + GROUP_LANES
+
+
+@inlined
+def stored_vector(h: Any, vectors: Any) -> Any:
+    """Where the h-th of a chunk's vectors lies in the spectrum."""
+    if vectors < RADIX:
+        return h
+    block = vectors // RADIX
+    return h % block * RADIX + h // block
 
 
 @device
-def chunk_lanes(groups: Any, chunk: Any) -> Any:
-    """Lanes of a chunk: its groups rounded up to a power of two."""
-    there = min(GROUP_LANES, groups - chunk * GROUP_LANES)
-    lanes = 1
-    while lanes < there:
-        lanes *= 2
-    return lanes
-
-
-@device
-def make_spectrum(w: Any, width: Any, spectrum: Any) -> None:
-    """Write H w_g / width for each group of w [groups * width] into `spectrum`."""
-    groups, at = w.size // width, 0
+def make_spectrum(w: Any, width: Any, chunks: Any, count: Any, spectrum: Any, v: Any) -> None:
+    """Write H w_g / width for each group of w [groups * width] into `spectrum`. v: float32 [width * 16] of scratch."""
+    groups = w.size // width
     factor = np.float32(1.0) / np.float32(width)
-    for chunk in range((groups + GROUP_LANES - 1) // GROUP_LANES):
-        lanes = chunk_lanes(groups, chunk)
-        part = spectrum[at : at + width * lanes]
+    for chunk in range(count):
+        row = chunk * CHUNK_FIELDS
+        g0, lanes, at = chunks[row + FIRST_GROUP], chunks[row + CHUNK_LANES], chunks[row + CHUNK_START]
         for lane in range(lanes):
-            g = chunk * GROUP_LANES + lane
+            g = g0 + lane
             for k in range(width):
-                part[k * lanes + lane] = weight(w, g * width + k) * factor if g < groups else np.float32(0.0)
-        hadamard(part, width, lanes)
-        at += width * lanes
+                v[k * lanes + lane] = weight(w, g * width + k) * factor if g < groups else np.float32(0.0)
+        hadamard(v, width, lanes)
+        vectors = width * lanes // 16
+        for h in range(vectors):
+            store16(spectrum, at + 16 * stored_vector(h, vectors), load16(v, 16 * h))
+        for k in range(16 * vectors, width * lanes):
+            spectrum[at + k] = v[k]
 
 
-SPECTRUM_FIELDS = ("w", "buckets", "width", "spectrum", "floats")
+SPECTRUM_FIELDS = ("w", "buckets", "width", "chunks", "chunk_count", "spectrum", "floats")
+
+
+@device
+def _spectrum(args: Any, scratch: Any, w: Any) -> None:
+    chunks = int64_array(args[3], CHUNK_FIELDS * args[4])
+    v = float32_array(scratch, args[2] * GROUP_LANES)
+    make_spectrum(w, args[2], chunks, args[4], float32_array(args[5], args[6]), v)
 
 
 @entry(*SPECTRUM_FIELDS)
 def dyadic_spectrum_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
-    """make_spectrum as an entry of one tile; `floats` is the length of the spectrum."""
-    make_spectrum(float32_array(args[0], args[1]), args[2], float32_array(args[3], args[4]))
+    """make_spectrum as an entry of one tile; `floats` is the length of the spectrum. Scratch: 64 bytes times width."""
+    _spectrum(args, scratch, float32_array(args[0], args[1]))
 
 
 @entry(*SPECTRUM_FIELDS)
 def dyadic_spectrum_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
-    make_spectrum(uint16_array(args[0], args[1]), args[2], float32_array(args[3], args[4]))
+    _spectrum(args, scratch, uint16_array(args[0], args[1]))
 
 
 @entry(*SPECTRUM_FIELDS)
 def dyadic_spectrum_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
-    make_spectrum(int8_array(args[0], args[1]), args[2], float32_array(args[3], args[4]))
+    _spectrum(args, scratch, int8_array(args[0], args[1]))
+
+
+@device
+def out_of_range(largest: Any) -> Any:
+    """Whether a largest magnitude, as its bits, is not finite or outside the safe range."""
+    return largest != np.uint32(0) and not SMALLEST_BITS <= largest <= LARGEST_BITS
 
 
 @device
@@ -132,143 +278,234 @@ def must_go_direct(u: Any, start: Any, step: Any, width: Any) -> Any:
         # Without its sign bit a float orders as an integer does, Inf and NaN above all numbers.
         magnitude = np.uint32(bits[start + k * step] & np.uint32(0x7FFFFFFF))
         largest = max(largest, magnitude)
-    return largest != np.uint32(0) and not SMALLEST_BITS <= largest <= LARGEST_BITS
+    return out_of_range(largest)
+
+
+@inlined
+def sign_at(signs: Any, i: Any) -> Any:
+    """-1.0 where bit i is set, else 1.0."""
+    return np.float32(1.0) - np.float32(2.0) * np.float32((np.int64(signs[i >> 4]) >> (i & 15)) & 1)
 
 
 @device
-def fold_row(x: Any, scale: Any, inputs: Any, width: Any, seed: Any, u: Any) -> Any:
-    """u[k] = sum of s(i) scale x[i] over i = k (mod width); returns the number of non-zero inputs."""
-    for k in range(width):
-        u[k] = np.float32(0.0)
+def fold_row(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any, spare: Any) -> Any:
+    """u[k] = sum of s(i) scale x[i] over i = k (mod width).
+
+    Returns the number of non-zero inputs and whether u must go directly. spare: float32 [16] of scratch.
+    """
     nonzero = 0
-    for i0 in range(0, inputs, width):
-        for k in range(min(width, inputs - i0)):
-            value = x[i0 + k] * scale
-            u[k] += row_sign(i0 + k, seed) * value
-            nonzero += 1 if value != np.float32(0.0) else 0
-    return nonzero
+    if width < 16:
+        for k in range(width):
+            u[k] = np.float32(0.0)
+        for i in range(inputs):
+            u[i & (width - 1)] += sign_at(signs, i) * (x[i] * scale)
+            nonzero += 1 if x[i] != np.float32(0.0) else 0
+        return nonzero, must_go_direct(u, 0, 1, width)
+    scales, whole = splat16(scale), inputs & ~15
+    largest = splat16(np.float32(0.0))
+    for k in range(16):
+        spare[k] = x[whole + k] if whole + k < inputs else np.float32(0.0)
+    for k in range(0, width, 16):
+        total = splat16(np.float32(0.0))
+        for i in range(k, whole, width):
+            value = mul16(load16(x, i), scales)
+            nonzero += nonzero16(value)
+            total = add16(total, flip16(value, signs[i >> 4]))
+        if (whole & (width - 1)) == k and whole < inputs:
+            value = mul16(load16(spare, 0), scales)
+            nonzero += nonzero16(value)
+            total = add16(total, flip16(value, signs[whole >> 4]))
+        largest = largest16(largest, total)
+        store16(u, k, total)
+    store16(spare, 0, largest)
+    return nonzero, must_go_direct(spare, 0, 1, 16)
 
 
 @device
-def list_signed(x: Any, scale: Any, inputs: Any, seed: Any, indices: Any, values: Any) -> Any:
+def list_signed(x: Any, scale: Any, inputs: Any, signs: Any, indices: Any, values: Any) -> Any:
     """Indices and s(i) scale x[i] of the non-zero inputs; returns how many. The lists must hold them all."""
     count = 0
     for i in range(inputs):
         if x[i] != np.float32(0.0):
             indices[count] = np.int32(i)
-            values[count] = row_sign(i, seed) * (x[i] * scale)
+            values[count] = sign_at(signs, i) * (x[i] * scale)
             count += 1
     return count
 
 
 @device
-def direct_output(
-    x: Any,
-    scale: Any,
-    inputs: Any,
-    w: Any,
-    buckets: Any,
-    seed: Any,
-    width: Any,
-    half: Any,
-    skip_zeros: Any,
-    j: Any,
-) -> Any:
-    """y[j] by XOR, input by input."""
-    total = np.float32(0.0)
-    for i in range(inputs):
-        value = x[i] * scale
-        if skip_zeros == 0 or value != np.float32(0.0):
-            total += value * dyadic_weight(w, buckets, seed, width, half, i, j)
-    return total
+def direct_row(args: Any, x: Any, scale: Any, w: Any, first: Any, last: Any, v: Any, raw: Any) -> None:
+    """raw[t G + g] for the groups from `first` to before `last`, without the transform.
 
-
-@device
-def direct_row(args: Any, r: Any, x: Any, w: Any, chunk: Any, scratch: Any) -> None:
-    """The outputs of one chunk's groups (of all groups where chunk < 0) for row r, without the transform."""
+    v: float32 [vector_floats(width)] of scratch, for the list of non-zero inputs where it is long enough.
+    """
     width, half, seed, inputs = args[WIDTH], args[HALF], np.uint32(args[SEED]), args[INPUTS]
-    groups, scale = args[BUCKETS] // width, float_at(args, X_SCALE)
-    first, last = (0, groups) if chunk < 0 else (chunk * GROUP_LANES, min(groups, (chunk + 1) * GROUP_LANES))
-    room, nonzero = width * GROUP_LANES // 2, 0
+    groups, room = args[BUCKETS] // width, width * GROUP_LANES // 2
+    signs, nonzero = uint16_array(args[ROW_SIGNS], NO_LIMIT), 0
     for i in range(inputs):
         nonzero += 1 if x[i] != np.float32(0.0) else 0
-    start = row_start(args, r)
     listed = args[SKIP_ZEROS] != 0 and nonzero <= room
-    indices, values = int32_array(scratch, room), float32_array(scratch + 4 * room, room)
+    values, indices = v[:room], v[room : 2 * room].view(np.int32)
     if listed:
-        list_signed(x, scale, inputs, seed, indices, values)
+        list_signed(x, scale, inputs, signs, indices, values)
+    low = np.int32(width - 1)
     for t in range((args[OUTPUTS] + groups - 1) // groups):
         perm = np.int32(permute(t, width, half, seed))
-        for g in range(first, min(last, args[OUTPUTS] - t * groups)):
-            j = t * groups + g
+        for g in range(first, last):
+            total, base = np.float32(0.0), g * width
             if listed:
-                total, base, low = np.float32(0.0), g * width, np.int32(width - 1)
                 for q in range(nonzero):
                     total += values[q] * weight(w, base + np.int64((indices[q] & low) ^ perm))
-                finish(args, start, r, j, total * col_sign(j, seed))
             else:
-                finish(
-                    args,
-                    start,
-                    r,
-                    j,
-                    direct_output(x, scale, inputs, w, args[BUCKETS], seed, width, half, args[SKIP_ZEROS], j),
-                )
+                for i in range(inputs):
+                    if args[SKIP_ZEROS] == 0 or x[i] != np.float32(0.0):
+                        value = sign_at(signs, i) * (x[i] * scale)
+                        total += value * weight(w, base + np.int64((np.int32(i) & low) ^ perm))
+            raw[t * groups + g] = total
 
 
 @device
-def write_groups(args: Any, r: Any, chunk: Any, lanes: Any, v: Any) -> None:
-    """Outputs of row r from a transformed chunk v[width, lanes]."""
-    width, half, seed = args[WIDTH], args[HALF], np.uint32(args[SEED])
-    groups, g0, outputs = args[BUCKETS] // width, chunk * GROUP_LANES, args[OUTPUTS]
-    there, start = min(lanes, groups - g0), row_start(args, r)
-    # A vector of a chunk with fewer groups runs into the outputs of the next t, which come after it: so only where no
-    # other chunk has written there.
-    vectors = lanes == 16 and (there == 16 or groups < 16) and plain_epilogue(args)
-    for t in range((outputs + groups - 1) // groups):
-        at, j0 = np.int64(permute(t, width, half, seed)) * lanes, t * groups + g0
-        if vectors and j0 + 16 <= outputs:
-            finish16(args, start, r, j0, flip_by_columns(load16(v, at), j0, seed))
-            continue
-        for lane in range(min(there, outputs - j0)):
-            finish(args, start, r, j0 + lane, v[at + lane] * col_sign(j0 + lane, seed))
+def _first_pass(spectrum: Any, at: Any, u: Any, v: Any, lanes: Any, block: Any) -> None:
+    """The stages across RADIX blocks of spectrum . u, into blocks of `block` vectors, a vector apart."""
+    step = (block + 1) * 16
+    if lanes == 16:
+        for q in range(block):
+            modulated_lanes16(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
+    elif lanes == 8:
+        for q in range(block):
+            modulated_lanes8(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
+    elif lanes == 4:
+        for q in range(block):
+            modulated_lanes4(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
+    elif lanes == 2:
+        for q in range(block):
+            modulated_lanes2(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
+    else:
+        for q in range(block):
+            modulated_lanes1(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
+
+
+@device
+def inverse_chunk(args: Any, chunk: Any, u: Any, v: Any, raw: Any) -> None:
+    """raw[t G + g] for the groups of one chunk from the transformed inputs u [width + 16]."""
+    width = args[WIDTH]
+    groups, table = args[BUCKETS] // width, int64_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
+    g0, lanes = table[chunk * CHUNK_FIELDS + FIRST_GROUP], table[chunk * CHUNK_FIELDS + CHUNK_LANES]
+    at, tail = table[chunk * CHUNK_FIELDS + CHUNK_START], table[chunk * CHUNK_FIELDS + CHUNK_TAIL]
+    spectrum, there = float32_array(args[SPECTRUM], NO_LIMIT), min(lanes, groups - g0)
+    count = (args[OUTPUTS] + groups - 1) // groups
+    places, vectors = int32_array(args[PLACES], count), width * lanes // 16
+    if vectors < RADIX:
+        for k in range(width):
+            for lane in range(lanes):
+                v[k * lanes + lane] = spectrum[at + k * lanes + lane] * u[k]
+        hadamard(v, width, lanes)
+        for t in range(count):
+            for lane in range(there):
+                raw[t * groups + g0 + lane] = v[places[t] * lanes + lane]
+        return
+    block = vectors // RADIX
+    _first_pass(spectrum, at, u, v, lanes, block)
+    if block > tail:
+        for r in range(RADIX):
+            passes(v, r * (block + 1), block, tail)
+    shift = log2_of(block)
+    for t in range(count):
+        place = np.int64(places[t]) * lanes
+        h = place >> 4
+        value = signed_sum(v, 16 * ((h & -tail) + (h >> shift)), tail, h & (tail - 1))
+        if there == 16:
+            store16(raw, t * groups + g0, value)
+        else:
+            store_lanes16(raw, t * groups + g0, value, place & 15, there)
+
+
+@device
+def finish_row(args: Any, r: Any, raw: Any) -> None:
+    """y of row r from its outputs without signs."""
+    start, outputs, signs = row_start(args, r), args[OUTPUTS], uint16_array(args[COL_SIGNS], NO_LIMIT)
+    whole = outputs & ~15 if plain_epilogue(args) else 0
+    for j in range(0, whole, 16):
+        finish16(args, start, r, j, flip16(load16(raw, j), signs[j >> 4]))
+    for j in range(whole, outputs):
+        finish(args, start, r, j, sign_at(signs, j) * raw[j])
+
+
+@device
+def _folded(args: Any, x: Any, scale: Any, u: Any, spare: Any) -> Any:
+    """Fold a row into u and transform it; returns whether it goes directly instead."""
+    width, signs = args[WIDTH], uint16_array(args[ROW_SIGNS], NO_LIMIT)
+    nonzero, direct = fold_row(x, scale, args[INPUTS], width, signs, u, spare)
+    if direct or (args[SKIP_ZEROS] != 0 and nonzero <= args[DIRECT_BELOW]):
+        return True
+    hadamard(u, width, 1)
+    return False
+
+
+@device
+def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
+    width, inputs = args[WIDTH], args[INPUTS]
+    groups, floats = args[BUCKETS] // width, vector_count(width)
+    u, v = float32_array(scratch, width + 16), float32_array(scratch + 4 * (width + 16), floats)
+    raw = float32_array(scratch + 4 * (width + 16 + floats), raw_count(args))
+    if args[PATCHES] == 0:
+        x, scale = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], inputs), float_at(args, X_SCALE)
+    else:
+        x, scale = float32_array(scratch + 4 * (width + 16 + floats + raw_count(args)), inputs), np.float32(1.0)
+        read_rows(args, tile, 1, 0, inputs, x)
+    if _folded(args, x, scale, u, v):
+        direct_row(args, x, scale, w, 0, groups, v, raw)
+    else:
+        for chunk in range(args[CHUNK_COUNT]):
+            inverse_chunk(args, chunk, u, v, raw)
+    finish_row(args, tile, raw)
 
 
 @entry(*FIELDS)
-def dyadic_forward(args, tile, scratch):  # type: ignore[no-untyped-def]
-    """H u of row `tile`, and whether the row goes directly. For few rows; dyadic_inverse comes behind it."""
+def dyadic_row_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """Row `tile`, all outputs."""
+    _row(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
+
+
+@entry(*FIELDS)
+def dyadic_row_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
+    _row(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
+
+
+@entry(*FIELDS)
+def dyadic_row_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
+    _row(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
+
+
+@entry(*FIELDS)
+def dyadic_fold(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """H u of row `tile`, and whether the row goes directly. dyadic_inverse and dyadic_finish come behind it."""
     x = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], args[INPUTS])
-    width = args[WIDTH]
-    u = float32_array(args[FOLDED] + 4 * tile * width, width)
+    room = args[WIDTH] + 16
+    u = float32_array(args[FOLDED] + 4 * tile * room, room)
     direct = int64_array(args[DIRECT], args[ROWS])
-    nonzero = fold_row(x, float_at(args, X_SCALE), args[INPUTS], width, np.uint32(args[SEED]), u)
-    if (args[SKIP_ZEROS] != 0 and nonzero <= args[DIRECT_BELOW]) or must_go_direct(u, 0, 1, width):
-        direct[tile] = 1
-        return
-    direct[tile] = 0
-    hadamard(u, width, 1)
+    direct[tile] = 1 if _folded(args, x, float_at(args, X_SCALE), u, float32_array(scratch, 16)) else 0
 
 
 @device
 def _inverse(args: Any, tile: Any, scratch: Any, w: Any) -> None:
-    width = args[WIDTH]
-    groups = args[BUCKETS] // width
-    chunks = (groups + GROUP_LANES - 1) // GROUP_LANES
-    r, chunk = tile // chunks, tile % chunks
-    if int64_array(args[DIRECT], args[ROWS])[r] != 0:
-        x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
-        direct_row(args, r, x, w, chunk, scratch)
+    width, r, chunk = args[WIDTH], tile // args[CHUNK_COUNT], tile % args[CHUNK_COUNT]
+    v = float32_array(scratch, vector_count(width))
+    raw = float32_array(args[RAW] + 4 * r * raw_count(args), raw_count(args))
+    if int64_array(args[DIRECT], args[ROWS])[r] == 0:
+        u = float32_array(args[FOLDED] + 4 * r * (width + 16), width + 16)
+        inverse_chunk(args, chunk, u, v, raw)
         return
-    lanes = chunk_lanes(groups, chunk)
-    spectrum = float32_array(args[SPECTRUM], NO_LIMIT)
-    u, v = float32_array(args[FOLDED] + 4 * r * width, width), float32_array(scratch, width * GROUP_LANES)
-    modulated_hadamard(spectrum, chunk * GROUP_LANES * width, u, 0, 1, width, lanes, v)
-    write_groups(args, r, chunk, lanes, v)
+    table = int64_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
+    first = table[chunk * CHUNK_FIELDS + FIRST_GROUP]
+    last = min(args[BUCKETS] // width, first + table[chunk * CHUNK_FIELDS + CHUNK_LANES])
+    x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
+    direct_row(args, x, float_at(args, X_SCALE), w, first, last, v, raw)
 
 
 @entry(*FIELDS)
 def dyadic_inverse_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
-    """One chunk of one row: tile = row * chunks + chunk."""
+    """One chunk of one row: tile = row * chunk_count + chunk."""
     _inverse(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
@@ -282,157 +519,7 @@ def dyadic_inverse_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
     _inverse(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
 
 
-@device
-def fold_rows(args: Any, r0: Any, count: Any, u: Any, buffer: Any, room: Any) -> Any:
-    """u[k, c] = folded inputs of row r0 + c, 16 rows as lanes, read through `buffer` of `room` floats."""
-    width, seed, inputs = args[WIDTH], np.uint32(args[SEED]), args[INPUTS]
-    for k in range(width * ROW_LANES):
-        u[k] = np.float32(0.0)
-    length = min(inputs, room // ROW_LANES)
-    for i0 in range(0, inputs, length):
-        ni = min(length, inputs - i0)
-        read_rows(args, r0, count, i0, ni, buffer)
-        for i in range(ni):
-            sign, at = row_sign(i0 + i, seed), ((i0 + i) & (width - 1)) * ROW_LANES
-            for c in range(count):
-                u[at + c] += sign * buffer[c * ni + i]
-
-
-@device
-def _rows(args: Any, tile: Any, scratch: Any, w: Any) -> None:
-    width, half, seed = args[WIDTH], args[HALF], np.uint32(args[SEED])
-    groups, r0 = args[BUCKETS] // width, tile * ROW_LANES
-    count = min(ROW_LANES, args[ROWS] - r0)
-    u = float32_array(scratch, width * ROW_LANES)
-    v = float32_array(scratch + 4 * width * ROW_LANES, width * GROUP_LANES)
-    spectrum = float32_array(args[SPECTRUM], NO_LIMIT)
-    fold_rows(args, r0, count, u, v, width * GROUP_LANES)
-    direct = 0
-    for c in range(count):
-        if must_go_direct(u, c, ROW_LANES, width):
-            direct |= 1 << c
-            for k in range(width):
-                u[k * ROW_LANES + c] = np.float32(0.0)
-    hadamard(u, width, ROW_LANES)
-    at = 0
-    for chunk in range((groups + GROUP_LANES - 1) // GROUP_LANES):
-        lanes = chunk_lanes(groups, chunk)
-        if lanes >= 8 or count < 4:
-            for c in range(count):
-                if direct >> c & 1 == 0:
-                    modulated_hadamard(spectrum, at, u, c, ROW_LANES, width, lanes, v)
-                    write_groups(args, r0 + c, chunk, lanes, v)
-        else:
-            for lane in range(min(lanes, groups - chunk * GROUP_LANES)):
-                for k in range(width):
-                    s = splat16(spectrum[at + k * lanes + lane])
-                    store16(v, k * 16, mul16(s, load16(u, k * 16)))
-                hadamard(v, width, ROW_LANES)
-                g = chunk * GROUP_LANES + lane
-                for t in range((args[OUTPUTS] - g + groups - 1) // groups):
-                    j = t * groups + g
-                    source, sign = np.int64(permute(t, width, half, seed)) * ROW_LANES, col_sign(j, seed)
-                    for c in range(count):
-                        if direct >> c & 1 == 0:
-                            finish(args, row_start(args, r0 + c), r0 + c, j, sign * v[source + c])
-        at += width * lanes
-    if direct != 0:
-        _direct_rows(args, r0, count, direct, w, scratch)
-
-
-@device
-def _direct_rows(args: Any, r0: Any, count: Any, direct: Any, w: Any, scratch: Any) -> None:
-    """Rows marked in `direct`, one input chunk at a time, summed in scratch-sized strips of outputs."""
-    width, half, seed, inputs = args[WIDTH], args[HALF], np.uint32(args[SEED]), args[INPUTS]
-    room = width * (ROW_LANES + GROUP_LANES) // 2
-    values, sums = float32_array(scratch, room), float32_array(scratch + 4 * room, room)
-    for c in range(count):
-        if direct >> c & 1 == 0:
-            continue
-        start = row_start(args, r0 + c)
-        for j0 in range(0, args[OUTPUTS], room):
-            nj = min(room, args[OUTPUTS] - j0)
-            for j in range(nj):
-                sums[j] = np.float32(0.0)
-            for i0 in range(0, inputs, room):
-                ni = min(room, inputs - i0)
-                read_rows(args, r0 + c, 1, i0, ni, values)
-                for i in range(ni):
-                    if args[SKIP_ZEROS] == 0 or values[i] != np.float32(0.0):
-                        for j in range(nj):
-                            sums[j] += values[i] * dyadic_weight(w, args[BUCKETS], seed, width, half, i0 + i, j0 + j)
-            for j in range(nj):
-                finish(args, start, r0 + c, j0 + j, sums[j])
-
-
 @entry(*FIELDS)
-def dyadic_rows_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
-    """Sixteen rows, all outputs. For batches and convolutions."""
-    _rows(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
-
-
-@entry(*FIELDS)
-def dyadic_rows_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
-    _rows(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
-
-
-@entry(*FIELDS)
-def dyadic_rows_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
-    _rows(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
-
-
-@device
-def _transposed(args: Any, tile: Any, scratch: Any, w: Any) -> None:
-    """x @ W^T for row `tile`: inputs are the columns of W, outputs its rows."""
-    width, half, seed = args[WIDTH], args[HALF], np.uint32(args[SEED])
-    groups, inputs = args[BUCKETS] // width, args[INPUTS]
-    x, scale = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], inputs), float_at(args, X_SCALE)
-    u, v = float32_array(scratch, width), float32_array(scratch + 4 * width, width * GROUP_LANES)
-    start = row_start(args, tile)
-    if must_go_direct(x, 0, 1, inputs):
-        for i in range(args[OUTPUTS]):
-            total = np.float32(0.0)
-            for j in range(inputs):
-                if args[SKIP_ZEROS] == 0 or x[j] != np.float32(0.0):
-                    total += x[j] * scale * dyadic_weight(w, args[BUCKETS], seed, width, half, i, j)
-            finish(args, start, tile, i, total)
-        return
-    spectrum = float32_array(args[SPECTRUM], NO_LIMIT)
-    for k in range(width):
-        u[k] = np.float32(0.0)
-    at = 0
-    for chunk in range((groups + GROUP_LANES - 1) // GROUP_LANES):
-        lanes, g0 = chunk_lanes(groups, chunk), chunk * GROUP_LANES
-        there = min(lanes, groups - g0)
-        for k in range(width * lanes):
-            v[k] = np.float32(0.0)
-        for t in range((inputs + groups - 1) // groups):
-            to, j0 = np.int64(permute(t, width, half, seed)) * lanes, t * groups + g0
-            for lane in range(min(there, inputs - j0)):
-                v[to + lane] += col_sign(j0 + lane, seed) * (x[j0 + lane] * scale)
-        hadamard(v, width, lanes)
-        for k in range(width):
-            total = np.float32(0.0)
-            for lane in range(lanes):
-                total += spectrum[at + k * lanes + lane] * v[k * lanes + lane]
-            u[k] += total
-        at += width * lanes
-    hadamard(u, width, 1)
-    for i in range(args[OUTPUTS]):
-        finish(args, start, tile, i, row_sign(i, seed) * u[i & (width - 1)])
-
-
-@entry(*FIELDS)
-def dyadic_transposed_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
-    """One row of x @ W^T."""
-    _transposed(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
-
-
-@entry(*FIELDS)
-def dyadic_transposed_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
-    _transposed(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
-
-
-@entry(*FIELDS)
-def dyadic_transposed_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
-    _transposed(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
+def dyadic_finish(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """Signs, bias and activation of row `tile`."""
+    finish_row(args, tile, float32_array(args[RAW] + 4 * tile * raw_count(args), raw_count(args)))

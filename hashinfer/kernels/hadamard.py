@@ -1,63 +1,40 @@
-"""The Walsh-Hadamard transform of `lanes` vectors at once, in place, by radix-8 passes over explicit vectors.
+"""The Walsh-Hadamard transform over explicit vectors: in place, and pruned to the outputs that exist.
 
 Unnormalised, in natural (Hadamard) order: V <- H V, H[k, l] = (-1)^popcount(k & l). Its error is norm-wise:
 at most log2(width) eps ||v||_2 a vector, in the 2-norm scaled by sqrt(width).
+
+`v[width, lanes]` is seen as width * lanes / 16 vectors of sixteen floats. One pass of radix R does log2(R) stages.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from hashinfer.kernels.intrinsics import add16, load16, mul16, splat16, store16, sub16, swap1, swap2, swap4, swap8
-from hashinfer.kernels.jit import device
+import numpy as np
+
+from hashinfer.kernels.intrinsics import (
+    butterflies2,
+    butterflies4,
+    butterflies8,
+    butterflies16,
+    fma16,
+    load16,
+    signed_sum2,
+    signed_sum4,
+    signed_sum8,
+    signed_sum16,
+    splat16,
+    store16,
+    swap1,
+    swap2,
+    swap4,
+    swap8,
+)
+from hashinfer.kernels.isa import RADIX
+from hashinfer.kernels.jit import device, inlined
 
 BLOCK = 256
 """Vectors that stay in a first-level cache between passes: 16 KiB."""
-
-
-@device
-def _butterflies8(
-    v: Any, at: Any, step: Any, a0: Any, a1: Any, a2: Any, a3: Any, a4: Any, a5: Any, a6: Any, a7: Any
-) -> None:
-    """The transform of eight vectors, stored at v[at], v[at + step], ..."""
-    b0, b1, b2, b3 = add16(a0, a1), sub16(a0, a1), add16(a2, a3), sub16(a2, a3)
-    b4, b5, b6, b7 = add16(a4, a5), sub16(a4, a5), add16(a6, a7), sub16(a6, a7)
-    a0, a1, a2, a3 = add16(b0, b2), add16(b1, b3), sub16(b0, b2), sub16(b1, b3)
-    a4, a5, a6, a7 = add16(b4, b6), add16(b5, b7), sub16(b4, b6), sub16(b5, b7)
-    store16(v, at, add16(a0, a4))
-    store16(v, at + step, add16(a1, a5))
-    store16(v, at + 2 * step, add16(a2, a6))
-    store16(v, at + 3 * step, add16(a3, a7))
-    store16(v, at + 4 * step, sub16(a0, a4))
-    store16(v, at + 5 * step, sub16(a1, a5))
-    store16(v, at + 6 * step, sub16(a2, a6))
-    store16(v, at + 7 * step, sub16(a3, a7))
-
-
-@device
-def _radix8(v: Any, at: Any, step: Any) -> None:
-    a0, a1 = load16(v, at), load16(v, at + step)
-    a2, a3 = load16(v, at + 2 * step), load16(v, at + 3 * step)
-    a4, a5 = load16(v, at + 4 * step), load16(v, at + 5 * step)
-    a6, a7 = load16(v, at + 6 * step), load16(v, at + 7 * step)
-    _butterflies8(v, at, step, a0, a1, a2, a3, a4, a5, a6, a7)
-
-
-@device
-def _radix4(v: Any, at: Any, step: Any) -> None:
-    a0, a1, a2, a3 = load16(v, at), load16(v, at + step), load16(v, at + 2 * step), load16(v, at + 3 * step)
-    b0, b1, b2, b3 = add16(a0, a1), sub16(a0, a1), add16(a2, a3), sub16(a2, a3)
-    store16(v, at, add16(b0, b2))
-    store16(v, at + step, add16(b1, b3))
-    store16(v, at + 2 * step, sub16(b0, b2))
-    store16(v, at + 3 * step, sub16(b1, b3))
-
-
-@device
-def _radix2(v: Any, at: Any, step: Any) -> None:
-    a, b = load16(v, at), load16(v, at + step)
-    store16(v, at, add16(a, b))
-    store16(v, at + step, sub16(a, b))
 
 
 @device
@@ -77,31 +54,39 @@ def _within_vectors(v: Any, size: Any, lanes: Any) -> None:
 
 
 @device
-def _across_vectors(v: Any, first: Any, vectors: Any) -> None:
-    """The transform over the first axis of v[first : first + vectors, 16]: wide passes, then blocks in cache."""
-    block = vectors
-    while block > BLOCK:
-        h = block // 8
-        for start in range(first, first + vectors, block):
-            for q in range(start, start + h):
-                _radix8(v, q * 16, h * 16)
-        block = h
+def one_pass(v: Any, first: Any, vectors: Any, block: Any, radix: Any) -> None:
+    """log2(radix) stages over v[first : first + vectors, 16], the widest of blocks of `block` vectors."""
+    step = block // radix
     for start in range(first, first + vectors, block):
-        h = 1
-        while h * 8 <= block:
-            for at in range(start, start + block, 8 * h):
-                for q in range(at, at + h):
-                    _radix8(v, q * 16, h * 16)
-            h *= 8
-        if h * 4 <= block:
-            for at in range(start, start + block, 4 * h):
-                for q in range(at, at + h):
-                    _radix4(v, q * 16, h * 16)
-            h *= 4
-        if h < block:
-            for at in range(start, start + block, 2 * h):
-                for q in range(at, at + h):
-                    _radix2(v, q * 16, h * 16)
+        if radix == 16:
+            for q in range(start, start + step):
+                butterflies16(v, q * 16, step * 16)
+        elif radix == 8:
+            for q in range(start, start + step):
+                butterflies8(v, q * 16, step * 16)
+        elif radix == 4:
+            for q in range(start, start + step):
+                butterflies4(v, q * 16, step * 16)
+        else:
+            for q in range(start, start + step):
+                butterflies2(v, q * 16, step * 16)
+
+
+@device
+def passes(v: Any, first: Any, vectors: Any, tail: Any) -> None:
+    """The stages over v[first : first + vectors, 16] down to blocks of `tail` vectors; both powers of two."""
+    block = vectors
+    while block > BLOCK and block >= 8 * tail:
+        # Radix 16 at strides of a power of two would meet in too few sets of the cache.
+        one_pass(v, first, vectors, block, 8)
+        block //= 8
+    whole = block
+    for start in range(first, first + vectors, whole):
+        block = whole
+        while block > tail:
+            radix = min(RADIX, block // tail)
+            one_pass(v, start, whole, block, radix)
+            block //= radix
 
 
 @device
@@ -127,40 +112,31 @@ def hadamard(v: Any, width: Any, lanes: Any) -> None:
         return
     if lanes < 16:
         _within_vectors(v, size, lanes)
-    _across_vectors(v, 0, size // 16)
+    passes(v, 0, size // 16, 1)
 
 
-@device
-def _scaled16(spectrum: Any, at: Any, u: Any, k: Any) -> Any:
-    return mul16(load16(spectrum, at), splat16(u[k]))
+@inlined
+def _parity(k: Any) -> Any:
+    k ^= k >> 16
+    k ^= k >> 8
+    k ^= k >> 4
+    k ^= k >> 2
+    return (k ^ (k >> 1)) & 1
 
 
-@device
-def modulated_hadamard(spectrum: Any, at: Any, u: Any, start: Any, step: Any, width: Any, lanes: Any, v: Any) -> None:
-    """v[width, lanes] = H (spectrum . u): spectrum[width, lanes] from `at`, u[k] at start + k step.
-
-    With sixteen lanes the product is taken on the way into the first pass.
-    """
-    if lanes < 16 or width < 8:
-        for k in range(width):
-            for lane in range(lanes):
-                v[k * lanes + lane] = spectrum[at + k * lanes + lane] * u[start + k * step]
-        hadamard(v, width, lanes)
-        return
-    h = width // 8
-    for q in range(h):
-        _butterflies8(
-            v,
-            q * 16,
-            h * 16,
-            _scaled16(spectrum, at + q * 16, u, start + q * step),
-            _scaled16(spectrum, at + (q + h) * 16, u, start + (q + h) * step),
-            _scaled16(spectrum, at + (q + 2 * h) * 16, u, start + (q + 2 * h) * step),
-            _scaled16(spectrum, at + (q + 3 * h) * 16, u, start + (q + 3 * h) * step),
-            _scaled16(spectrum, at + (q + 4 * h) * 16, u, start + (q + 4 * h) * step),
-            _scaled16(spectrum, at + (q + 5 * h) * 16, u, start + (q + 5 * h) * step),
-            _scaled16(spectrum, at + (q + 6 * h) * 16, u, start + (q + 6 * h) * step),
-            _scaled16(spectrum, at + (q + 7 * h) * 16, u, start + (q + 7 * h) * step),
-        )
-    for block in range(8):
-        _across_vectors(v, block * h, h)
+@inlined
+def signed_sum(v: Any, at: Any, count: Any, beta: Any) -> Any:
+    """Output beta of the transform over the vectors v[at + 16 k : + 16], k < count, a power of two."""
+    if count == 1:
+        return load16(v, at)
+    if count == 2:
+        return signed_sum2(v, at, beta)
+    if count == 4:
+        return signed_sum4(v, at, beta)
+    if count == 8:
+        return signed_sum8(v, at, beta)
+    total = signed_sum16(v, at, beta)
+    for k in range(1, count // 16):
+        sign = np.float32(1.0) - np.float32(2.0) * np.float32(_parity(k & (beta >> 4)))
+        total = fma16(splat16(sign), signed_sum16(v, at + 256 * k, beta), total)
+    return total

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from hashinfer.kernels.intrinsics import flip16
-from hashinfer.kernels.jit import device
+from hashinfer.kernels.intrinsics import ramp16
+from hashinfer.kernels.jit import device, inlined
 
 _P2, _P3, _P4, _P5 = np.uint32(0x85EBCA77), np.uint32(0xC2B2AE3D), np.uint32(0x27D4EB2F), np.uint32(0x165667B1)
 _M1, _M2 = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
@@ -22,7 +22,7 @@ _S10, _S13, _S15, _S16, _S17 = np.uint32(10), np.uint32(13), np.uint32(15), np.u
 _S20, _S31, _EIGHT, _ONE = np.uint32(20), np.uint32(31), np.uint32(8), np.uint32(1)
 
 
-@device
+@inlined
 def fmix32(h: Any) -> Any:
     """MurmurHash3's finaliser on a uint32."""
     h = np.uint32(np.uint32(h ^ np.uint32(h >> _S16)) * _M1)
@@ -30,7 +30,7 @@ def fmix32(h: Any) -> Any:
     return np.uint32(h ^ np.uint32(h >> _S16))
 
 
-@device
+@inlined
 def xxh32_prefix(i: Any, seed: Any) -> Any:
     """The state of XXH32 after le32(i): what all cells of row i share."""
     h = np.uint32(np.uint32(np.uint32(seed) + _P5) + _EIGHT)
@@ -38,7 +38,7 @@ def xxh32_prefix(i: Any, seed: Any) -> Any:
     return np.uint32(np.uint32(np.uint32(h << _S17) | np.uint32(h >> _S15)) * _P4)
 
 
-@device
+@inlined
 def xxh32_finish(prefix: Any, b: Any) -> Any:
     """XXH32 of eight bytes, from the state after the first four and the second four as a number."""
     h = np.uint32(prefix + np.uint32(np.uint32(b) * _P3))
@@ -48,46 +48,51 @@ def xxh32_finish(prefix: Any, b: Any) -> Any:
     return np.uint32(h ^ np.uint32(h >> _S16))
 
 
-@device
+@inlined
+def column_word(b: Any) -> Any:
+    """What the second four bytes, le32(b), add to the state of XXH32."""
+    return np.uint32(np.uint32(b) * _P3)
+
+
+@inlined
+def column_words16(prefix: Any, b: Any) -> Any:
+    """Sixteen states of one row of W with b, b + 1, ... added."""
+    return ramp16(np.uint32(prefix + column_word(b)), _P3)
+
+
+@inlined
 def signed_slot(hashed: Any, slots: Any) -> Any:
     """(hash * slots) >> 32 as uint32, below `slots` < 2^31: bit 0 is the sign, the rest the first bucket."""
-    return np.uint32((np.uint64(hashed) * np.uint64(slots)) >> np.uint64(32))
+    return np.uint32((np.uint64(hashed) * np.uint64(np.uint32(slots))) >> np.uint64(32))
 
 
-@device
+@inlined
 def slot_sign(slot: Any) -> Any:
     """-1.0 where the slot is odd, else 1.0."""
     return np.float32(1.0) - np.float32(2.0) * np.float32(np.uint32(slot & _ONE))
 
 
-@device
+@inlined
 def row_sign(i: Any, seed: Any) -> Any:
     """s(i) of the dyadic scheme, -1.0 or 1.0."""
     key = np.uint32(np.uint32(np.uint32(i) * _ROW) + np.uint32(seed))
     return np.float32(1.0) - np.float32(2.0) * np.float32(np.uint32(fmix32(key) >> _S31))
 
 
-@device
+@inlined
 def col_sign(j: Any, seed: Any) -> Any:
     """r(j) of the dyadic scheme, -1.0 or 1.0."""
     key = np.uint32(np.uint32(np.uint32(j) * _COL) + np.uint32(np.uint32(seed) ^ _SALT))
     return np.float32(1.0) - np.float32(2.0) * np.float32(np.uint32(fmix32(key) >> _S31))
 
 
-@device
-def flip_by_columns(value: Any, j: Any, seed: Any) -> Any:
-    """A vector of sixteen times r(j), ..., r(j + 15)."""
-    key = np.uint32(np.uint32(np.uint32(j) * _COL) + np.uint32(np.uint32(seed) ^ _SALT))
-    return flip16(value, key, _COL)
-
-
-@device
+@inlined
 def _perm_round(x: Any, offset: Any, multiplier: Any, mask: Any, half: Any) -> Any:
     x = np.uint32(np.uint32(np.uint32(np.uint32(x + offset) & mask) * multiplier) & mask)
     return np.uint32(x ^ np.uint32(x >> half))
 
 
-@device
+@inlined
 def permute(t: Any, width: Any, half: Any, seed: Any) -> Any:
     """perm(t) of the dyadic scheme. width: a power of two; half: ceil(log2(width) / 2)."""
     mask = np.uint32(np.uint32(width) - _ONE)

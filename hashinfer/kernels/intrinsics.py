@@ -8,9 +8,25 @@ splat16                insertelement + shufflevector: a broadcast of one float
 add16, sub16, mul16    fadd, fsub, fmul on <16 x float>
 fma16                  llvm.fma.v16f32
 swap1/2/4/8            shufflevector, fmul by +-1, fadd: the butterfly of lanes i and i xor d inside one vector
+sum16                  shufflevector and fadd, four times
 relu16                 fcmp olt + select: 0 where a lane is below 0, NaN kept
-flip16                 fmix32 of sixteen keys (mul, xor, lshr on <16 x i32>), its top bit xored into the sign bits
-*_at                   inttoptr: an address as a pointer (`carray` makes it an array)
+flip16                 an i16 as sixteen i1 (AVX-512: a mask register), select, xor into the sign bits
+ramp16, add_word16     add and mul on <16 x i32>
+xxh32_slots16          the end of XXH32 on <16 x i32> (mul, xor, lshr, shl), then mul on two <8 x i64>
+flip_odd16             shl, xor into the sign bits
+weights16              load of <16 x float | i8 | i16>; sitofp, or shifts and an fmul that widen float16
+pick16                 eight loads of a pair of slots, sixteen scalar loads of weights and insertelements: on Zen twice
+                       as fast as a gather; then as weights16
+largest16              and, icmp ugt, select on the bits without their sign: a running maximum of magnitudes
+nonzero16              fcmp une, bitcast of sixteen i1 to i16, ctpop
+butterflies2/4/8/16    loads, log2(radix) stages of fadd and llvm.fma by a -1 that LLVM cannot see through, stores: a
+                       fused multiply-add runs on units that an addition does not use (Zen), and rounds the same
+modulated_*            the same, behind loads of the spectrum times u: one float broadcast, or a shuffle that repeats
+                       each float `lanes` times, and the butterflies inside the vectors
+signed_sum2/4/8/16     loads, then a tree of llvm.fma by +-1
+store_lanes16          sub and icmp ult on sixteen lane numbers, llvm.masked.store (AVX-512: a mask register; AVX2:
+                       two vmaskmovps; elsewhere a branch for each lane)
+int64_at, *_array      inttoptr: an address as a pointer, or as an array of a length
 float_bits             bitcast of an int64 argument to float64
 call_entry             an indirect call of an entry (args, tile, scratch)
 atomic_add, atomic_load, atomic_store, relax
@@ -22,18 +38,20 @@ Numba's bounds checking does not see the vector loads and stores. Each has a sca
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
+from numba.np.arrayobj import populate_array
+
+from hashinfer.kernels.isa import RADIX
 
 LANES = 16
 
 _F32, _F64, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
-_VECTOR = ir.VectorType(_F32, LANES)
+_VECTOR, _WORDS, _MASK = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(1), LANES)
 _FAST = ("reassoc", "nsz", "contract")
 
 
@@ -53,9 +71,16 @@ class _Float32x16Model(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, fe_type, _VECTOR)
 
 
+def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+    return context.make_array(array_type)(context, builder, array).data
+
+
+def _at(builder: Any, data: Any, offset: Any, kind: Any = _VECTOR) -> Any:
+    return builder.bitcast(builder.gep(data, [offset]), kind.as_pointer())
+
+
 def _vector_pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), _VECTOR.as_pointer())
+    return _at(builder, _data(context, builder, array_type, array), offset)
 
 
 def _splat(builder: Any, scalar: Any) -> Any:
@@ -95,6 +120,11 @@ def splat16(_context: Any, value: Any) -> Any:
     return float32x16(types.float32), codegen
 
 
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    kind = ir.FunctionType(_VECTOR, [_VECTOR, _VECTOR, _VECTOR])
+    return builder.call(builder.module.declare_intrinsic("llvm.fma.v16f32", fnty=kind), [a, b, c])
+
+
 def _binary(instruction: str) -> Any:
     @intrinsic  # type: ignore[untyped-decorator]
     def operation(_context: Any, a: Any, b: Any) -> Any:
@@ -114,12 +144,23 @@ def fma16(_context: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
 
     def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        function = builder.module.declare_intrinsic(
-            "llvm.fma.v16f32", fnty=ir.FunctionType(_VECTOR, [_VECTOR, _VECTOR, _VECTOR])
-        )
-        return builder.call(function, args)
+        return _fma(builder, *args)
 
     return float32x16(float32x16, float32x16, float32x16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def sum16(_context: Any, value: Any) -> Any:
+    """The sum of the lanes, in a fixed order."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        value, undefined = args[0], ir.Constant(_VECTOR, ir.Undefined)
+        for distance in (8, 4, 2, 1):
+            order = ir.Constant(_WORDS, [(lane + distance) % LANES for lane in range(LANES)])
+            value = builder.fadd(value, builder.shuffle_vector(value, undefined, order))
+        return builder.extract_element(value, _I32(0))
+
+    return types.float32(float32x16), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -133,30 +174,164 @@ def relu16(_context: Any, value: Any) -> Any:
     return float32x16(float32x16), codegen
 
 
+def _spread(builder: Any, word: Any) -> Any:
+    undefined = ir.Constant(_WORDS, ir.Undefined)
+    return builder.shuffle_vector(builder.insert_element(undefined, word, _I32(0)), undefined, _words(0))
+
+
+def _words(number: int) -> Any:
+    return ir.Constant(_WORDS, [number] * LANES)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
-def flip16(_context: Any, value: Any, key: Any, step: Any) -> Any:
-    """value, negated in each lane where the top bit of fmix32(key + lane * step) is set. key, step: uint32."""
+def flip16(_context: Any, value: Any, negative: Any) -> Any:
+    """value, negated in each lane whose bit of `negative` (uint16) is set."""
 
     def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        words = ir.VectorType(_I32, LANES)
-
-        def every(number: int) -> Any:
-            return ir.Constant(words, [number] * LANES)
-
-        def spread(scalar: Any) -> Any:
-            undefined = ir.Constant(words, ir.Undefined)
-            first = builder.insert_element(undefined, scalar, _I32(0))
-            return builder.shuffle_vector(first, undefined, ir.Constant(words, [0] * LANES))
-
-        lane = ir.Constant(words, list(range(LANES)))
-        h = builder.add(spread(args[1]), builder.mul(lane, spread(args[2])))
-        h = builder.mul(builder.xor(h, builder.lshr(h, every(16))), every(0x85EBCA6B))
-        h = builder.mul(builder.xor(h, builder.lshr(h, every(13))), every(0xC2B2AE35))
-        h = builder.xor(h, builder.lshr(h, every(16)))
-        bits = builder.xor(builder.bitcast(args[0], words), builder.and_(h, every(0x80000000)))
+        mask = builder.bitcast(args[1], _MASK)
+        bits = builder.xor(builder.bitcast(args[0], _WORDS), builder.select(mask, _words(1 << 31), _words(0)))
         return builder.bitcast(bits, _VECTOR)
 
-    return float32x16(float32x16, types.uint32, types.uint32), codegen
+    return float32x16(float32x16, types.uint16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def ramp16(_context: Any, first: Any, step: Any) -> Any:
+    """The words first, first + step, ..., first + 15 step (uint32), as sixteen lanes of bits."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        lane = ir.Constant(_WORDS, list(range(LANES)))
+        words = builder.add(_spread(builder, args[0]), builder.mul(lane, _spread(builder, args[1])))
+        return builder.bitcast(words, _VECTOR)
+
+    return float32x16(types.uint32, types.uint32), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_word16(_context: Any, words: Any, amount: Any) -> Any:
+    """Sixteen words plus a uint32."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        return builder.bitcast(builder.add(builder.bitcast(args[0], _WORDS), _spread(builder, args[1])), _VECTOR)
+
+    return float32x16(float32x16, types.uint32), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def xxh32_slots16(_context: Any, words: Any, slots: Any) -> Any:
+    """Signed slots, below `slots` (uint32), of sixteen states of XXH32 to which the last four bytes have been added."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        def mixed(h: Any, right: int, multiplier: int) -> Any:
+            return builder.mul(builder.xor(h, builder.lshr(h, _words(right))), _words(multiplier))
+
+        h = builder.bitcast(args[0], _WORDS)
+        h = builder.or_(builder.shl(h, _words(17)), builder.lshr(h, _words(15)))
+        h = mixed(mixed(builder.mul(h, _words(0x27D4EB2F)), 15, 0x85EBCA77), 13, 0xC2B2AE3D)
+        h = builder.xor(h, builder.lshr(h, _words(16)))
+        # The upper halves of 32 x 32 bit products, even and odd lanes apart: what vectors can multiply.
+        pairs = ir.VectorType(_I64, LANES // 2)
+        half, low = ir.Constant(pairs, [32] * (LANES // 2)), ir.Constant(pairs, [0xFFFFFFFF] * (LANES // 2))
+        high = ir.Constant(pairs, [0xFFFFFFFF << 32] * (LANES // 2))
+        h = builder.bitcast(h, pairs)
+        factor = builder.and_(builder.bitcast(_spread(builder, args[1]), pairs), low)
+        even = builder.lshr(builder.mul(builder.and_(h, low), factor), half)
+        odd = builder.and_(builder.mul(builder.lshr(h, half), factor), high)
+        return builder.bitcast(builder.or_(even, odd), _VECTOR)
+
+    return float32x16(float32x16, types.uint32), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def flip_odd16(_context: Any, value: Any, slots: Any) -> Any:
+    """value, negated in each lane whose signed slot is odd."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        sign = builder.shl(builder.bitcast(args[1], _WORDS), _words(31))
+        return builder.bitcast(builder.xor(builder.bitcast(args[0], _WORDS), sign), _VECTOR)
+
+    return float32x16(float32x16, float32x16), codegen
+
+
+def _widened(builder: Any, values: Any) -> Any:
+    """Sixteen stored weights as floats: float32, int8, or float16 as i16."""
+    bits = getattr(values.type.element, "width", 32)
+    if bits == 8:
+        return builder.sitofp(values, _VECTOR)
+    if bits == 16:
+        wide = builder.zext(values, _WORDS)
+        magnitude = builder.shl(builder.and_(wide, _words(0x7FFF)), _words(13))
+        value = builder.bitcast(
+            builder.fmul(builder.bitcast(magnitude, _VECTOR), ir.Constant(_VECTOR, [2.0**112] * LANES)), _WORDS
+        )
+        endless = builder.icmp_unsigned(">=", magnitude, _words(0x7C00 << 13))
+        value = builder.select(endless, builder.or_(magnitude, _words(0x7F800000)), value)
+        sign = builder.shl(builder.and_(wide, _words(0x8000)), _words(16))
+        return builder.bitcast(builder.or_(value, sign), _VECTOR)
+    return values
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def weights16(_context: Any, w: Any, offset: Any) -> Any:
+    """w[offset : offset + 16] as floats, of a weight vector of any stored dtype."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = _data(context, builder, sig.args[0], args[0])
+        kind = ir.VectorType(data.type.pointee, LANES)
+        size = context.get_abi_sizeof(data.type.pointee)
+        return _widened(builder, builder.load(_at(builder, data, args[1], kind), align=size))
+
+    return float32x16(w, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pick16(_context: Any, w: Any, slots: Any, offset: Any) -> Any:
+    """w[slot >> 1] for the sixteen signed slots from slots[offset] on (int32), of any stored dtype, without signs."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data, listed = (_data(context, builder, sig.args[k], args[k]) for k in (0, 1))
+        found = ir.Constant(ir.VectorType(data.type.pointee, LANES), ir.Undefined)
+        for lane in range(0, LANES, 2):
+            place = builder.bitcast(builder.gep(listed, [builder.add(args[2], _I64(lane))]), _I64.as_pointer())
+            pair = builder.load(place, align=4)
+            first = builder.and_(builder.lshr(pair, _I64(1)), _I64(0x7FFFFFFF))
+            for k, index in enumerate((first, builder.lshr(pair, _I64(33)))):
+                found = builder.insert_element(found, builder.load(builder.gep(data, [index])), _I32(lane + k))
+        return _widened(builder, found)
+
+    return float32x16(w, slots, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def largest16(_context: Any, largest: Any, value: Any) -> Any:
+    """Lane by lane the larger of `largest` and |value|; Inf is above all numbers, NaN above Inf."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        before = builder.bitcast(args[0], _WORDS)
+        magnitude = builder.and_(builder.bitcast(args[1], _WORDS), _words(0x7FFFFFFF))
+        return builder.bitcast(
+            builder.select(builder.icmp_unsigned(">", magnitude, before), magnitude, before), _VECTOR
+        )
+
+    return float32x16(float32x16, float32x16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def nonzero16(_context: Any, value: Any) -> Any:
+    """How many lanes are not zero (NaN is not)."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        mask = builder.fcmp_unordered("!=", args[0], ir.Constant(_VECTOR, [0.0] * LANES))
+        return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(16))), _I64)
+
+    return types.int64(float32x16), codegen
+
+
+def _swapped(builder: Any, value: Any, distance: int) -> Any:
+    order = ir.Constant(_WORDS, [i ^ distance for i in range(LANES)])
+    sign = ir.Constant(_VECTOR, [-1.0 if i & distance else 1.0 for i in range(LANES)])
+    other = builder.shuffle_vector(value, ir.Constant(_VECTOR, ir.Undefined), order)
+    return builder.fadd(other, builder.fmul(value, sign, flags=_FAST), flags=_FAST)
 
 
 def _lane_butterfly(distance: int) -> Any:
@@ -165,10 +340,7 @@ def _lane_butterfly(distance: int) -> Any:
     @intrinsic  # type: ignore[untyped-decorator]
     def operation(_context: Any, value: Any) -> Any:
         def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-            order = ir.Constant(ir.VectorType(_I32, LANES), [i ^ distance for i in range(LANES)])
-            sign = ir.Constant(_VECTOR, [-1.0 if i & distance else 1.0 for i in range(LANES)])
-            swapped = builder.shuffle_vector(args[0], ir.Constant(_VECTOR, ir.Undefined), order)
-            return builder.fadd(swapped, builder.fmul(args[0], sign, flags=_FAST), flags=_FAST)
+            return _swapped(builder, args[0], distance)
 
         return float32x16(float32x16), codegen
 
@@ -178,22 +350,177 @@ def _lane_butterfly(distance: int) -> Any:
 swap1, swap2, swap4, swap8 = (_lane_butterfly(d) for d in (1, 2, 4, 8))
 
 
-def _pointer(element: Any, llvm_type: Any) -> Callable[..., Any]:
+def _transform(builder: Any, values: list[Any]) -> list[Any]:
+    """The Walsh-Hadamard transform over a list of vectors, a power of two of them."""
+    # Through an empty piece of assembly, so that LLVM does not turn the fused multiply-add into a subtraction.
+    hidden = builder.call(ir.InlineAsm(ir.FunctionType(_I32, [_I32]), "", "=r,0"), [_I32(0xBF800000)])
+    minus_one = _splat(builder, builder.bitcast(hidden, _F32))
+    values, distance = list(values), 1
+    while distance < len(values):
+        for i in range(len(values)):
+            if i & distance == 0:
+                a, b = values[i], values[i + distance]
+                values[i], values[i + distance] = builder.fadd(a, b), _fma(builder, b, minus_one, a)
+        distance *= 2
+    return values
+
+
+def _offsets(builder: Any, first: Any, step: Any, count: int) -> list[Any]:
+    return [builder.add(first, builder.mul(step, _I64(k))) for k in range(count)]
+
+
+def _butterflies(radix: int) -> Any:
+    """The transform over `radix` vectors v[at], v[at + step], ... in place."""
+
     @intrinsic  # type: ignore[untyped-decorator]
-    def operation(_context: Any, address: Any) -> Any:
-        def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-            return builder.inttoptr(args[0], llvm_type.as_pointer())
+    def operation(_context: Any, v: Any, at: Any, step: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            data = _data(context, builder, sig.args[0], args[0])
+            places = [_at(builder, data, offset) for offset in _offsets(builder, args[1], args[2], radix)]
+            values = [builder.load(place, align=4) for place in places]
+            for place, value in zip(places, _transform(builder, values), strict=True):
+                builder.store(value, place, align=4)
+            return context.get_dummy_value()
 
-        return types.CPointer(element)(types.int64), codegen
+        return types.none(v, types.int64, types.int64), codegen
 
-    return operation  # type: ignore[no-any-return]
+    return operation
 
 
-float32_at = _pointer(types.float32, _F32)
-uint16_at = _pointer(types.uint16, ir.IntType(16))
-int8_at = _pointer(types.int8, ir.IntType(8))
-int32_at = _pointer(types.int32, _I32)
-int64_at = _pointer(types.int64, _I64)
+butterflies2, butterflies4, butterflies8, butterflies16 = (_butterflies(radix) for radix in (2, 4, 8, 16))
+
+
+def _modulated(lanes: int) -> Any:
+    """RADIX vectors of the spectrum, side by side from `at`, times u, transformed, to v[to], v[to + step], ...
+
+    A vector holds 16 / lanes places p of `lanes` groups each; those of the k-th vector are multiplied by
+    u[(h + k h_step) 16 / lanes ...], and the butterflies of the places inside a vector are done as well. u must be
+    readable for 15 floats past its end where lanes < 16.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def operation(
+        _context: Any,
+        spectrum: Any,
+        at: Any,
+        u: Any,
+        h: Any,
+        h_step: Any,
+        v: Any,
+        to: Any,
+        step: Any,
+    ) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            stored, folded, out = (_data(context, builder, sig.args[k], args[k]) for k in (0, 2, 5))
+            repeat = ir.Constant(_WORDS, [lane // lanes for lane in range(LANES)])
+            values = []
+            for k, place in enumerate(_offsets(builder, args[3], args[4], RADIX)):
+                factor = builder.load(_at(builder, stored, builder.add(args[1], _I64(LANES * k))), align=4)
+                if lanes == LANES:
+                    other = _splat(builder, builder.load(builder.gep(folded, [place])))
+                else:
+                    other = builder.load(_at(builder, folded, builder.mul(place, _I64(LANES // lanes))), align=4)
+                    other = builder.shuffle_vector(other, ir.Constant(_VECTOR, ir.Undefined), repeat)
+                value = builder.fmul(factor, other)
+                for distance in (1, 2, 4, 8):
+                    if distance >= lanes:
+                        value = _swapped(builder, value, distance)
+                values.append(value)
+            values = _transform(builder, values)
+            for place, value in zip(_offsets(builder, args[6], args[7], RADIX), values, strict=True):
+                builder.store(value, _at(builder, out, place), align=4)
+            return context.get_dummy_value()
+
+        whole = types.int64
+        return types.none(spectrum, whole, u, whole, whole, v, whole, whole), codegen
+
+    return operation
+
+
+modulated_lanes1, modulated_lanes2, modulated_lanes4, modulated_lanes8, modulated_lanes16 = (
+    _modulated(lanes) for lanes in (1, 2, 4, 8, 16)
+)
+
+
+def _signed_sum(count: int) -> Any:
+    """Sum over k < count of (-1)^popcount(k & beta) v[at + 16 k : + 16]: one output of a transform over them."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def operation(_context: Any, v: Any, at: Any, beta: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            data = _data(context, builder, sig.args[0], args[0])
+            places = _offsets(builder, args[1], _I64(LANES), count)
+            values = [builder.load(_at(builder, data, place), align=4) for place in places]
+            bits = builder.trunc(args[2], _I32)
+            while len(values) > 1:
+                negative = builder.shl(builder.and_(bits, _I32(1)), _I32(31))
+                sign = _splat(builder, builder.bitcast(builder.or_(negative, _I32(0x3F800000)), _F32))
+                values = [_fma(builder, b, sign, a) for a, b in zip(values[::2], values[1::2], strict=True)]
+                bits = builder.lshr(bits, _I32(1))
+            return values[0]
+
+        return float32x16(v, types.int64, types.int64), codegen
+
+    return operation
+
+
+signed_sum2, signed_sum4, signed_sum8, signed_sum16 = (_signed_sum(count) for count in (2, 4, 8, 16))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_lanes16(_context: Any, array: Any, offset: Any, value: Any, first: Any, count: Any) -> Any:
+    """array[offset : offset + count] = the lanes of value from `first` on. Nothing else is touched."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = _data(context, builder, sig.args[0], args[0])
+        place = _at(builder, data, builder.sub(args[1], args[3]))
+        lane = ir.Constant(_WORDS, list(range(LANES)))
+        first, count = (_spread(builder, builder.trunc(args[k], _I32)) for k in (3, 4))
+        mask = builder.icmp_unsigned("<", builder.sub(lane, first), count)
+        kind = ir.FunctionType(ir.VoidType(), [_VECTOR, place.type, _I32, _MASK])
+        function = builder.module.declare_intrinsic("llvm.masked.store.v16f32.p0", fnty=kind)
+        builder.call(function, [args[2], place, _I32(4), mask])
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64, float32x16, types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def int64_at(_context: Any, address: Any) -> Any:
+    """An address as a pointer to int64."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], _I64.as_pointer())
+
+    return types.CPointer(types.int64)(types.int64), codegen
+
+
+def _array(element: Any) -> Any:
+    """The array [length] that begins at an address."""
+    kind = types.Array(element, 1, "C")
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def operation(_context: Any, address: Any, length: Any) -> Any:
+        def codegen(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+            array = context.make_array(kind)(context, builder)
+            item = context.get_abi_sizeof(context.get_data_type(element))
+            populate_array(
+                array,
+                data=builder.inttoptr(args[0], array.data.type),
+                shape=[args[1]],
+                strides=[_I64(item)],
+                itemsize=_I64(item),
+                meminfo=None,
+            )
+            return array._getvalue()
+
+        return kind(types.int64, types.int64), codegen
+
+    return operation
+
+
+float32_array, uint16_array, int8_array = _array(types.float32), _array(types.uint16), _array(types.int8)
+int32_array, int64_array = _array(types.int32), _array(types.int64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

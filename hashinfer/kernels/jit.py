@@ -22,8 +22,9 @@ from numba import cfunc, njit, types
 
 log = logging.getLogger("hashinfer")
 
-FASTMATH = {"reassoc", "nsz", "contract"}
-"""Lets sums be reordered and products fused, and keeps NaN and Inf as they are."""
+OPTIONS: dict[str, Any] = {"fastmath": {"reassoc", "nsz", "contract"}, "error_model": "numpy", "_nrt": False}
+"""Sums may be reordered and products fused; NaN and Inf stay. Kernels own no memory: with Numba's runtime on, every
+array that is handed to a function costs two calls that count references."""
 
 ENTRY_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
 
@@ -42,7 +43,12 @@ if hasattr(os, "register_at_fork"):
 
 def device(function: Callable[..., Any]) -> Any:
     """A function that kernels call, over arrays and scalars. Python can call it as well, as tests do."""
-    return njit(function, fastmath=FASTMATH, error_model="numpy", nogil=True)
+    return njit(function, nogil=True, **OPTIONS)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """A device function that is always inlined: for what runs once a vector, where passing arrays costs more."""
+    return njit(function, nogil=True, forceinline=True, **OPTIONS)
 
 
 class Kernel:
@@ -91,7 +97,7 @@ compile_listeners: list[Callable[[str], None]] = []
 
 def _compile(function: Callable[..., Any], signature: Any) -> Any:
     with _cache_configured() as cached:
-        build = cfunc(signature, cache=cached, fastmath=FASTMATH, error_model="numpy")
+        build = cfunc(signature, cache=cached, **OPTIONS)
         if not (cached and _is_cached(function)):
             for listener in compile_listeners:
                 listener(function.__name__)
@@ -104,10 +110,10 @@ def _compile(function: Callable[..., Any], signature: Any) -> Any:
             log.warning("the cache entry of %s is thrown away: %s", function.__name__, error)
             _drop_cached(function)
         try:
-            return cfunc(signature, cache=True, fastmath=FASTMATH, error_model="numpy")(function)
+            return cfunc(signature, cache=True, **OPTIONS)(function)
         except Exception as error:
             log.warning("compiled code of %s could not be kept: %s", function.__name__, error)
-            return cfunc(signature, fastmath=FASTMATH, error_model="numpy")(function)
+            return cfunc(signature, **OPTIONS)(function)
 
 
 def _drop_cached(function: Callable[..., Any]) -> None:

@@ -6,16 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import (
-    NO_LIMIT,
-    float32_array,
-    float_at,
-    int8_array,
-    int32_array,
-    int64_array,
-    uint16_array,
-)
+from hashinfer.kernels.arguments import NO_LIMIT, float_at
 from hashinfer.kernels.hashing import signed_slot, slot_sign, weight, xxh32_finish, xxh32_prefix
+from hashinfer.kernels.intrinsics import float32_array, int8_array, int32_array, int64_array, uint16_array
 from hashinfer.kernels.jit import device, entry
 
 IDS_PER_TILE = 16

@@ -5,7 +5,7 @@ With block 1 each output is one reduction over the list; with longer runs each i
 of sums.
 |error| <= inputs eps sum |x| |W|, element by element.
 
-Scratch: lists of 4096 states, values, first buckets and signed values, 256 sums = 65 KiB.
+Scratch: lists of 4096 states, values, signed slots and signed values, 1024 sums = 68 KiB.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import overload
 
 from hashinfer.kernels.arguments import (
     INPUTS,
@@ -23,19 +22,33 @@ from hashinfer.kernels.arguments import (
     X_SCALE,
     X,
     finish,
-    float32_array,
+    finish16,
     float_at,
+    plain_epilogue,
+    row_start,
+)
+from hashinfer.kernels.hashing import column_word, slot_sign, weight, xxh32_prefix
+from hashinfer.kernels.intrinsics import (
+    add16,
+    add_word16,
+    flip_odd16,
+    float32_array,
+    fma16,
     int8_array,
     int32_array,
-    row_start,
+    load16,
+    pick16,
+    splat16,
+    store16,
+    sum16,
     uint16_array,
+    weights16,
+    xxh32_slots16,
 )
-from hashinfer.kernels.hashing import signed_slot, slot_sign, weight, xxh32_finish, xxh32_prefix
-from hashinfer.kernels.intrinsics import add16, fma16, load16, splat16, store16
-from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.jit import device, entry, inlined
 
-STRIP, LIST = 256, 4096
-SCRATCH_BYTES = 4 * (4 * LIST + STRIP)
+STRIP, LIST = 1024, 4096
+SCRATCH_BYTES = 4 * (4 * LIST + STRIP + 16)
 
 FIELDS = (*PRODUCT, "w", "buckets", "seed", "block", "skip_zeros")
 W, BUCKETS, SEED, BLOCK, SKIP_ZEROS = range(len(PRODUCT), len(FIELDS))
@@ -48,32 +61,37 @@ def list_inputs(x: Any, scale: Any, i0: Any, length: Any, seed: Any, skip_zeros:
     count = 0
     for i in range(i0, i0 + length):
         value = x[i] * scale
-        states[count] = np.int32(xxh32_prefix(i, seed))
+        states[count] = np.int32(i)
         values[count] = value
-        if skip_zeros == 0 or value != np.float32(0.0):
-            count += 1
+        count += 1 if skip_zeros == 0 or value != np.float32(0.0) else 0
+    for q in range(count):
+        states[q] = np.int32(xxh32_prefix(np.uint32(states[q]), seed))
     return count
 
 
+@inlined
+def hash_list(states: Any, count: Any, word: Any, slots: Any, found: Any) -> None:
+    """Signed slots of the listed inputs in one column or run, whose `word` is added to each state. Whole vectors."""
+    for q in range(0, count, 16):
+        store16(found, q, xxh32_slots16(add_word16(load16(states, q), word), np.uint32(slots)))
+
+
 @device
-def add_products(states: Any, values: Any, count: Any, w: Any, slots: Any, j0: Any, nj: Any, sums: Any) -> None:
+def add_products(
+    states: Any, values: Any, count: Any, w: Any, slots: Any, j0: Any, nj: Any, sums: Any, found: Any
+) -> None:
     """sums[j] += sum of values * W[., j0 + j] over the listed inputs, block 1."""
+    whole = count & ~15
     for j in range(nj):
-        b = np.uint32(j0 + j)
-        total = np.float32(0.0)
-        for q in range(count):
-            slot = signed_slot(xxh32_finish(np.uint32(states[q]), b), slots)
-            total += values[q] * slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)))
-        sums[j] += total
-
-
-@device
-def hash_list(states: Any, values: Any, count: Any, slots: Any, run: Any, starts: Any, signed: Any) -> None:
-    """First bucket and signed value of each listed input for one run of outputs."""
-    for q in range(count):
-        slot = signed_slot(xxh32_finish(np.uint32(states[q]), np.uint32(run)), slots)
-        starts[q] = np.int32(slot >> np.uint32(1))
-        signed[q] = values[q] * slot_sign(slot)
+        hash_list(states, count, column_word(j0 + j), slots, found)
+        total = splat16(np.float32(0.0))
+        for q in range(0, whole, 16):
+            total = fma16(flip_odd16(load16(values, q), load16(found, q)), pick16(w, found, q), total)
+        rest = np.float32(0.0)
+        for q in range(whole, count):
+            slot = np.uint32(found[q])
+            rest += values[q] * slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)))
+        sums[j] += rest + sum16(total)
 
 
 @device
@@ -87,49 +105,51 @@ def add_runs(
     j0: Any,
     nj: Any,
     sums: Any,
-    starts: Any,
+    found: Any,
     signed: Any,
 ) -> None:
     """As add_products for runs of `block` outputs that share one hash."""
     run, t, j = j0 // block, j0 % block, 0
     while j < nj:
         length = min(block - t, nj - j)
-        hash_list(states, values, count, slots, run, starts, signed)
-        add_list(signed, starts, count, w, t, length, sums, j)
+        hash_list(states, count, column_word(run), slots, found)
+        for q in range(0, count, 16):
+            store16(signed, q, flip_odd16(load16(values, q), load16(found, q)))
+        add_list(signed, found, count, w, t, length, block - t, sums, j)
         j += length
         run += 1
         t = 0
 
 
-def add_list(signed: Any, starts: Any, count: Any, w: Any, t: Any, length: Any, sums: Any, at: Any) -> None:
-    """sums[at + k] += sum over the list of signed * w[starts + t + k], k < length."""
-    for q in range(count):
-        for k in range(length):
-            sums[at + k] += signed[q] * weight(w, starts[q] + t + k)
+@inlined
+def _place(found: Any, q: Any, t: Any) -> Any:
+    return np.int64(np.uint32(found[q]) >> np.uint32(1)) + t
 
 
-@overload(add_list, strict=False)  # type: ignore[untyped-decorator]
-def _add_list(signed: Any, starts: Any, count: Any, w: Any, t: Any, length: Any, sums: Any, at: Any) -> Any:
-    if w.dtype.name != "float32":
-        return add_list
+@device
+def add_list(signed: Any, found: Any, count: Any, w: Any, t: Any, length: Any, room: Any, sums: Any, at: Any) -> None:
+    """sums[at + k] += sum over the list of signed * w[first bucket + t + k], k < length <= room.
 
-    def vectors(signed, starts, count, w, t, length, sums, at):  # type: ignore[no-untyped-def]
-        whole = length - length % 16
-        for k in range(0, whole, 16):
-            even, odd = load16(sums, at + k), splat16(np.float32(0.0))
-            for q in range(0, count - 1, 2):
-                even = fma16(splat16(signed[q]), load16(w, np.int64(starts[q]) + t + k), even)
-                odd = fma16(splat16(signed[q + 1]), load16(w, np.int64(starts[q + 1]) + t + k), odd)
-            if count % 2:
-                even = fma16(splat16(signed[count - 1]), load16(w, np.int64(starts[count - 1]) + t + k), even)
-            store16(sums, at + k, add16(even, odd))
-        for k in range(whole, length):
-            total = np.float32(0.0)
-            for q in range(count):
-                total += signed[q] * w[np.int64(starts[q]) + t + k]
-            sums[at + k] += total
-
-    return vectors
+    Up to 15 sums behind them are written as well where the run has as much room.
+    """
+    whole = (length + 15) & ~15
+    if whole > room:
+        whole = length & ~15
+    for k in range(0, whole, 16):
+        a, b, c, d = load16(sums, at + k), splat16(np.float32(0.0)), splat16(np.float32(0.0)), splat16(np.float32(0.0))
+        for q in range(0, count - 3, 4):
+            a = fma16(splat16(signed[q]), weights16(w, _place(found, q, t + k)), a)
+            b = fma16(splat16(signed[q + 1]), weights16(w, _place(found, q + 1, t + k)), b)
+            c = fma16(splat16(signed[q + 2]), weights16(w, _place(found, q + 2, t + k)), c)
+            d = fma16(splat16(signed[q + 3]), weights16(w, _place(found, q + 3, t + k)), d)
+        for q in range(count & ~3, count):
+            a = fma16(splat16(signed[q]), weights16(w, _place(found, q, t + k)), a)
+        store16(sums, at + k, add16(add16(a, b), add16(c, d)))
+    for k in range(whole, length):
+        total = np.float32(0.0)
+        for q in range(count):
+            total += signed[q] * weight(w, _place(found, q, t + k))
+        sums[at + k] += total
 
 
 @device
@@ -141,19 +161,22 @@ def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
     scale = float_at(args, X_SCALE)
     states, values = int32_array(scratch, LIST), float32_array(scratch + 4 * LIST, LIST)
-    starts, signed = int32_array(scratch + 8 * LIST, LIST), float32_array(scratch + 12 * LIST, LIST)
-    sums = float32_array(scratch + 16 * LIST, STRIP)
+    found, signed = int32_array(scratch + 8 * LIST, LIST), float32_array(scratch + 12 * LIST, LIST)
+    sums = float32_array(scratch + 16 * LIST, STRIP + 16)
     for j in range(nj):
         sums[j] = np.float32(0.0)
     for i0 in range(0, args[INPUTS], LIST):
         length = min(LIST, args[INPUTS] - i0)
         count = list_inputs(x, scale, i0, length, seed, args[SKIP_ZEROS], states, values)
         if block == 1:
-            add_products(states, values, count, w, slots, j0, nj, sums)
+            add_products(states, values, count, w, slots, j0, nj, sums, found)
         else:
-            add_runs(states, values, count, w, slots, block, j0, nj, sums, starts, signed)
+            add_runs(states, values, count, w, slots, block, j0, nj, sums, found, signed)
     start = row_start(args, r)
-    for j in range(nj):
+    whole = nj & ~15 if plain_epilogue(args) else 0
+    for j in range(0, whole, 16):
+        finish16(args, start, r, j0 + j, load16(sums, j))
+    for j in range(whole, nj):
         finish(args, start, r, j0 + j, sums[j])
 
 

@@ -35,8 +35,8 @@ Argument = int | float | Buffer | Array | Callable[[], Array]
 class KernelCall:
     """One step of a native program: every tile of one kernel.
 
-    scratch: bytes a thread. work: an estimate of its time on one thread in nanoseconds, only ever used to tell a run
-    that is worth sharing between threads from one that is not.
+    scratch: bytes a thread. work: an estimate of its time on one thread in nanoseconds, used to choose between
+    kernels and to tell a run that is worth sharing between threads from one that is not.
     """
 
     kernel: Kernel
@@ -59,6 +59,11 @@ class Emission:
     def scratch(self) -> int:
         """Bytes of scratch a thread."""
         return max((c.scratch for c in self.calls), default=0)
+
+    @property
+    def work(self) -> float:
+        """Nanoseconds that it should take on one thread."""
+        return sum(c.work for c in self.calls)
 
 
 @dataclass(frozen=True, slots=True)

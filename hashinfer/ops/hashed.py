@@ -6,29 +6,41 @@ Which kernel runs is chosen here, by shape, batch and scheme alone; `Emission.ch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, log2, prod
+from math import log2, prod
 
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.kernels import blocks, dyadic, lookup, xxh32
+from hashinfer.kernels import blocks, dyadic, dyadic_transposed, lookup, xxh32
 from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Array, Call, Operand, TensorType, need, optional
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.matrix import HashedMatrix
-from hashinfer.ops.product import F32, Epilogue, Rows, bias_args, block_tiles, check_bias, conv_rows, matmul_shape
-from hashinfer.schemes import Dyadic
+from hashinfer.ops.product import (
+    F32,
+    NS_PER_MULTIPLY,
+    Epilogue,
+    Rows,
+    bias_args,
+    block_tiles,
+    check_bias,
+    conv_rows,
+    matmul_shape,
+)
+from hashinfer.schemes import Dyadic, Xxh32
 
-FEW_ROWS, FEW_ROWS_OF_RUNS, LONG_RUN = 3, 16, 16
-"""Up to here xxh32 hashes anew for every row; above, a tile of W is hashed once for 32 rows. Runs cost fewer hashes."""
-FEW_TRANSFORMS = 16
-"""Up to here a dyadic product shares chunks of groups between threads; above, blocks of 16 rows."""
-TINY = 2048
-"""Virtual weights below which the direct dyadic kernel beats any transform."""
+SPLIT_NS, FEW_SPLIT = 40_000, 8
+"""A dyadic row that takes longer is cut into chunks of groups, for threads to share, where there are few rows."""
 
-# Rough times on one thread in nanoseconds; they only place thresholds.
-_NS_HASH, _NS_XOR, _NS_BUTTERFLY, _NS_OUTPUT = 0.75, 0.8, 0.04, 4.0
+FIRST_CACHE, GROUPED = 2**16, 16
+"""Bytes of w that a first-level cache about holds; the block from which runs are read as whole vectors."""
+
+# Rough times on one thread in nanoseconds: what `candidates` are told apart by.
+_NS_HASH, _NS_READ, _NS_READ_RUN, _NS_FILL, _NS_FILL_SLOWLY = 0.2, 0.3, 0.06, 0.08, 3.0
+_NS_XOR = 0.8
+_NS_ROW, _NS_FOLD, _NS_FINISH, _NS_PATCH = 100.0, 0.1, 0.1, 2.0
+_NS_STAGE = 0.2
 
 
 class HashedProduct(NativeOp):
@@ -158,16 +170,23 @@ class HashedExpand(NativeOp):
 
 
 def emit_product(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> Emission:
-    """The kernels for rows @ W, or rows @ W^T."""
+    """The kernels for rows @ W, or rows @ W^T: of all candidates, those that should take the least time."""
+    return min(candidates(matrix, source, transposed), key=lambda e: e.work)
+
+
+def candidates(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> list[Emission]:
+    """Every choice of kernels that computes rows @ W, or rows @ W^T, whatever the data is."""
     if isinstance(matrix.scheme, Dyadic):
         if not matrix.in_range:
             why = "not finite" if not matrix.finite else "outside the transform's safe range"
-            return _block_emission(matrix, source, transposed, reason=f"the weights are {why}: no transform")
-        return _dyadic_emission(matrix, matrix.scheme, source, transposed)
-    few = FEW_ROWS_OF_RUNS if matrix.parameter >= LONG_RUN else FEW_ROWS
-    if transposed or source.patches is not None or source.rows > few:
-        return _block_emission(matrix, source, transposed)
-    return _xxh32_rows_emission(matrix, source)
+            return [_block_emission(matrix, source, transposed, reason=f"the weights are {why}: no transform")]
+        if transposed:
+            return [_dyadic_transposed(matrix, source)]
+        return [_dyadic_rows(matrix, source)]
+    found = [_block_emission(matrix, source, transposed)]
+    if not transposed and source.patches is None:
+        found.append(_xxh32_rows_emission(matrix, source))
+    return found
 
 
 def _scaled(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
@@ -186,6 +205,12 @@ def _block_args(matrix: HashedMatrix) -> dict[str, Argument]:
     }
 
 
+def _hash_ns(matrix: HashedMatrix, runs: int) -> float:
+    """Of one virtual weight: its share of a hash, and the read of w from whichever cache holds it."""
+    where = 1.0 if matrix.w.nbytes <= FIRST_CACHE else 1.3
+    return where * (_NS_HASH / runs + (_NS_READ if runs < GROUPED else _NS_READ_RUN))
+
+
 def _block_emission(
     matrix: HashedMatrix, source: Rows, transposed: bool = False, first_output: int = 0, reason: str = ""
 ) -> Emission:
@@ -193,8 +218,10 @@ def _block_emission(
     args |= {"transposed": int(transposed), "first_output": first_output}
     kernel: Kernel = getattr(blocks, f"block_{matrix.suffix}")
     tiles = block_tiles(source.rows, source.outputs)
-    row_blocks = -(-source.rows // blocks.ROW_BLOCK)
-    work = source.inputs * source.outputs * (row_blocks * 5 * _NS_HASH + 0.06 * source.rows)
+    row_blocks, runs = -(-source.rows // blocks.ROW_BLOCK), matrix.parameter if isinstance(matrix.scheme, Xxh32) else 1
+    fill = _NS_FILL_SLOWLY if transposed or isinstance(matrix.scheme, Dyadic) else _hash_ns(matrix, runs) + _NS_FILL
+    work = _NS_ROW + source.inputs * source.outputs * (row_blocks * fill + NS_PER_MULTIPLY * source.rows)
+    work += _NS_FINISH * source.rows * source.outputs
     call = KernelCall(kernel, tiles, args, blocks.SCRATCH_BYTES, work)
     return Emission([call], choice=kernel.name, reason=reason or f"{source.rows} rows share each hashed tile of W")
 
@@ -209,51 +236,67 @@ def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
     }
     kernel: Kernel = getattr(xxh32, f"xxh32_row_{matrix.suffix}")
     tiles = source.rows * -(-source.outputs // xxh32.STRIP)
-    work = _NS_HASH * source.rows * source.inputs * source.outputs / min(matrix.parameter, 6)
+    work = source.rows * (_NS_ROW + source.inputs * (2.0 + source.outputs * _hash_ns(matrix, matrix.parameter)))
     reason = f"{source.rows} rows: hashed inline, " + ("zero inputs skipped" if matrix.finite else "no zero skipped")
     return Emission([KernelCall(kernel, tiles, args, xxh32.SCRATCH_BYTES, work)], choice=kernel.name, reason=reason)
 
 
-def _dyadic_emission(matrix: HashedMatrix, scheme: Dyadic, source: Rows, transposed: bool) -> Emission:
-    width, groups = scheme.width, scheme.groups
-    chunks = -(-groups // dyadic.GROUP_LANES)
-    transform = _NS_BUTTERFLY * chunks * dyadic.GROUP_LANES * width * (log2(width) + 2) if width > 1 else 0.0
-    row_work = transform + _NS_OUTPUT * (source.inputs + source.outputs)
-    tiny = source.inputs * source.outputs <= TINY and not transposed
-    direct_below = source.inputs if tiny else int(row_work / (_NS_XOR * source.outputs))
-    args = _scaled(matrix, source) | {
+def _dyadic_args(matrix: HashedMatrix, source: Rows, direct_below: int = 0) -> dict[str, Argument]:
+    scheme = matrix.dyadic
+    return _scaled(matrix, source) | {
         "w": matrix.w,
         "buckets": scheme.buckets,
         "seed": scheme.seed,
-        "width": width,
+        "width": scheme.width,
         "half": matrix.half,
         "spectrum": matrix.take_spectrum,
+        "chunks": lambda: matrix.chunks,
+        "chunk_count": len(matrix.chunks),
+        "places": lambda: matrix.places,
+        "row_signs": lambda: matrix.row_signs,
+        "col_signs": lambda: matrix.col_signs,
         "direct_below": direct_below,
         "skip_zeros": 1,
     }
-    scratch = dyadic.scratch_bytes(width)
-    if transposed:
-        kernel: Kernel = getattr(dyadic, f"dyadic_transposed_{matrix.suffix}")
-        call = KernelCall(kernel, source.rows, args, scratch, source.rows * row_work)
-        return Emission([call], choice=kernel.name, reason="the transpose, by Walsh-Hadamard transform")
-    if source.rows <= FEW_TRANSFORMS and source.patches is None:
-        folded: dict[str, Argument] = {"folded": Buffer("temp", 0), "direct": Buffer("temp", 1)}
-        kernel = getattr(dyadic, f"dyadic_inverse_{matrix.suffix}")
-        calls = [
-            KernelCall(dyadic.dyadic_forward, source.rows, args | folded, scratch, source.rows * row_work / 4),
-            KernelCall(kernel, source.rows * chunks, args | folded, scratch, source.rows * row_work),
-        ]
-        reason = (
-            f"{source.inputs} x {source.outputs} is tiny: by XOR, no transform"
-            if tiny
-            else f"Walsh-Hadamard over {groups} groups of {width}; by XOR up to {direct_below} non-zero inputs"
-        )
-        return Emission(calls, (4 * width * source.rows, 8 * source.rows), kernel.name, reason)
-    kernel = getattr(dyadic, f"dyadic_rows_{matrix.suffix}")
-    tiles = ceil(source.rows / dyadic.ROW_LANES)
-    call = KernelCall(kernel, tiles, args, scratch, source.rows * row_work)
-    return Emission(
-        [call],
-        choice=kernel.name,
-        reason=f"Walsh-Hadamard over {groups} groups of {width}, 16 rows of {source.rows} at once",
+
+
+def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
+    scheme = matrix.dyadic
+    width, groups = scheme.width, scheme.groups
+    places = -(-scheme.cols // groups)
+    transforms = sum(
+        dyadic.transform_ns(width * lanes // 16, lanes, places, tail) for _, lanes, _, tail in matrix.chunks.tolist()
     )
+    ends = _NS_FOLD * source.inputs + _NS_STAGE * width / 16 * (8 + log2(width)) + _NS_FINISH * source.outputs
+    gathered = _NS_PATCH * source.inputs if source.patches is not None else 0.0
+    row_ns = _NS_ROW + ends + transforms + gathered
+    direct_below = int((transforms + ends) / (_NS_XOR * source.outputs))
+    args = _dyadic_args(matrix, source, direct_below)
+    scratch = dyadic.row_scratch_bytes(width, source.inputs, source.outputs, groups)
+    reason = f"Walsh-Hadamard over {groups} groups of {width}"
+    if direct_below:
+        reason += f"; by XOR up to {direct_below} non-zero inputs"
+    if source.patches is None and len(matrix.chunks) > 1 and row_ns > SPLIT_NS and source.rows < FEW_SPLIT:
+        args |= {"folded": Buffer("temp", 0), "direct": Buffer("temp", 1), "raw": Buffer("temp", 2)}
+        kernel: Kernel = getattr(dyadic, f"dyadic_inverse_{matrix.suffix}")
+        tiles, inner = source.rows * len(matrix.chunks), dyadic.inverse_scratch_bytes(width)
+        calls = [
+            KernelCall(dyadic.dyadic_fold, source.rows, args, inner, source.rows * ends / 2),
+            KernelCall(kernel, tiles, args, inner, source.rows * transforms),
+            KernelCall(dyadic.dyadic_finish, source.rows, args, 0, source.rows * ends / 2),
+        ]
+        raw = dyadic.raw_floats(source.outputs, groups)
+        temps = (4 * (width + dyadic.GROUP_LANES) * source.rows, 8 * source.rows, 4 * raw * source.rows)
+        return Emission(calls, temps, kernel.name, f"{reason}, chunk by chunk")
+    kernel = getattr(dyadic, f"dyadic_row_{matrix.suffix}")
+    call = KernelCall(kernel, source.rows, args, scratch, source.rows * row_ns)
+    return Emission([call], choice=kernel.name, reason=reason)
+
+
+def _dyadic_transposed(matrix: HashedMatrix, source: Rows) -> Emission:
+    scheme = matrix.dyadic
+    kernel: Kernel = getattr(dyadic_transposed, f"dyadic_transposed_{matrix.suffix}")
+    work = _NS_STAGE / 8 * scheme.buckets * (log2(scheme.width) + 4) + 4 * (source.inputs + source.outputs)
+    scratch = dyadic_transposed.transposed_scratch_bytes(scheme.width)
+    call = KernelCall(kernel, source.rows, _dyadic_args(matrix, source), scratch, source.rows * work)
+    return Emission([call], choice=kernel.name, reason="the transpose, by Walsh-Hadamard transform")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
 
 from hashinfer.errors import SchemeError
 from hashinfer.kernels import dyadic
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pool import Program
 from hashinfer.ops.base import Array
-from hashinfer.ops.emission import Argument, KernelCall, assemble
+from hashinfer.ops.emission import Argument, KernelCall, aligned_empty, assemble
 from hashinfer.schemes import Dyadic, Scheme
 
 
@@ -60,13 +63,42 @@ class HashedMatrix:
         return values
 
     def take_spectrum(self) -> Array:
-        """H w_g / width of all groups, float32, unscaled, as hashinfer.kernels.dyadic lays it out; taken once."""
-        if not isinstance(self.scheme, Dyadic):
-            raise SchemeError(f"the {self.scheme.name} scheme has no spectrum")
+        """H w_g / width of all groups, float32, unscaled, as hashinfer.kernels.dyadic lays it out; taken once.
+
+        Raises SchemeError where the scheme has none.
+        """
         with self._lock:
             if self._spectrum is None:
-                self._spectrum = self._transformed(self.scheme)
+                self._spectrum = self._transformed(self.dyadic)
             return self._spectrum
+
+    @property
+    def dyadic(self) -> Dyadic:
+        """The scheme. Raises SchemeError where it is another one."""
+        if not isinstance(self.scheme, Dyadic):
+            raise SchemeError(f"the {self.scheme.name} scheme has no spectrum")
+        return self.scheme
+
+    @cached_property
+    def chunks(self) -> NDArray[np.int64]:
+        """How the spectrum is cut into chunks of groups, as hashinfer.kernels.dyadic.chunk_table has it."""
+        return dyadic.chunk_table(self.dyadic.groups, self.dyadic.width, self.dyadic.cols)
+
+    @cached_property
+    def places(self) -> NDArray[np.int32]:
+        """int32 [T]: perm(t) for t < T = ceil(cols / groups)."""
+        t = np.arange(-(-self.dyadic.cols // self.dyadic.groups), dtype=np.uint64)
+        return np.asarray(self.dyadic.permute(t)).astype(np.int32)
+
+    @cached_property
+    def row_signs(self) -> NDArray[np.uint16]:
+        """Bit i % 16 of word i // 16 is set where s(i) is -1."""
+        return _sign_words(self.dyadic.row_negative(np.arange(self.scheme.rows, dtype=np.uint64)))
+
+    @cached_property
+    def col_signs(self) -> NDArray[np.uint16]:
+        """Bit j % 16 of word j // 16 is set where r(j) is -1."""
+        return _sign_words(self.dyadic.col_negative(np.arange(self.scheme.cols, dtype=np.uint64)))
 
     def _transformed(self, scheme: Dyadic) -> Array:
         out = np.empty(spectrum_size(scheme), np.float32)
@@ -74,18 +106,29 @@ class HashedMatrix:
             "w": self.w,
             "buckets": scheme.buckets,
             "width": scheme.width,
+            "chunks": self.chunks,
+            "chunk_count": len(self.chunks),
             "spectrum": out,
             "floats": out.size,
         }
         kernel: Kernel = getattr(dyadic, f"dyadic_spectrum_{self.suffix}")
-        program = assemble([KernelCall(kernel, 1, args, 0, 0.0)])
-        Program(program.code, 0, 0).run()
+        scratch = aligned_empty(4 * dyadic.GROUP_LANES * scheme.width)
+        program = assemble([KernelCall(kernel, 1, args, scratch.nbytes, 0.0)])
+        Program(program.code, scratch.ctypes.data, scratch.nbytes).run()
         return out
 
     @property
     def spectrum_bytes(self) -> int:
-        """Bytes of the spectrum, taken yet or not; 0 for a scheme without one."""
-        return 4 * spectrum_size(self.scheme) if isinstance(self.scheme, Dyadic) else 0
+        """Bytes of the spectrum and its tables, taken yet or not; 0 for a scheme without one."""
+        if not isinstance(self.scheme, Dyadic):
+            return 0
+        places = -(-self.scheme.cols // self.scheme.groups)
+        return (
+            4 * spectrum_size(self.scheme)
+            + 8 * places
+            + -(-self.scheme.rows // 16) * 2
+            + -(-self.scheme.cols // 16) * 2
+        )
 
     @property
     def resident_bytes(self) -> int:
@@ -95,6 +138,11 @@ class HashedMatrix:
 
 def spectrum_size(scheme: Dyadic) -> int:
     """Floats in a spectrum: K, and the zero lanes behind the last chunk."""
-    whole, rest = divmod(scheme.groups, dyadic.GROUP_LANES)
-    lanes = whole * dyadic.GROUP_LANES + (1 << (rest - 1).bit_length() if rest else 0)
-    return lanes * scheme.width
+    _, lanes, start, _ = (int(v) for v in dyadic.chunk_table(scheme.groups, scheme.width, scheme.cols)[-1])
+    return start + scheme.width * lanes
+
+
+def _sign_words(negative: npt.ArrayLike) -> NDArray[np.uint16]:
+    bits = np.zeros(-(-np.size(negative) // 16) * 16, np.uint8)
+    bits[: np.size(negative)] = negative
+    return np.packbits(bits, bitorder="little").view("<u2").astype(np.uint16)

@@ -16,7 +16,7 @@ from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, Nativ
 
 F32 = np.dtype(np.float32)
 ONE_IMAGE = 2**62
-NS_PER_MULTIPLY = 0.06
+NS_PER_MULTIPLY = 0.02
 """Rough time of a dense multiply-add on one thread."""
 
 
