@@ -40,7 +40,7 @@ from hashinfer.kernels.arguments import (
     plain_epilogue,
     row_start,
 )
-from hashinfer.kernels.hadamard import hadamard, passes, signed_sum
+from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
 from hashinfer.kernels.hashing import permute, weight
 from hashinfer.kernels.intrinsics import (
     add16,
@@ -119,7 +119,7 @@ FIRST_GROUP, CHUNK_LANES, CHUNK_START, CHUNK_TAIL, CHUNK_FIELDS = 0, 1, 2, 3, 4
 
 # Rough times in nanoseconds: what layouts are told apart by. A vector of the first pass, by the lanes of its chunk.
 _NS_FIRST = {16: 1.2, 8: 1.55, 4: 2.0, 2: 2.3, 1: 2.4}
-_NS_PASSES, _NS_PASS, _NS_STAGE, _NS_OUTPUT, _NS_SUM = 160.0, 0.55, 0.12, 3.0, 0.3
+_NS_PASSES, _NS_PASS, _NS_STAGE, _NS_OUTPUT, _NS_SUM = 60.0, 0.5, 0.13, 3.0, 0.4
 
 
 def transform_ns(vectors: int, lanes: int, outputs: int, tail: int) -> float:
@@ -190,15 +190,6 @@ def inverse_scratch_bytes(width: int) -> int:
 def vector_count(width: Any) -> Any:
     """vector_floats, for kernels."""
     return GROUP_LANES * (width + RADIX)
-
-
-@inlined
-def log2_of(power: Any) -> Any:
-    """The exponent of a power of two."""
-    shift = 0
-    while power >> (shift + 1) != 0:
-        shift += 1
-    return shift
 
 
 @inlined
@@ -404,12 +395,12 @@ def inverse_chunk(args: Any, chunk: Any, u: Any, v: Any, raw: Any) -> None:
             for lane in range(there):
                 raw[t * groups + g0 + lane] = v[places[t] * lanes + lane]
         return
-    block = vectors // RADIX
+    shift = log2_of(vectors) - RADIX_BITS
+    block, tail_bits = 1 << shift, log2_of(tail)
     _first_pass(spectrum, at, u, v, lanes, block)
-    if block > tail:
+    if shift > tail_bits:
         for r in range(RADIX):
-            passes(v, r * (block + 1), block, tail)
-    shift = log2_of(block)
+            passes(v, r * (block + 1), shift, tail_bits)
     for t in range(count):
         place = np.int64(places[t]) * lanes
         h = place >> 4

@@ -33,8 +33,9 @@ from hashinfer.kernels.intrinsics import (
 from hashinfer.kernels.isa import RADIX
 from hashinfer.kernels.jit import device, inlined
 
-BLOCK = 256
-"""Vectors that stay in a first-level cache between passes: 16 KiB."""
+BLOCK_BITS = 8
+"""log2 of the vectors that stay in a first-level cache between passes: 16 KiB."""
+RADIX_BITS = RADIX.bit_length() - 1
 
 
 @device
@@ -53,18 +54,18 @@ def _within_vectors(v: Any, size: Any, lanes: Any) -> None:
         store16(v, at, x)
 
 
-@device
-def one_pass(v: Any, first: Any, vectors: Any, block: Any, radix: Any) -> None:
-    """log2(radix) stages over v[first : first + vectors, 16], the widest of blocks of `block` vectors."""
-    step = block // radix
-    for start in range(first, first + vectors, block):
-        if radix == 16:
+@inlined
+def one_pass(v: Any, first: Any, last: Any, bits: Any, radix_bits: Any) -> None:
+    """The `radix_bits` widest stages of each block of 2^bits vectors in v[first : last, 16]."""
+    step = 1 << (bits - radix_bits)
+    for start in range(first, last, 1 << bits):
+        if radix_bits == 4:
             for q in range(start, start + step):
                 butterflies16(v, q * 16, step * 16)
-        elif radix == 8:
+        elif radix_bits == 3:
             for q in range(start, start + step):
                 butterflies8(v, q * 16, step * 16)
-        elif radix == 4:
+        elif radix_bits == 2:
             for q in range(start, start + step):
                 butterflies4(v, q * 16, step * 16)
         else:
@@ -73,20 +74,19 @@ def one_pass(v: Any, first: Any, vectors: Any, block: Any, radix: Any) -> None:
 
 
 @device
-def passes(v: Any, first: Any, vectors: Any, tail: Any) -> None:
-    """The stages over v[first : first + vectors, 16] down to blocks of `tail` vectors; both powers of two."""
-    block = vectors
-    while block > BLOCK and block >= 8 * tail:
+def passes(v: Any, first: Any, bits: Any, tail_bits: Any) -> None:
+    """The stages over the 2^bits vectors v[first :, 16], down to blocks of 2^tail_bits."""
+    last = first + (1 << bits)
+    while bits > BLOCK_BITS and bits - tail_bits >= 3:
         # Radix 16 at strides of a power of two would meet in too few sets of the cache.
-        one_pass(v, first, vectors, block, 8)
-        block //= 8
-    whole = block
-    for start in range(first, first + vectors, whole):
-        block = whole
-        while block > tail:
-            radix = min(RADIX, block // tail)
-            one_pass(v, start, whole, block, radix)
-            block //= radix
+        one_pass(v, first, last, bits, 3)
+        bits -= 3
+    for start in range(first, last, 1 << bits):
+        left = bits
+        while left > tail_bits:
+            radix_bits = min(RADIX_BITS, left - tail_bits)
+            one_pass(v, start, start + (1 << bits), left, radix_bits)
+            left -= radix_bits
 
 
 @device
@@ -98,6 +98,15 @@ def _scalar(v: Any, size: Any, lanes: Any) -> None:
                 a, b = v[q], v[q + h]
                 v[q], v[q + h] = a + b, a - b
         h *= 2
+
+
+@inlined
+def log2_of(power: Any) -> Any:
+    """The exponent of a power of two."""
+    bits = 0
+    while power >> (bits + 1) != 0:
+        bits += 1
+    return bits
 
 
 @device
@@ -112,7 +121,7 @@ def hadamard(v: Any, width: Any, lanes: Any) -> None:
         return
     if lanes < 16:
         _within_vectors(v, size, lanes)
-    passes(v, 0, size // 16, 1)
+    passes(v, 0, log2_of(size >> 4), 0)
 
 
 @inlined
@@ -136,7 +145,7 @@ def signed_sum(v: Any, at: Any, count: Any, beta: Any) -> Any:
     if count == 8:
         return signed_sum8(v, at, beta)
     total = signed_sum16(v, at, beta)
-    for k in range(1, count // 16):
+    for k in range(1, count >> 4):
         sign = np.float32(1.0) - np.float32(2.0) * np.float32(_parity(k & (beta >> 4)))
         total = fma16(splat16(sign), signed_sum16(v, at + 256 * k, beta), total)
     return total

@@ -521,6 +521,7 @@ def _array(element: Any) -> Any:
 
 float32_array, uint16_array, int8_array = _array(types.float32), _array(types.uint16), _array(types.int8)
 int32_array, int64_array = _array(types.int32), _array(types.int64)
+uint8_array, float64_array = _array(types.uint8), _array(types.float64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from hashinfer.errors import OpError
+from hashinfer.kernels import elementwise
 from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, normalize_axis, optional, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
@@ -20,6 +21,7 @@ from hashinfer.ops.checks import (
     need_dtype,
     need_same_dtype,
 )
+from hashinfer.ops.emission import Emission, NativeOp, flat_emission
 
 
 def convert(x: Array, out: Array) -> None:
@@ -29,7 +31,7 @@ def convert(x: Array, out: Array) -> None:
 
 
 @register("Cast")
-class Cast(Op):
+class Cast(NativeOp):
     """To the dtype that `to` names. `saturate` and `round_mode` concern float8 alone, which is not native."""
 
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
@@ -39,6 +41,14 @@ class Cast(Op):
         if "to" not in call.attrs:
             raise OpError("to is missing")
         return [TensorType(ONNX_DTYPES[int(call.attrs["to"])], need(ins, 0, "input").shape)]
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        to_float32 = ONNX_DTYPES.get(int(call.get("to", 0))) == FLOAT32
+        return to_float32 and need(ins, 0, "input").dtype.name in elementwise.SOURCES
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        kind = elementwise.SOURCES.index(need(ins, 0, "input").dtype.name)
+        return flat_emission(elementwise.to_float32, outs[0].size, kind)
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         convert(array(ins, 0), outs[0])

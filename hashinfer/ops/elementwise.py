@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, broadcast, need, optional, register
+from hashinfer.kernels import elementwise
+from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, broadcast, need, optional, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
     ANY,
@@ -27,6 +29,7 @@ from hashinfer.ops.checks import (
     need_same_dtype,
     text,
 )
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp, flat_emission
 
 BOOL_TYPE = np.dtype(bool)
 
@@ -88,13 +91,19 @@ register("IsNaN")(partial(Unary, np.isnan, FLOATS, BOOL_TYPE))
 
 
 @register("Relu")
-class Relu(Op):
+class Relu(NativeOp):
     """max(x, 0)."""
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         x = need(ins, 0, "X")
         need_dtype(x, FLOATS | SIGNED, "X")
         return [x.type]
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return need(ins, 0, "X").dtype == np.float32
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        return flat_emission(elementwise.relu, outs[0].size)
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
@@ -137,10 +146,59 @@ class Binary(Op):
             self.function(a, b, out=outs[0])
 
 
-ARITHMETIC: dict[str, tuple[np.ufunc, DTypes]] = {
-    "Add": (np.add, NUMERIC),
-    "Sub": (np.subtract, NUMERIC),
-    "Mul": (np.multiply, NUMERIC),
+class Arithmetic(Binary, NativeOp):
+    """A ufunc of two inputs that has a kernel for float32."""
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        a, b = need(ins, 0, "A"), need(ins, 1, "B")
+        return a.dtype == np.float32 and len(common_axes(a.shape, b.shape)) <= elementwise.AXES
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        axes = common_axes(need(ins, 0, "A").shape, need(ins, 1, "B").shape)
+        axes = [(1, 0, 0)] * (elementwise.AXES - len(axes)) + axes
+        if axes[-2][0] == 1 and axes[-1][0] > elementwise.TILE and axes[-1][0] % elementwise.TILE == 0:
+            size, a, b = axes[-1]
+            axes[-2:] = [
+                (size // elementwise.TILE, elementwise.TILE * a, elementwise.TILE * b),
+                (elementwise.TILE, a, b),
+            ]
+        count, inner = prod(size for size, _, _ in axes), axes[-1][0]
+        rows = max(1, elementwise.TILE // max(inner, 1))
+        args: dict[str, Argument] = {"a": Buffer("in", 0), "b": Buffer("in", 1), "y": Buffer("out", 0), "rows": rows}
+        args["operation"] = elementwise.OPERATIONS.index(KERNEL_NAMES[self.function])
+        for k, (size, a, b) in enumerate(axes):
+            args |= {f"n{k}": size, f"a{k}": a, f"b{k}": b}
+        tiles = -(-(count // inner) // rows) if count else 0
+        return Emission(
+            [KernelCall(elementwise.arithmetic, tiles, args, 0, NS_PER_ELEMENT * count)], choice="arithmetic"
+        )
+
+
+def common_axes(a: Shape, b: Shape) -> list[tuple[int, int, int]]:
+    """Axes of the broadcast of two contiguous operands: (size, stride of a, stride of b), as few as will do."""
+    shape, found = broadcast(a, b), list[tuple[int, int, int]]()
+    steps = [1, 1]
+    for k in range(1, len(shape) + 1):
+        strides = []
+        for side, own in enumerate((a, b)):
+            there = k <= len(own) and own[-k] != 1
+            strides.append(steps[side] if there else 0)
+            steps[side] *= own[-k] if there else 1
+        size = shape[-k]
+        if size == 1:
+            continue
+        if found and strides == [found[-1][0] * s for s in found[-1][1:]]:
+            found[-1] = (found[-1][0] * size, *found[-1][1:])
+        else:
+            found.append((size, strides[0], strides[1]))
+    return found[::-1]
+
+
+KERNEL_NAMES: dict[np.ufunc, str] = {np.add: "Add", np.subtract: "Sub", np.multiply: "Mul", np.divide: "Div"}
+
+ARITHMETIC: dict[str, np.ufunc] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
+
+BITWISE: dict[str, tuple[np.ufunc, DTypes]] = {
     "And": (np.logical_and, BOOL),
     "Or": (np.logical_or, BOOL),
     "Xor": (np.logical_xor, BOOL),
@@ -157,7 +215,9 @@ COMPARISONS: dict[str, tuple[np.ufunc, DTypes]] = {
     "GreaterOrEqual": (np.greater_equal, NUMERIC),
 }
 
-for _name, (_ufunc, _dtypes) in ARITHMETIC.items():
+for _name, _ufunc in ARITHMETIC.items():
+    register(_name)(partial(Arithmetic, _ufunc, NUMERIC))
+for _name, (_ufunc, _dtypes) in BITWISE.items():
     register(_name)(partial(Binary, _ufunc, _dtypes))
 for _name, (_ufunc, _dtypes) in COMPARISONS.items():
     register(_name)(partial(Binary, _ufunc, _dtypes, BOOL_TYPE))
@@ -171,7 +231,7 @@ def divide_truncating(a: Array, b: Array) -> Array:
 
 
 @register("Div")
-class Div(Binary):
+class Div(Arithmetic):
     """a / b; of integers, rounded towards zero."""
 
     def __init__(self) -> None:

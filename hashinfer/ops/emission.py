@@ -11,11 +11,14 @@ import numpy as np
 
 from hashinfer.kernels import driver
 from hashinfer.kernels.arguments import float_argument
+from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pool import Program
 from hashinfer.ops.base import Array, Call, Op, Operand, TensorType
 
 ALIGNMENT = 64
+NS_PER_ELEMENT = 0.1
+"""Rough time of one element of a step that only passes over its operands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,12 @@ class Emission:
     def work(self) -> float:
         """Nanoseconds that it should take on one thread."""
         return sum(c.work for c in self.calls)
+
+
+def flat_emission(kernel: Kernel, count: int, kind: int = 0) -> Emission:
+    """A kernel of hashinfer.kernels.elementwise over `count` elements that lie side by side."""
+    args: dict[str, Argument] = {"x": Buffer("in", 0), "kind": kind, "count": count, "y": Buffer("out", 0)}
+    return Emission([KernelCall(kernel, -(-count // TILE), args, 0, NS_PER_ELEMENT * count)], choice=kernel.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class PlanCache:
         self.lock = threading.Lock()
         self._plans: OrderedDict[PlanKey, Plan] = OrderedDict()
         self._idle: list[tuple[PlanKey, BoundPlan]] = []
+        self._last: list[BoundPlan] = []
 
     def plan(self, key: PlanKey, make: Callable[[], Plan]) -> Plan:
         """The plan for `key`, made if it is not there."""
@@ -33,7 +34,7 @@ class PlanCache:
             if plan is None:
                 plan = self._plans[key] = make()
                 while len(self._plans) > PLANS_KEPT:
-                    self._forget(self._plans.popitem(last=False)[0])
+                    self._forget(*self._plans.popitem(last=False))
             else:
                 self._plans.move_to_end(key)
             return plan
@@ -54,16 +55,39 @@ class PlanCache:
                 self._make_room(bound.plan.buffer_bytes)
                 self._idle.append((key, bound))
 
+    def take_last(self, plan: Plan) -> BoundPlan | None:
+        """The idle copy that the last call left with keep_last, if it is of this plan. Takes no lock."""
+        try:
+            bound = self._last.pop()
+        except IndexError:
+            return None
+        if bound.plan is plan:
+            return bound
+        self._last.append(bound)
+        return None
+
+    def keep_last(self, key: PlanKey, bound: BoundPlan) -> None:
+        """As give, for a copy that the next call will probably want."""
+        if self._last or self._plans.get(key) is not bound.plan:
+            self.give(key, bound)
+            return
+        self._last.append(bound)
+
     def clear(self) -> None:
         """Forget every plan and buffer."""
         with self.lock:
             self._plans.clear()
             self._idle.clear()
+            self._last.clear()
 
-    def _forget(self, key: PlanKey) -> None:
+    def _forget(self, key: PlanKey, plan: Plan) -> None:
         self._idle = [entry for entry in self._idle if entry[0] != key]
+        self._last = [bound for bound in self._last if bound.plan is not plan]
 
     def _make_room(self, size: int) -> None:
-        total = size + sum(bound.plan.buffer_bytes for _, bound in self._idle)
+        total = size + sum(bound.plan.buffer_bytes for bound in (*(b for _, b in self._idle), *self._last))
+        if total > self.idle_bytes:
+            total -= sum(bound.plan.buffer_bytes for bound in self._last)
+            self._last = []
         while self._idle and total > self.idle_bytes:
             total -= self._idle.pop(0)[1].plan.buffer_bytes

@@ -1,0 +1,123 @@
+"""Element by element: conversions to float32, arithmetic of two broadcast float32 operands, ReLU.
+
+Each element is rounded once, as NumPy's ufuncs do. A tile is a run of whole inner rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hashinfer.kernels.intrinsics import (
+    float32_array,
+    float64_array,
+    int8_array,
+    int32_array,
+    int64_array,
+    uint8_array,
+    uint16_array,
+)
+from hashinfer.kernels.jit import device, entry, inlined
+
+TILE = 16384
+"""Elements of one tile of a flat kernel."""
+
+FLAT = ("x", "kind", "count", "y")
+X, KIND, COUNT, Y = range(len(FLAT))
+
+SOURCES = ("uint8", "int8", "uint16", "int32", "int64", "float64")
+"""dtypes that convert to float32, by `kind`."""
+
+OPERATIONS = ("Add", "Sub", "Mul", "Div")
+AXES = 4
+BROADCAST = ("a", "b", "y", "operation", "n0", "n1", "n2", "n3", "a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3", "rows")
+A, B, OUT, OPERATION, SHAPE, A_STRIDES, B_STRIDES, ROWS = 0, 1, 2, 3, 4, 8, 12, 16
+"""n0 ... n3: the output's shape; a0 ..., b0 ...: strides in elements, 0 along axes that are repeated, 0 or 1 along the
+last; rows: rows of the last axis in one tile."""
+
+
+@device
+def convert(x: Any, y: Any) -> None:
+    """y = x, element by element."""
+    for k in range(y.size):
+        y[k] = np.float32(x[k])
+
+
+@entry(*FLAT)
+def to_float32(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """y = float32(x) over `count` elements, TILE at a time."""
+    first, kind = tile * TILE, args[KIND]
+    count = min(TILE, args[COUNT] - first)
+    y = float32_array(args[Y] + 4 * first, count)
+    if kind == 0:
+        convert(uint8_array(args[X] + first, count), y)
+    elif kind == 1:
+        convert(int8_array(args[X] + first, count), y)
+    elif kind == 2:
+        convert(uint16_array(args[X] + 2 * first, count), y)
+    elif kind == 3:
+        convert(int32_array(args[X] + 4 * first, count), y)
+    elif kind == 4:
+        convert(int64_array(args[X] + 8 * first, count), y)
+    else:
+        convert(float64_array(args[X] + 8 * first, count), y)
+
+
+@entry(*FLAT)
+def relu(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """y = x where x is not below 0, else 0; NaN stays."""
+    first = tile * TILE
+    count = min(TILE, args[COUNT] - first)
+    x, y = float32_array(args[X] + 4 * first, count), float32_array(args[Y] + 4 * first, count)
+    for k in range(count):
+        y[k] = np.float32(0.0) if x[k] < np.float32(0.0) else x[k]
+
+
+@inlined
+def apply(operation: Any, a: Any, b: Any) -> Any:
+    """One of OPERATIONS on two float32."""
+    if operation == 0:
+        return a + b
+    if operation == 1:
+        return a - b
+    if operation == 2:
+        return a * b
+    return a / b
+
+
+@device
+def _pairs(operation: Any, a: Any, b: Any, y: Any) -> None:
+    for k in range(y.size):
+        y[k] = apply(operation, a[k], b[k])
+
+
+@device
+def _with_one(operation: Any, a: Any, value: Any, y: Any) -> None:
+    for k in range(y.size):
+        y[k] = apply(operation, a[k], value)
+
+
+@device
+def _one_with(operation: Any, value: Any, b: Any, y: Any) -> None:
+    for k in range(y.size):
+        y[k] = apply(operation, value, b[k])
+
+
+@entry(*BROADCAST)
+def arithmetic(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """y = a (operation) b over four broadcast axes."""
+    n1, n2, n3, operation = args[SHAPE + 1], args[SHAPE + 2], args[SHAPE + 3], args[OPERATION]
+    for row in range(tile * args[ROWS], min((tile + 1) * args[ROWS], args[SHAPE] * n1 * n2)):
+        p2, rest = row % n2, row // n2
+        p1, p0 = rest % n1, rest // n1
+        i = p0 * args[A_STRIDES] + p1 * args[A_STRIDES + 1] + p2 * args[A_STRIDES + 2]
+        j = p0 * args[B_STRIDES] + p1 * args[B_STRIDES + 1] + p2 * args[B_STRIDES + 2]
+        a, b = float32_array(args[A] + 4 * i, n3), float32_array(args[B] + 4 * j, n3)
+        y = float32_array(args[OUT] + 4 * row * n3, n3)
+        if args[A_STRIDES + 3] == 0:
+            _one_with(operation, a[0], b, y)
+        elif args[B_STRIDES + 3] == 0:
+            _with_one(operation, a, b[0], y)
+        else:
+            _pairs(operation, a, b, y)
