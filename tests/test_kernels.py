@@ -17,10 +17,10 @@ from hashinfer.kernels.isa import RADIX
 from hashinfer.kernels.jit import device
 from hashinfer.ops import hashed
 from hashinfer.ops.base import Call, Operand
-from hashinfer.ops.emission import NativeOp
-from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
+from hashinfer.ops.emission import Buffer, Emission, NativeOp
+from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct, candidates
 from hashinfer.ops.matrix import HashedMatrix, spectrum_size
-from hashinfer.ops.product import Conv, Epilogue, Gemm, MatMul
+from hashinfer.ops.product import Conv, Epilogue, Gemm, MatMul, Rows
 from hashinfer.schemes import Dyadic, Scheme, Xxh32
 from hashinfer.schemes.bits import fmix32
 from tests import naive
@@ -85,6 +85,18 @@ def run(op: NativeOp, call: Call, *ins: np.ndarray | None) -> np.ndarray:
 def emission(op: NativeOp, call: Call, *ins: np.ndarray | None):
     operands = [None if x is None else Operand.of(x) for x in ins]
     return op.emit(call, operands, op.infer(call, operands))
+
+
+def run_emission(made: Emission, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What one of several candidates computes, alone."""
+
+    class Fixed(HashedProduct):
+        def emit(self, call, ins, outs):
+            return made
+
+    out = np.full(shape, 77, np.float32)
+    Fixed.__new__(Fixed).run(CALL, [x], [out])
+    return out
 
 
 def inputs(rows: int, count: int, seed: int = 1) -> np.ndarray:
@@ -355,7 +367,33 @@ def test_the_products_above_take_every_kernel():
         calls = emission(op, CALL, np.zeros((rows, op.inputs), np.float32)).calls
         chosen.update(call.kernel.name for call in calls)
     families = ("xxh32_row", "block", "dyadic_row", "dyadic_transposed")
-    assert chosen == {f"{f}_{s}" for f in families for s in ("f32", "f16", "i8")}
+    assert chosen == {f"{f}_{s}" for f in families for s in ("f32", "f16", "i8")} | {"count_inputs"}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scheme", [Xxh32(500, 300, 200, 7, 1), Xxh32(500, 300, 200, 7, 16)], ids=str)
+def test_the_number_of_zeros_decides_between_row_and_block(scheme, dtype):
+    m, rows = matrix(scheme, dtype), 24
+    op = HashedProduct(m)
+    dense = unit_virtual(scheme, dtype) * float(np.float32(m.scale))
+    x = inputs(rows, scheme.rows)
+    count, alone, together = emission(op, CALL, x).calls
+    assert (count.kernel.name, alone.kernel.name, together.kernel.name) == (
+        "count_inputs",
+        f"xxh32_row_{m.suffix}",
+        f"block_{m.suffix}",
+    )
+    most = count.args["most"]
+    assert 0 < most < x.size
+    order = np.random.default_rng(0).permutation(x.size)
+    source = Rows(Buffer("in", 0), scheme.rows, rows, scheme.rows, scheme.cols, Buffer("out", 0), scheme.cols)
+    by_block, by_row, _ = candidates(m, source)
+    for kept, expected in ((most, by_row), (most + 1, by_block)):
+        sparse = x.copy()
+        sparse.ravel()[order[kept:]] = 0
+        y = run(op, CALL, sparse)
+        check(y, naive.matmul(sparse, dense), elementwise_bound(sparse, dense))
+        assert np.array_equal(y, run_emission(expected, sparse, y.shape)), kept
 
 
 BIASES: dict[str, tuple[str, ...] | None] = {

@@ -67,10 +67,11 @@ SCRATCH_BYTES = ARGUMENT_BYTES + 4 * (ROWS_AT_ONCE * CHUNK + CHUNK * STRIP + ROW
 EXPAND_SCRATCH_BYTES = 4 * (CHUNK * STRIP + 2 * CHUNK)
 
 FIRST = len(PRODUCT)
-HASHED = (*PRODUCT, "w", "kind", "buckets", "seed", "parameter", "half", "transposed", "first_output")
-W, KIND, BUCKETS, SEED, PARAMETER, HALF, TRANSPOSED, FIRST_OUTPUT = range(FIRST, len(HASHED))
+HASHED = (*PRODUCT, "w", "kind", "buckets", "seed", "parameter", "half", "transposed", "first_output", "sparse")
+W, KIND, BUCKETS, SEED, PARAMETER, HALF, TRANSPOSED, FIRST_OUTPUT, SPARSE = range(FIRST, len(HASHED))
 DENSE_KIND, XXH32_KIND, DYADIC_KIND = range(3)
-"""parameter: block or width; half: ceil(log2(width) / 2); outputs start at virtual column first_output."""
+"""parameter: block or width; half: ceil(log2(width) / 2); outputs start at virtual column first_output; sparse: 0, or
+where xxh32.count_inputs has written whether these rows are another kernel's."""
 DENSE = (*PRODUCT, "w", "kind", "w_row_stride", "w_col_stride", "batches", "offsets")
 W_ROW_STRIDE, W_COL_STRIDE, BATCHES, OFFSETS = range(FIRST + 2, len(DENSE))
 """offsets: address of int64 [batches, 3], the elements to add to x, w and y for each matrix of a batch."""
@@ -87,14 +88,12 @@ def dyadic_weight(w: Any, buckets: Any, seed: Any, width: Any, half: Any, i: Any
 
 @device
 def fill_dense(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any) -> None:
-    """tile[ni, 64] = W[i0 : i0 + ni, j0 : j0 + nj], zero beyond nj."""
+    """tile[ni, 64] = W[i0 : i0 + ni, j0 : j0 + nj]; columns beyond nj are of no account."""
     rs, cs = args[W_ROW_STRIDE], args[W_COL_STRIDE]
     for i in range(ni):
         at, source = i * STRIP, (i0 + i) * rs + j0 * cs
         for j in range(nj):
             tile[at + j] = w[source + j * cs]
-        for j in range(nj, STRIP):
-            tile[at + j] = np.float32(0.0)
 
 
 @inlined
@@ -152,9 +151,6 @@ def fill_xxh32(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any,
         _fill_columns(w, i0, ni, j0, nj, seed, slots, tile, found)
     else:
         _fill_runs(w, i0, ni, j0, nj, seed, block, slots, tile, found)
-    for i in range(ni):
-        for j in range(nj, STRIP):
-            tile[i * STRIP + j] = np.float32(0.0)
 
 
 @device
@@ -173,9 +169,6 @@ def fill_dyadic(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any
             for i in range(ni):
                 k = ((i0 + i) & (width - 1)) ^ perm
                 tile[i * STRIP + j] = sign * row_sign(i0 + i, seed) * weight(w, g * width + k)
-    for i in range(ni):
-        for j in range(nj, STRIP):
-            tile[i * STRIP + j] = np.float32(0.0)
 
 
 @inlined
@@ -224,12 +217,13 @@ def _multiply_four_rows(rows: Any, r: Any, ni: Any, tile: Any, sums: Any, half: 
 
 
 @device
-def multiply_tile(rows: Any, count: Any, ni: Any, tile: Any, sums: Any) -> None:
-    """sums[count, 64] += rows[count, ni] @ tile[ni, 64]."""
+def multiply_tile(rows: Any, count: Any, ni: Any, tile: Any, nj: Any, sums: Any) -> None:
+    """sums[count, 64] += rows[count, ni] @ tile[ni, 64], at least the first nj columns."""
     r = 0
     while r + 4 <= count:
         _multiply_four_rows(rows, r, ni, tile, sums, 0)
-        _multiply_four_rows(rows, r, ni, tile, sums, 32)
+        if nj > 32:
+            _multiply_four_rows(rows, r, ni, tile, sums, 32)
         r += 4
     while r < count:
         _multiply_row(rows, r, ni, tile, sums)
@@ -268,13 +262,16 @@ def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     found = int32_array(scratch + 4 * (ROWS_AT_ONCE * CHUNK + CHUNK * STRIP + ROW_BLOCK * STRIP), 2 * CHUNK)
     for k in range(count * STRIP):
         sums[k] = np.float32(0.0)
+    if nj < STRIP:
+        for k in range(CHUNK * STRIP):
+            w_tile[k] = np.float32(0.0)
     for i0 in range(0, args[INPUTS], CHUNK):
         ni = min(CHUNK, args[INPUTS] - i0)
         fill(args, w, i0, ni, j0, nj, w_tile, found)
         for first in range(0, count, ROWS_AT_ONCE):
             there = min(ROWS_AT_ONCE, count - first)
             read_rows(args, r0 + first, there, i0, ni, rows)
-            multiply_tile(rows, there, ni, w_tile, sums[first * STRIP :])
+            multiply_tile(rows, there, ni, w_tile, nj, sums[first * STRIP :])
     for r in range(count):
         finish_strip(args, r0 + r, j0, nj, sums, r * STRIP)
 
@@ -282,19 +279,22 @@ def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 @entry(*HASHED)
 def block_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
     """128 rows by 64 outputs; tiles are numbered row block by row block. W is dense or hashed, by `kind`."""
-    _block(args, tile, scratch, float32_array(args[W], NO_LIMIT))
+    if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
+        _block(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
 def block_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
     """As block_f32 over a float16 weight vector."""
-    _block(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
+    if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
+        _block(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
 def block_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
     """As block_f32 over an int8 weight vector."""
-    _block(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
+    if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
+        _block(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
 
 
 @entry(*DENSE)

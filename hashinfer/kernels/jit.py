@@ -20,6 +20,8 @@ from typing import Any
 import numba
 from numba import cfunc, njit, types
 
+from hashinfer.kernels.isa import ISA
+
 log = logging.getLogger("hashinfer")
 
 OPTIONS: dict[str, Any] = {"fastmath": {"reassoc", "nsz", "contract"}, "error_model": "numpy", "_nrt": False}
@@ -211,6 +213,11 @@ def _sources_digest() -> str:
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    settings = (numba.__version__, sys.version, sorted((k, v) for k, v in os.environ.items() if k.startswith("NUMBA_")))
+    settings = (
+        numba.__version__,
+        sys.version,
+        ISA,
+        sorted((k, v) for k, v in os.environ.items() if k.startswith("NUMBA_")),
+    )
     digest.update(repr(settings).encode())
     return digest.hexdigest()[:20]

@@ -18,6 +18,7 @@ from hashinfer.kernels.arguments import (
     INPUTS,
     OUTPUTS,
     PRODUCT,
+    ROWS,
     X_ROW_STRIDE,
     X_SCALE,
     X,
@@ -36,7 +37,9 @@ from hashinfer.kernels.intrinsics import (
     fma16,
     int8_array,
     int32_array,
+    int64_array,
     load16,
+    nonzero16,
     pick16,
     splat16,
     store16,
@@ -50,9 +53,26 @@ from hashinfer.kernels.jit import device, entry, inlined
 STRIP, LIST = 1024, 4096
 SCRATCH_BYTES = 4 * (4 * LIST + STRIP + 16)
 
-FIELDS = (*PRODUCT, "w", "buckets", "seed", "block", "skip_zeros")
-W, BUCKETS, SEED, BLOCK, SKIP_ZEROS = range(len(PRODUCT), len(FIELDS))
-"""skip_zeros: 1 where every weight is finite, so that a zero input adds nothing."""
+FIELDS = (*PRODUCT, "w", "buckets", "seed", "block", "skip_zeros", "strip", "sparse")
+W, BUCKETS, SEED, BLOCK, SKIP_ZEROS, TILE_OUTPUTS, SPARSE = range(len(PRODUCT), len(FIELDS))
+"""skip_zeros: 1 where every weight is finite, so that a zero input adds nothing; strip: outputs of a tile, at most
+STRIP; sparse: 0, or where count_inputs has written whether these rows are this kernel's."""
+
+COUNT_FIELDS = (*PRODUCT, "most", "sparse")
+MOST, FLAG = range(len(PRODUCT), len(COUNT_FIELDS))
+
+
+@entry(*COUNT_FIELDS)
+def count_inputs(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """sparse [1] int64: 1 where at most `most` inputs of all rows are not zero, else 0. One tile."""
+    count, whole = 0, args[INPUTS] & ~15
+    for r in range(args[ROWS]):
+        x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
+        for i in range(0, whole, 16):
+            count += nonzero16(load16(x, i))
+        for i in range(whole, args[INPUTS]):
+            count += 1 if x[i] != np.float32(0.0) else 0
+    int64_array(args[FLAG], 1)[0] = 1 if count <= args[MOST] else 0
 
 
 @device
@@ -154,9 +174,12 @@ def add_list(signed: Any, found: Any, count: Any, w: Any, t: Any, length: Any, r
 
 @device
 def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
-    strips = (args[OUTPUTS] + STRIP - 1) // STRIP
-    r, j0 = tile // strips, tile % strips * STRIP
-    nj, block, seed = min(STRIP, args[OUTPUTS] - j0), args[BLOCK], np.uint32(args[SEED])
+    if args[SPARSE] != 0 and int64_array(args[SPARSE], 1)[0] == 0:
+        return
+    strip = args[TILE_OUTPUTS]
+    strips = (args[OUTPUTS] + strip - 1) // strip
+    r, j0 = tile // strips, tile % strips * strip
+    nj, block, seed = min(strip, args[OUTPUTS] - j0), args[BLOCK], np.uint32(args[SEED])
     slots = 2 * (args[BUCKETS] - block + 1)
     x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
     scale = float_at(args, X_SCALE)

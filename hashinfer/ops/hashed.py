@@ -6,6 +6,7 @@ Which kernel runs is chosen here, by shape, batch and scheme alone; `Emission.ch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import log2, prod
 
 import numpy as np
@@ -31,14 +32,16 @@ from hashinfer.ops.product import (
 from hashinfer.schemes import Dyadic, Xxh32
 
 SPLIT_NS, FEW_SPLIT = 40_000, 8
-"""A dyadic row that takes longer is cut into chunks of groups, for threads to share, where there are few rows."""
+"""A row that takes longer is cut, for threads to share: a dyadic one by chunks of groups, where there are few rows."""
+FEWEST = 0.03
+"""Share of inputs that are not zero below which no rows are expected."""
 
 FIRST_CACHE, GROUPED = 2**16, 16
 """Bytes of w that a first-level cache about holds; the block from which runs are read as whole vectors."""
 
 # Rough times on one thread in nanoseconds: what `candidates` are told apart by.
 _NS_HASH, _NS_READ, _NS_READ_RUN, _NS_FILL, _NS_FILL_SLOWLY = 0.2, 0.3, 0.06, 0.08, 3.0
-_NS_XOR = 0.8
+_NS_XOR, _NS_TILE, _NS_READ_ROW, _NS_LIST = 0.8, 500.0, 0.3, 1.0
 _NS_ROW, _NS_FOLD, _NS_FINISH, _NS_PATCH = 100.0, 0.1, 0.1, 2.0
 _NS_STAGE = 0.2
 
@@ -183,10 +186,29 @@ def candidates(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> 
         if transposed:
             return [_dyadic_transposed(matrix, source)]
         return [_dyadic_rows(matrix, source)]
-    found = [_block_emission(matrix, source, transposed)]
-    if not transposed and source.patches is None:
-        found.append(_xxh32_rows_emission(matrix, source))
+    together = _block_emission(matrix, source, transposed)
+    if transposed or source.patches is not None:
+        return [together]
+    alone = _xxh32_rows_emission(matrix, source)
+    found = [together, alone]
+    if source.rows > 1 and matrix.finite and together.work > alone.work * FEWEST:
+        found.append(_xxh32_by_zeros(source, together, alone))
     return found
+
+
+def _xxh32_by_zeros(source: Rows, together: Emission, alone: Emission) -> Emission:
+    """Either of two emissions, by how many of the inputs are zero."""
+    fixed = _listing_ns(source)
+    share = (together.work - fixed) / (alone.work - fixed)
+    most = int(source.rows * source.inputs * min(1.0, max(0.0, share)))
+    flag: dict[str, Argument] = {"sparse": Buffer("temp", 0)}
+    count = KernelCall(xxh32.count_inputs, 1, source.args() | flag | {"most": most}, 0, 0.0)
+    either = [replace(call, args={**call.args, **flag}) for call in (*alone.calls, *together.calls)]
+    # Which of the two will run is not known; about half of the inputs of a hidden layer are zero.
+    work = 0.9 * min(together.work, alone.work)
+    calls = [count, *(replace(call, work=work / len(either)) for call in either)]
+    reason = f"{alone.choice} up to {most} non-zero inputs in {source.rows} rows, else {together.choice}"
+    return Emission(calls, (8,), alone.choice + " or " + together.choice, reason)
 
 
 def _scaled(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
@@ -220,10 +242,16 @@ def _block_emission(
     tiles = block_tiles(source.rows, source.outputs)
     row_blocks, runs = -(-source.rows // blocks.ROW_BLOCK), matrix.parameter if isinstance(matrix.scheme, Xxh32) else 1
     fill = _NS_FILL_SLOWLY if transposed or isinstance(matrix.scheme, Dyadic) else _hash_ns(matrix, runs) + _NS_FILL
-    work = _NS_ROW + source.inputs * source.outputs * (row_blocks * fill + NS_PER_MULTIPLY * source.rows)
-    work += _NS_FINISH * source.rows * source.outputs
+    filled, multiplied = -(-source.outputs // 16) * 16, -(-source.outputs // 32) * 32
+    work = _NS_ROW + source.inputs * (row_blocks * fill * filled + NS_PER_MULTIPLY * source.rows * multiplied)
+    work += row_blocks * _NS_TILE + source.rows * (_NS_FINISH * source.outputs + _NS_READ_ROW * source.inputs)
     call = KernelCall(kernel, tiles, args, blocks.SCRATCH_BYTES, work)
     return Emission([call], choice=kernel.name, reason=reason or f"{source.rows} rows share each hashed tile of W")
+
+
+def _listing_ns(source: Rows) -> float:
+    """Of what is done with inputs of which none may count."""
+    return source.rows * (_NS_ROW + _NS_LIST * source.inputs)
 
 
 def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
@@ -235,8 +263,10 @@ def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
         "skip_zeros": int(matrix.finite),
     }
     kernel: Kernel = getattr(xxh32, f"xxh32_row_{matrix.suffix}")
-    tiles = source.rows * -(-source.outputs // xxh32.STRIP)
-    work = source.rows * (_NS_ROW + source.inputs * (2.0 + source.outputs * _hash_ns(matrix, matrix.parameter)))
+    hashed = source.outputs if matrix.parameter < GROUPED else -(-source.outputs // 16) * 16
+    work = _listing_ns(source) + source.rows * source.inputs * hashed * _hash_ns(matrix, matrix.parameter)
+    args["strip"] = strip = xxh32.STRIP if work < SPLIT_NS * source.rows else xxh32.STRIP // 4
+    tiles = source.rows * -(-source.outputs // strip)
     reason = f"{source.rows} rows: hashed inline, " + ("zero inputs skipped" if matrix.finite else "no zero skipped")
     return Emission([KernelCall(kernel, tiles, args, xxh32.SCRATCH_BYTES, work)], choice=kernel.name, reason=reason)
 

@@ -1,0 +1,191 @@
+"""Vector intrinsics against their scalar twins, and the pruned transform against the whole one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hashinfer.kernels import dyadic, elementwise, hadamard, hashing, intrinsics
+from hashinfer.kernels.isa import RADIX
+from hashinfer.kernels.jit import device
+from hashinfer.schemes import Xxh32
+from tests import naive
+
+ODD = np.array([-np.inf, -2, -1e-30, -0.0, 0, 1e-45, 3, np.inf, np.nan, -7, 8, 9, 10, 11, 12, -13], np.float32)
+
+
+def whole(count: int, seed: int = 0) -> np.ndarray:
+    """Whole numbers as float32: sums of them are exact in any order."""
+    return np.random.default_rng(seed).integers(-50, 51, count).astype(np.float32)
+
+
+@device
+def summaries(x, largest, out):
+    value = intrinsics.load16(x, 0)
+    out[0] = intrinsics.sum16(value)
+    out[1] = np.float32(intrinsics.nonzero16(value))
+    intrinsics.store16(out, 2, intrinsics.largest16(intrinsics.load16(largest, 0), value))
+
+
+def test_sum_nonzero_and_largest():
+    out, largest = np.empty(18, np.float32), np.abs(whole(16, 1)) / 16
+    summaries(whole(16), largest, out)
+    assert out[0] == whole(16).sum()
+    assert np.array_equal(out[2:], np.maximum(np.abs(whole(16)), largest))
+    summaries(ODD, largest, out)
+    assert out[1] == 14
+    expected = [max(m.view(np.uint32), np.abs(v).view(np.uint32)) for m, v in zip(largest, ODD, strict=True)]
+    assert out[2:].view(np.uint32).tolist() == [int(v) for v in expected]
+
+
+@device
+def stored_lanes(x, first, count, out):
+    intrinsics.store_lanes16(out, 20, intrinsics.load16(x, 0), first, count)
+
+
+def test_stored_lanes_touch_nothing_else():
+    x = whole(16)
+    for first in range(16):
+        for count in range(17 - first):
+            out = np.full(60, 77, np.float32)
+            stored_lanes(x, first, count, out)
+            expected = np.full(60, 77, np.float32)
+            expected[20 : 20 + count] = x[first : first + count]
+            assert np.array_equal(out, expected)
+
+
+@device
+def words(first, step, amount, out):
+    intrinsics.store16(out, 0, intrinsics.ramp16(first, step))
+    intrinsics.store16(out, 16, intrinsics.add_word16(intrinsics.load16(out, 0), amount))
+
+
+def test_words_wrap_around():
+    out = np.empty(32, np.uint32)
+    words(np.uint32(2**32 - 5), np.uint32(0x9E3779B1), np.uint32(2**31 + 9), out)
+    ramp = [(2**32 - 5 + lane * 0x9E3779B1) % 2**32 for lane in range(16)]
+    assert out.tolist() == ramp + [(r + 2**31 + 9) % 2**32 for r in ramp]
+
+
+@device
+def hashed(prefix, b, slots, values, out, found):
+    intrinsics.store16(found, 0, intrinsics.xxh32_slots16(hashing.column_words16(prefix, b), slots))
+    flipped = intrinsics.flip_odd16(intrinsics.load16(values, 0), intrinsics.load16(found, 0))
+    intrinsics.store16(out, 0, flipped)
+
+
+@pytest.mark.parametrize("b", [0, 1, 2**16 - 5, 2**31 - 17])
+@pytest.mark.parametrize(("seed", "i", "buckets"), [(0, 0, 1), (1, 2**31 - 2, 2**30 - 1), (2**32 - 1, 7, 12345)])
+def test_sixteen_hashes_are_the_scheme(seed, i, buckets, b):
+    scheme, found, out = Xxh32(buckets, 2**31 - 1, 2**31 - 1, seed, 1), np.empty(16, np.int32), np.empty(16, np.float32)
+    values = np.arange(1, 17, dtype=np.float32)
+    prefix = hashing.xxh32_prefix(np.int64(i), np.uint32(seed))
+    hashed(np.uint32(prefix), np.int64(b), np.uint32(2 * buckets), values, out, found)
+    cells = [scheme.cell(i, b + lane) for lane in range(16)]
+    assert [int(f) >> 1 for f in found.view(np.uint32)] == [bucket for bucket, _ in cells]
+    assert out.tolist() == [v * sign for v, (_, sign) in zip(values, cells, strict=True)]
+
+
+@device
+def picked(w, slots, out):
+    intrinsics.store16(out, 0, intrinsics.pick16(w, slots, 1))
+    intrinsics.store16(out, 16, intrinsics.weights16(w, 3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_weights_of_each_dtype(dtype):
+    rng = np.random.default_rng(0)
+    w = rng.integers(-128, 128, 40).astype(np.int8)
+    if dtype == "float16":
+        w = rng.integers(0, 2**16, 40).astype(np.uint16).view(np.float16)
+        w[3:13] = [0, -0.0, 2**-24, -(2**-24), 65504, np.inf, -np.inf, np.nan, 1, 2**-14]
+    if dtype == "float32":
+        w = np.concatenate([ODD, whole(24)])
+    slots = rng.integers(0, 80, 17).astype(np.int32)
+    slots[1:4] = [0, 79, 78]
+    out = np.empty(32, np.float32)
+    picked(w.view(np.uint16) if dtype == "float16" else w, slots, out)
+    np.testing.assert_array_equal(out[:16], w[slots[1:] >> 1].astype(np.float32))
+    np.testing.assert_array_equal(out[16:], w[3:19].astype(np.float32))
+
+
+@device
+def radix(which, v, at, step):
+    if which == 2:
+        intrinsics.butterflies2(v, at, step)
+    elif which == 4:
+        intrinsics.butterflies4(v, at, step)
+    elif which == 8:
+        intrinsics.butterflies8(v, at, step)
+    else:
+        intrinsics.butterflies16(v, at, step)
+
+
+@pytest.mark.parametrize("count", [2, 4, 8, 16])
+def test_butterflies(count):
+    v = whole(16 * 40)
+    out, taken = v.copy(), [16 * (3 + 2 * k) for k in range(count)]
+    radix(count, out, 48, 32)
+    block = np.array([v[at : at + 16] for at in taken])
+    transformed = naive.hadamard_matrix(count) @ block
+    expected = v.copy()
+    for at, row in zip(taken, transformed, strict=True):
+        expected[at : at + 16] = row
+    assert np.array_equal(out, expected)
+
+
+@device
+def one_sum(v, at, count, beta, out):
+    intrinsics.store16(out, 0, hadamard.signed_sum(v, at, count, beta))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8, 16, 32, 128])
+def test_signed_sums_are_rows_of_the_transform(count):
+    v, out = whole(16 * (count + 2)), np.empty(16, np.float32)
+    matrix = naive.hadamard_matrix(count)
+    for beta in range(count):
+        one_sum(v, 16, count, beta, out)
+        assert np.array_equal(out, matrix[beta] @ v[16 : 16 + 16 * count].reshape(count, 16))
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16])
+def test_first_pass_and_the_rest_are_the_transform_of_the_product(lanes):
+    width = 4 * RADIX * 16 // lanes
+    vectors, block = width * lanes // 16, 4
+    spectrum, u = whole(width * lanes), np.concatenate([whole(width, 1), np.full(16, np.nan, np.float32)])
+    stored = spectrum.reshape(RADIX, block, 16).swapaxes(0, 1).ravel().copy()
+    v = np.full(16 * (vectors + RADIX), 77, np.float32)
+    dyadic._first_pass(stored, 0, u, v, lanes, block)
+    for r in range(RADIX):
+        hadamard.passes(v, r * (block + 1), 2, 0)
+    rows = v.reshape(RADIX, block + 1, 16)
+    assert (rows[:, block] == 77).all()
+    product = spectrum.reshape(width, lanes).astype(np.float64) * u[:width, None]
+    expected = naive.hadamard_matrix(width) @ product
+    assert np.array_equal(rows[:, :block].reshape(width, lanes), expected)
+
+
+@pytest.mark.parametrize("vectors", [RADIX, 8 * RADIX, 256 * RADIX])
+@pytest.mark.parametrize("outputs", [1, 11, 100, 10000])
+def test_tails_are_powers_of_two_inside_a_block(vectors, outputs):
+    tail = dyadic.best_tail(vectors, 16, outputs)
+    assert tail & (tail - 1) == 0
+    assert 1 <= tail <= vectors // RADIX
+
+
+@pytest.mark.parametrize("groups", [*range(1, 34), 95])
+@pytest.mark.parametrize(("width", "outputs"), [(1, 7), (64, 500), (1024, 1000), (4096, 100000)])
+def test_chunks_cover_each_group_once(groups, width, outputs):
+    table = dyadic.chunk_table(groups, width, outputs).tolist()
+    first, start = 0, 0
+    for at, lanes, place, _ in table:
+        assert (at, place) == (first, start)
+        assert lanes in (1, 2, 4, 8, 16)
+        assert at < groups
+        first, start = first + lanes, start + width * lanes
+    assert groups <= first < groups + 16
+
+
+def test_elementwise_operations_by_name():
+    a, b = np.float32(7), np.float32(-2)
+    assert [float(elementwise.apply(k, a, b)) for k in range(4)] == [5, 9, -14, -3.5]
