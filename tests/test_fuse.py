@@ -371,3 +371,25 @@ def test_dense_twin_refuses_what_it_cannot_hold() -> None:
     )
     with pytest.raises(ModelError, match="no constant"):
         dense_twin(made, 2**30)
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean"])
+@pytest.mark.parametrize(
+    ("axes", "keepdims", "fused"),
+    [([1], 0, True), ([-2], 1, True), ([0], 0, False), ([2], 0, False), ([0, 1], 1, False)],
+)
+def test_bags_of_a_lookup(op, axes, keepdims, fused):
+    layer = Xxh32(90, 50, 24, 3, 8)
+    model = nets.model(
+        [
+            expand_node(layer, "w", "W"),
+            node("Gather", ["W", "ids"], ["r"], axis=0),
+            node(op, ["r", "axes"], ["y"], keepdims=keepdims),
+        ],
+        {"ids": (np.int64, ["N", "M"])},
+        {"y": (F32, None)},
+        {"w": nets.weights(layer.buckets), "axes": np.array(axes)},
+    )
+    ids = np.random.default_rng(0).integers(0, 50, (4, 9))
+    labels = check(model, {"ids": ids})
+    assert labels == ([f"ExpandXxh32+Gather+{op}"] if fused else ["ExpandXxh32+Gather", op])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hashinfer.errors import OpError
 from hashinfer.kernels import blocks, dyadic, hashing, intrinsics
 from hashinfer.kernels.arguments import ACTIVATIONS, activate
 from hashinfer.kernels.hadamard import hadamard
@@ -700,6 +701,26 @@ def test_lookup(scheme, dtype, ids_dtype):
         ids = np.random.default_rng(0).integers(-scheme.rows, scheme.rows, shape).astype(ids_dtype)
         expected = naive.lookup(virtual(m), ids)
         np.testing.assert_allclose(run(HashedLookup(m), CALL, ids), expected, rtol=EPS, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scheme", [*TABLES, Xxh32(99, 40, 70, 3, 32)], ids=str)
+@pytest.mark.parametrize("bag", ["sum", "mean"])
+def test_bags(scheme, dtype, bag):
+    m = matrix(scheme, dtype)
+    for shape in ((3,), (4, 50), (2, 1, 300), (0, 5), (3, 0)):
+        ids = np.random.default_rng(0).integers(-scheme.rows, scheme.rows, shape)
+        rows = naive.lookup(virtual(m), ids)
+        if bag == "mean" and shape[-1] == 0:
+            with pytest.raises(OpError, match="expected some elements"):
+                run(HashedLookup(m, bag), CALL, ids)
+            continue
+        expected = rows.sum(-2) if bag == "sum" else rows.mean(-2)
+        bound = (shape[-1] + 3) * EPS * np.abs(rows).sum(-2) / (1 if bag == "sum" else shape[-1])
+        check(run(HashedLookup(m, bag), CALL, ids), expected, bound)
+        assert run(HashedLookup(m, bag, True), CALL, ids).shape == (*shape[:-1], 1, scheme.cols)
+    with pytest.raises(OpError, match="expected bags"):
+        run(HashedLookup(m, bag), CALL, np.int64(1))
 
 
 def test_lookup_at_the_far_end_of_a_huge_table():

@@ -126,18 +126,34 @@ def finish(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
 
 @inlined
 def plain_epilogue(args: Any) -> Any:
-    """Whether finish16 can stand in for finish: outputs side by side, at most a ReLU, a bias for each or none."""
-    side_by_side = args[Y_COL_STRIDE] == 1 and (args[BIAS] == 0 or args[BIAS_COL_STRIDE] == 1)
-    return side_by_side and args[ACTIVATION] <= RELU
+    """Whether finished16 knows what is asked for: at most a ReLU, and a bias for each output, side by side, or none."""
+    return (args[BIAS] == 0 or args[BIAS_COL_STRIDE] == 1) and args[ACTIVATION] <= RELU
 
 
 @inlined
-def finish16(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
-    """As finish for the sixteen outputs from j on, where plain_epilogue holds."""
+def finished16(args: Any, r: Any, j: Any, total: Any) -> Any:
+    """What finish writes for the sixteen outputs from j on, where plain_epilogue holds."""
     value = mul16(total, splat16(float_at(args, ALPHA)))
     if args[BIAS] != 0:
         bias = float32_array(args[BIAS], NO_LIMIT)
         value = add16(value, load16(bias, r * args[BIAS_ROW_STRIDE] + j))
     if args[ACTIVATION] == RELU:
         value = relu16(value)
-    store16(float32_array(args[Y], NO_LIMIT), start + j, value)
+    return value
+
+
+@device
+def finish_sums(args: Any, r: Any, j0: Any, nj: Any, sums: Any, at: Any) -> None:
+    """y[r, j0 : j0 + nj] from sums[at : at + nj], which it overwrites: finish, sixteen outputs at a time if it can."""
+    start, step = row_start(args, r), args[Y_COL_STRIDE]
+    y, whole = float32_array(args[Y], NO_LIMIT), nj & ~15 if plain_epilogue(args) else 0
+    if step == 1:
+        for j in range(0, whole, 16):
+            store16(y, start + j0 + j, finished16(args, r, j0 + j, load16(sums, at + j)))
+    else:
+        for j in range(0, whole, 16):
+            store16(sums, at + j, finished16(args, r, j0 + j, load16(sums, at + j)))
+        for j in range(whole):
+            y[start + (j0 + j) * step] = sums[at + j]
+    for j in range(whole, nj):
+        finish(args, start, r, j0 + j, sums[at + j])

@@ -23,9 +23,8 @@ from hashinfer.kernels.arguments import (
     X,
     Y,
     finish,
-    finish16,
+    finish_sums,
     float_at,
-    plain_epilogue,
     row_start,
 )
 from hashinfer.kernels.hashing import (
@@ -242,16 +241,6 @@ def fill(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any, found
 
 
 @device
-def finish_strip(args: Any, r: Any, j0: Any, nj: Any, sums: Any, at: Any) -> None:
-    """y[r, j0 : j0 + nj] from sums[at : at + nj]."""
-    start, whole = row_start(args, r), nj & ~15 if plain_epilogue(args) else 0
-    for j in range(0, whole, 16):
-        finish16(args, start, r, j0 + j, load16(sums, at + j))
-    for j in range(whole, nj):
-        finish(args, start, r, j0 + j, sums[at + j])
-
-
-@device
 def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     strips = (args[OUTPUTS] + STRIP - 1) // STRIP
     r0, j0 = tile // strips * ROW_BLOCK, tile % strips * STRIP
@@ -273,7 +262,7 @@ def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
             read_rows(args, r0 + first, there, i0, ni, rows)
             multiply_tile(rows, there, ni, w_tile, nj, sums[first * STRIP :])
     for r in range(count):
-        finish_strip(args, r0 + r, j0, nj, sums, r * STRIP)
+        finish_sums(args, r0 + r, j0, nj, sums, r * STRIP)
 
 
 @entry(*HASHED)
@@ -333,7 +322,7 @@ def dense_row(args, tile, scratch):  # type: ignore[no-untyped-def]
         store16(sums, 16, a1)
         store16(sums, 32, a2)
         store16(sums, 48, a3)
-        finish_strip(args, r, j0, STRIP, sums, 0)
+        finish_sums(args, r, j0, STRIP, sums, 0)
         return
     for j in range(nj):
         total, at = np.float32(0.0), (j0 + j) * cs

@@ -34,11 +34,8 @@ from hashinfer.kernels.arguments import (
     X_ROW_STRIDE,
     X_SCALE,
     X,
-    finish,
-    finish16,
+    finish_sums,
     float_at,
-    plain_epilogue,
-    row_start,
 )
 from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
 from hashinfer.kernels.hashing import permute, weight
@@ -413,13 +410,11 @@ def inverse_chunk(args: Any, chunk: Any, u: Any, v: Any, raw: Any) -> None:
 
 @device
 def finish_row(args: Any, r: Any, raw: Any) -> None:
-    """y of row r from its outputs without signs."""
-    start, outputs, signs = row_start(args, r), args[OUTPUTS], uint16_array(args[COL_SIGNS], NO_LIMIT)
-    whole = outputs & ~15 if plain_epilogue(args) else 0
-    for j in range(0, whole, 16):
-        finish16(args, start, r, j, flip16(load16(raw, j), signs[j >> 4]))
-    for j in range(whole, outputs):
-        finish(args, start, r, j, sign_at(signs, j) * raw[j])
+    """y of row r from its outputs without signs, which are overwritten."""
+    signs = uint16_array(args[COL_SIGNS], NO_LIMIT)
+    for j in range(0, args[OUTPUTS], 16):
+        store16(raw, j, flip16(load16(raw, j), signs[j >> 4]))
+    finish_sums(args, r, 0, args[OUTPUTS], raw, 0)
 
 
 @device

@@ -43,8 +43,41 @@ def read_rows(args: Any, r0: Any, count: Any, i0: Any, length: Any, out: Any) ->
                     out[at + i] = np.float32(0.0)
         return
     shape = int64_array(args[PATCHES], len(PATCH_FIELDS))
+    if i0 == 0 and length == shape[0] * shape[3] * shape[4]:
+        for c in range(count):
+            if r0 + c < args[ROWS]:
+                _read_whole_patch(x, scale, shape, r0 + c, args[IMAGE_ROWS], out, c * length)
+            else:
+                for i in range(length):
+                    out[c * length + i] = np.float32(0.0)
+        return
     for c in range(count):
         _read_patch(x, scale, shape, r0 + c, args[ROWS], args[IMAGE_ROWS], i0, length, out, c * length)
+
+
+@device
+def _read_whole_patch(x: Any, scale: Any, shape: Any, r: Any, image_rows: Any, out: Any, at: Any) -> None:
+    """All entries of the patch under output pixel r, in (channel, kh, kw) order."""
+    height, width, kh, kw, dy, dx = shape[1], shape[2], shape[3], shape[4], shape[7], shape[8]
+    image, pixel = r // image_rows, r % image_rows
+    top, left = (pixel // shape[11]) * shape[5] - shape[9], (pixel % shape[11]) * shape[6] - shape[10]
+    within = left >= 0 and left + (kw - 1) * dx < width
+    for channel in range(shape[0]):
+        base = image * shape[12] + channel * height * width
+        for ky in range(kh):
+            row = top + ky * dy
+            if not 0 <= row < height:
+                for kx in range(kw):
+                    out[at + kx] = np.float32(0.0)
+            elif within:
+                source = base + row * width + left
+                for kx in range(kw):
+                    out[at + kx] = x[source + kx * dx] * scale
+            else:
+                for kx in range(kw):
+                    col = left + kx * dx
+                    out[at + kx] = x[base + row * width + col] * scale if 0 <= col < width else np.float32(0.0)
+            at += kw
 
 
 @device

@@ -22,11 +22,8 @@ from hashinfer.kernels.arguments import (
     X_ROW_STRIDE,
     X_SCALE,
     X,
-    finish,
-    finish16,
+    finish_sums,
     float_at,
-    plain_epilogue,
-    row_start,
 )
 from hashinfer.kernels.hashing import column_word, slot_sign, weight, xxh32_prefix
 from hashinfer.kernels.intrinsics import (
@@ -195,12 +192,7 @@ def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
             add_products(states, values, count, w, slots, j0, nj, sums, found)
         else:
             add_runs(states, values, count, w, slots, block, j0, nj, sums, found, signed)
-    start = row_start(args, r)
-    whole = nj & ~15 if plain_epilogue(args) else 0
-    for j in range(0, whole, 16):
-        finish16(args, start, r, j0 + j, load16(sums, j))
-    for j in range(whole, nj):
-        finish(args, start, r, j0 + j, sums[j])
+    finish_sums(args, r, j0, nj, sums, 0)
 
 
 @entry(*FIELDS)

@@ -111,16 +111,28 @@ class HashedConv(NativeOp):
 
 
 class HashedLookup(NativeOp):
-    """Rows of W by ids (Gather, axis 0): y [*ids.shape, cols] float32. Inputs: ids, int32 or int64, of any shape."""
+    """Rows of W by ids (Gather, axis 0): y [*ids.shape, cols] float32. Inputs: ids, int32 or int64, of any shape.
 
-    def __init__(self, matrix: HashedMatrix) -> None:
+    With a bag, "sum" or "mean", the rows along the last axis of ids are taken together: y [*ids.shape[:-1], cols], or
+    [..., 1, cols] where keepdims.
+    """
+
+    def __init__(self, matrix: HashedMatrix, bag: str = "", keepdims: bool = False) -> None:
         self.matrix = matrix
+        self.bag = bag
+        self.keepdims = keepdims
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
-        ids = need(ins, 0, "indices")
+        ids, cols = need(ins, 0, "indices"), self.matrix.scheme.cols
         if ids.dtype not in (np.int32, np.int64):
             raise OpError(f"indices are {ids.type}; expected int32 or int64")
-        return [TensorType(F32, (*ids.shape, self.matrix.scheme.cols))]
+        if not self.bag:
+            return [TensorType(F32, (*ids.shape, cols))]
+        if not ids.shape:
+            raise OpError("indices are a scalar; expected bags of them")
+        if self.bag == "mean" and ids.shape[-1] == 0 and 0 not in ids.shape[:-1]:
+            raise OpError(f"indices are {ids.type}; expected some elements to reduce")
+        return [TensorType(F32, (*ids.shape[:-1], 1, cols) if self.keepdims else (*ids.shape[:-1], cols))]
 
     def check_values(self, ins: Sequence[Array | None]) -> None:
         ids, rows = ins[0], self.matrix.scheme.rows
@@ -129,10 +141,12 @@ class HashedLookup(NativeOp):
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         ids, matrix = need(ins, 0, "indices"), self.matrix
+        count, bag = ids.type.size, ids.shape[-1] if self.bag else lookup.NO_BAG
         args: dict[str, Argument] = {
             "ids": Buffer("in", 0),
             "id_bytes": ids.dtype.itemsize,
-            "count": ids.type.size,
+            "count": count,
+            "bag": bag,
             "table_rows": matrix.scheme.rows,
             "cols": matrix.scheme.cols,
             "y": Buffer("out", 0),
@@ -140,12 +154,15 @@ class HashedLookup(NativeOp):
             "buckets": matrix.scheme.buckets,
             "seed": matrix.scheme.seed,
             "block": matrix.parameter,
-            "alpha": float(matrix.scale),
+            "alpha": float(matrix.scale) / (max(bag, 1) if self.bag == "mean" else 1),
         }
         kernel: Kernel = getattr(lookup, f"xxh32_lookup_{matrix.suffix}")
-        tiles = -(-ids.type.size // lookup.IDS_PER_TILE)
-        work = _NS_HASH * ids.type.size * matrix.scheme.cols
-        return Emission([KernelCall(kernel, tiles, args, 0, work)], choice=kernel.name, reason="rows hashed where read")
+        tiles = prod(ids.shape[:-1]) if self.bag else -(-count // lookup.IDS_PER_TILE)
+        work = count * matrix.scheme.cols * _hash_ns(matrix, matrix.parameter)
+        reason = f"rows hashed where read, the {self.bag} of {bag} at once" if self.bag else "rows hashed where read"
+        return Emission(
+            [KernelCall(kernel, tiles, args, lookup.SCRATCH_BYTES, work)], choice=kernel.name, reason=reason
+        )
 
 
 class HashedExpand(NativeOp):

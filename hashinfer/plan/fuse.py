@@ -1,4 +1,5 @@
-"""Graph to program: constants folded, Expand nodes fused with their consumers, biases and activations taken in.
+"""Graph to program: constants folded, Expand nodes fused with their consumers, and those with what follows them:
+a product with a bias and an activation, a lookup with the sum or mean of its bags.
 
 An Expand whose consumer is a MatMul, Gemm, Gather (axis 0) or Conv vanishes into it. Views of W (a transpose, a
 reshape to Conv's weight shape) are looked through. Where something else uses W, it is materialised for that use alone.
@@ -381,6 +382,8 @@ class _Fuser:
     def _joined(self, product: Step, follower: Step, value: str) -> Step | None:
         """`product` with `follower` in it, or None if they do not go together."""
         op = product.op
+        if isinstance(op, HashedLookup):
+            return self._with_bag(product, op, follower)
         if follower.domain or not isinstance(op, HashedProduct | HashedConv | MatMul | Gemm | Conv):
             return None
         if op.epilogue.activation != "none":
@@ -405,6 +408,25 @@ class _Fuser:
             nodes=(*product.nodes, *follower.nodes),
             op=new_op,
             inputs=inputs,
+            outputs=follower.outputs,
+        )
+
+    def _with_bag(self, lookup: Step, op: HashedLookup, follower: Step) -> Step | None:
+        """A lookup with the sum or mean over the last axis of its ids in it."""
+        bag = {"ReduceSum": "sum", "ReduceMean": "mean"}.get(follower.op_type)
+        ids = next((v for v in self.graph.inputs if v.name == lookup.inputs[0]), None)
+        if follower.domain or bag is None or op.bag or ids is None or not ids.shape:
+            return None
+        axes = follower.call.get("axes", None)
+        if axes is None and len(follower.inputs) > 1 and follower.inputs[1] in self.constants:
+            axes = self.constants[follower.inputs[1]].ravel().tolist()
+        if axes is None or len(axes) != 1 or axes[0] not in (-2, len(ids.shape) - 1):
+            return None
+        return replace(
+            lookup,
+            label=f"{lookup.label}+{follower.op_type}",
+            nodes=(*lookup.nodes, *follower.nodes),
+            op=HashedLookup(op.matrix, bag, bool(follower.call.get("keepdims", 1))),
             outputs=follower.outputs,
         )
 
