@@ -1,4 +1,4 @@
-"""The command line: `hashinfer run`, `inspect`, `verify`, `expand`."""
+"""The command line: `hashinfer run`, `inspect`, `verify`, `bench`, `expand`."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "run": ("hashinfer.cli.run", "Run a model on inputs and show what comes out."),
     "inspect": ("hashinfer.cli.inspect", "Show layers, sizes, kernels and buffers of a model."),
     "verify": ("hashinfer.cli.verify", "Hold the kernels against the reference evaluator."),
+    "bench": ("hashinfer.cli.bench", "Measure start, time and memory of a model, beside onnxruntime if asked."),
     "expand": ("hashinfer.cli.expand", "Write the plain dense twin of a model."),
 }
 

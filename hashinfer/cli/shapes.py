@@ -1,4 +1,4 @@
-"""`--batch` and `--shape` options: the input shapes a command plans for."""
+"""`--batch` and `--shape` options: the input shapes a command plans for; random inputs of such shapes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+import numpy as np
+import numpy.typing as npt
 
 from hashinfer.errors import InputError
 from hashinfer.session.options import NodeArg
+
+Array = npt.NDArray[Any]
 
 
 def shape_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,3 +39,18 @@ def chosen_shapes(inputs: Sequence[NodeArg], batch: int, shapes: Sequence[str]) 
         if not sign or any(n < 0 for n in out[name]):
             raise InputError(f"--shape {text!r}; expected NAME=D0,D1,... with whole numbers")
     return out
+
+
+def random_array(rng: np.random.Generator, onnx_type: str, shape: tuple[int, ...]) -> Array:
+    """Normal floats, any bytes, 0 or 1 for other integers. Raises InputError for a type that has none."""
+    kind = onnx_type.removeprefix("tensor(").removesuffix(")")
+    dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind) if kind != "string" else "O")
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype == np.uint8:
+        return rng.integers(0, 256, shape).astype(dtype)
+    if dtype.kind in "iu":
+        return rng.integers(0, 2, shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    raise InputError(f"no random inputs are made for {onnx_type}; give the input")

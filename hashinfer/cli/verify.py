@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from hashinfer.cli.console import compiling_notice, print_json
 from hashinfer.cli.inputs import load_inputs
-from hashinfer.cli.shapes import chosen_shapes, shape_options
-from hashinfer.errors import InputError
+from hashinfer.cli.shapes import chosen_shapes, random_array, shape_options
 
 Array = npt.NDArray[Any]
 REFERENCE = "reference evaluator"
@@ -55,7 +54,7 @@ def command(
         rng = np.random.default_rng(seed)
         for value in session.get_inputs():
             if value.name not in feed:
-                feed[value.name] = _random(rng, value.type, wanted[value.name])
+                feed[value.name] = random_array(rng, value.type, wanted[value.name])
         ours = session.run(None, feed)
     proto = onnx.load(model)
     hashed = {n.op_type for n in proto.graph.node if n.domain == "ai.hashinfer"}
@@ -133,17 +132,3 @@ def relative_error(x: Array, y: Array) -> float:
     wide, other = x[finite].astype(np.float64), y[finite].astype(np.float64)
     difference, largest = float(np.abs(wide - other).max()), float(np.abs(other).max())
     return difference / largest if largest else difference
-
-
-def _random(rng: np.random.Generator, onnx_type: str, shape: tuple[int, ...]) -> Array:
-    kind = onnx_type.removeprefix("tensor(").removesuffix(")")
-    dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind) if kind != "string" else "O")
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    if dtype == np.uint8:
-        return rng.integers(0, 256, shape).astype(dtype)
-    if dtype.kind in "iu":
-        return rng.integers(0, 2, shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(bool)
-    raise InputError(f"no random inputs are made for {onnx_type}; give the input")

@@ -22,6 +22,7 @@ from hashinfer.plan.control import interpret
 from hashinfer.plan.fuse import fuse
 from hashinfer.plan.limits import physical_memory
 from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, weight_bytes
+from hashinfer.plan.profile import Profile, profile_plan
 from hashinfer.plan.report import plan_report
 from hashinfer.session.options import PROVIDER, ModelMetadata, NodeArg, RunOptions, SessionOptions
 from hashinfer.session.plans import PlanCache, PlanKey
@@ -217,6 +218,18 @@ class InferenceSession:
     def report(self, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
         """The plan for such inputs as data that JSON can hold: layers, kernels and why, buffers, bytes, fallbacks."""
         return plan_report(self._model, self.plan(shapes))
+
+    def profile(self, input_feed: Feed, repeats: int = 100) -> Profile:
+        """Where the time of a run on these inputs goes, step by step. Raises what `run` raises."""
+        if repeats < 1:
+            raise InputError(f"repeats is {repeats!r}; expected a whole number above 0")
+        feed = dict(input_feed)
+        self.run(None, feed)
+        arrays = self._arrays(feed)
+        if not all(isinstance(a, np.ndarray) for a in arrays):
+            raise InputError("the model takes inputs that are no tensors: its steps cannot be timed one by one")
+        plan = self.plan({name: a.shape for name, a in zip(self._inputs, arrays, strict=True)})
+        return profile_plan(plan, self._pool, self._limit, arrays, lambda: self.run(None, feed), repeats)
 
     def close(self) -> None:
         """End the worker threads and drop the buffers. A running call ends well; later ones raise InputError."""

@@ -1,0 +1,334 @@
+"""`hashinfer bench`: cold start, warm times, memory and a profile of a model, beside its dense twin where asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from hashinfer.cli.cold import STAGES
+from hashinfer.cli.console import compiling_notice, print_json
+from hashinfer.cli.inputs import load_inputs
+from hashinfer.cli.memory import readable
+from hashinfer.cli.rival import Rival, open_rival
+from hashinfer.cli.shapes import chosen_shapes, random_array
+from hashinfer.cli.stream import batch_axis
+from hashinfer.cli.timing import alternate, ratio
+from hashinfer.errors import HashinferError, InputError
+
+if TYPE_CHECKING:
+    from hashinfer.session.session import InferenceSession
+
+Array = npt.NDArray[Any]
+Feed = dict[str, Array]
+
+COLD_STARTS = 3
+PROFILE_REPEATS = 100
+DEFAULT_BATCHES = (1, 64)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("inputs", nargs=-1, metavar="[INPUT...]")
+@click.option(
+    "--batch", "batches", multiple=True, type=click.IntRange(1), help="Rows of a run. Repeatable. Default: 1 and 64."
+)
+@click.option("--threads", multiple=True, type=click.IntRange(1, 1024), help="Threads of a run. Repeatable. Default 1.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=D0,D1,...", help="The shape of one random input.")
+@click.option("--against", type=click.Choice(["onnxruntime"]), help="Run the dense twin there as well, in turn.")
+@click.option("--seconds", default=1.0, show_default=True, type=click.FloatRange(0.01, 3600), help="Time for a case.")
+@click.option("--first", is_flag=True, help="Also start once with no compiled kernels at hand, as on a new machine.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of random inputs.")
+@click.option(
+    "--tolerance",
+    default=1e-3,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Largest difference from the dense twin allowed, relative to an output's largest value.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def command(
+    model: str,
+    inputs: tuple[str, ...],
+    batches: tuple[int, ...],
+    threads: tuple[int, ...],
+    shapes: tuple[str, ...],
+    against: str | None,
+    seconds: float,
+    first: bool,
+    seed: int,
+    tolerance: float,
+    as_json: bool,
+) -> None:
+    """Measure MODEL: cold start, warm times, memory, and where the time of a run goes.
+
+    INPUT is what `run` takes; a batch is made of its rows, in turn and over again where there are too few. Inputs that
+    are not given are random. Exit code 1 where the dense twin's answers differ: nothing is timed then.
+    """
+    from hashinfer.session.session import InferenceSession  # noqa: PLC0415
+
+    with compiling_notice(), _progress() as tell:
+        tell("loading")
+        session = InferenceSession(model, threads=1)
+        given = load_inputs(inputs, [v.name for v in session.get_inputs()])
+        cases = list(_cases(session, given, batches, shapes, seed))
+        counts = tuple(dict.fromkeys(threads)) or (1,)
+        figures: dict[str, Any] = {
+            "model": model,
+            "file_bytes": session.file_bytes,
+            "weight_bytes": session.weight_bytes,
+            "seed": None if len(given) == len(session.get_inputs()) else seed,
+            "against": None,
+        }
+        rivals: dict[int, Rival] = {}
+        if against is not None:
+            tell("expanding the dense twin")
+            rivals = open_rival(model, counts)
+            figures["against"] = {"name": rivals[counts[0]].name, "dense_file_bytes": rivals[counts[0]].file_bytes}
+            figures["against"]["largest_difference"] = worst = max(
+                rivals[n].difference(session, feed) for n in counts for _, feed in cases
+            )
+            if not worst <= tolerance:
+                text = f"its answers differ by {worst:.3g} of the largest value; at most {tolerance:g} is allowed"
+                print(f"hashinfer: mismatch: {figures['against']['name']}: {text}", file=sys.stderr)
+                sys.exit(1)
+        session.run(None, cases[0][1])
+        tell("cold starts, in fresh processes")
+        figures["cold"] = _cold(model, cases[0][1], counts[0], first)
+        figures["warm"] = []
+        for count in counts:
+            with InferenceSession(model, threads=count) as timed:
+                for rows, feed in cases:
+                    tell(f"{_batch_text(rows)}, {count} threads")
+                    figures["warm"].append(_warm(timed, rows, feed, rivals.get(count), seconds))
+        tell("profile")
+        figures["profiles"] = [_profile(session, rows, feed, seconds) for rows, feed in cases]
+    if as_json:
+        print_json(figures)
+    else:
+        _show(figures)
+
+
+def _cases(
+    session: InferenceSession, given: Feed, batches: Sequence[int], shapes: Sequence[str], seed: int
+) -> Iterator[tuple[int | None, Feed]]:
+    """(rows, inputs) of each batch; rows is None for a model that has no batch dimension of its own."""
+    values = session.get_inputs()
+    wanted = chosen_shapes(values, 1, shapes)
+    rng = np.random.default_rng(seed)
+    whole = {v.name: given[v.name] if v.name in given else random_array(rng, v.type, wanted[v.name]) for v in values}
+    opened = batch_axis(session, whole) is not None
+    if not opened or (shapes and not batches):
+        if batches:
+            raise InputError("--batch is given, and the model has no open first dimension that all inputs share")
+        yield None, _checked(session, whole)
+        return
+    for rows in dict.fromkeys(batches or DEFAULT_BATCHES):
+        feed = {}
+        for value in values:
+            if value.name in given:
+                array = given[value.name]
+                if not len(array):
+                    raise InputError(f"input {value.name!r} has no rows")
+                feed[value.name] = np.ascontiguousarray(array[np.arange(rows) % len(array)])
+            else:
+                feed[value.name] = random_array(rng, value.type, (rows, *wanted[value.name][1:]))
+        yield rows, _checked(session, feed)
+
+
+def _checked(session: InferenceSession, feed: Feed) -> Feed:
+    """The inputs, whose types and shapes the model takes. Raises InputError."""
+    session.plan({name: array.shape for name, array in feed.items()})
+    for value in session.get_inputs():
+        array = feed[value.name]
+        kind = value.type.removeprefix("tensor(").removesuffix(")")
+        expected = {"float": "float32", "double": "float64", "string": "object"}.get(kind, kind)
+        if expected != "object" and str(array.dtype) != expected:
+            raise InputError(f"input {value.name!r} is {array.dtype}{list(array.shape)}; expected {expected}")
+    return feed
+
+
+def _cold(model: str, feed: Feed, threads: int, first: bool) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder) / "inputs.npz"
+        arrays: Any = feed
+        np.savez(inputs, **arrays)
+        starts = [_start(model, inputs, threads) for _ in range(COLD_STARTS)]
+        out: dict[str, Any] = {"threads": threads, "starts": COLD_STARTS, "ms": _stages(starts)}
+        if first:
+            empty = Path(folder) / "kernels"
+            out["first_ms"] = _stages([_start(model, inputs, threads, HASHINFER_CACHE_DIR=str(empty))])
+    last = starts[-1]
+    if "rss" in last["floor"]:
+        floor, loaded, done = last["floor"], last["loaded"], last["done"]
+        out["memory_bytes"] = {
+            "engine_floor": floor["rss"],
+            "engine_floor_anonymous": floor["anonymous"],
+            "anonymous_after_load": loaded["anonymous"] - floor["anonymous"],
+            "anonymous_after_run": done["anonymous"] - floor["anonymous"],
+            "peak_over_floor": done["peak"] - floor["rss"],
+        }
+    return out
+
+
+def _start(model: str, inputs: Path, threads: int, **environment: str) -> dict[str, Any]:
+    command_line = [sys.executable, "-m", "hashinfer.cli.cold", model, str(inputs), str(threads)]
+    done = subprocess.run(command_line, capture_output=True, text=True, env=os.environ | environment, check=False)  # noqa: S603
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise HashinferError(f"a fresh process could not run the model: {last}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _stages(starts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Median milliseconds of each stage."""
+    return {stage: 1000 * float(np.median([s["seconds"][stage] for s in starts])) for stage in STAGES}
+
+
+def _warm(
+    session: InferenceSession, rows: int | None, feed: Feed, rival: Rival | None, seconds: float
+) -> dict[str, Any]:
+    functions: dict[str, Callable[[], Any]] = {"hashinfer": lambda: session.run(None, feed)}
+    if rival is not None:
+        functions["against"] = lambda: rival.run(feed)
+    seen = alternate(functions, seconds)
+    out: dict[str, Any] = {
+        "batch": rows,
+        "threads": session.threads,
+        "hashinfer": seen["hashinfer"].summary(),
+        "plan_buffer_bytes": session.plan({name: a.shape for name, a in feed.items()}).buffer_bytes,
+    }
+    if rival is not None:
+        out["against"] = seen["against"].summary()
+        out["times_faster"] = ratio(seen["against"], seen["hashinfer"])
+    return out
+
+
+def _profile(session: InferenceSession, rows: int | None, feed: Feed, seconds: float) -> dict[str, Any]:
+    once = alternate({"run": lambda: session.run(None, feed)}, 0.01)["run"].median
+    found = session.profile(feed, max(3, min(PROFILE_REPEATS, int(1e9 * seconds / (4 * once)))))
+    return {
+        "batch": rows,
+        "threads": 1,
+        "repeats": found.repeats,
+        "run_us": found.run_ns / 1000,
+        "overhead_us": found.overhead_ns / 1000,
+        "steps": [
+            {"op": s.label, "nodes": list(s.nodes), "runs": s.runs, "kernel": s.kernel, "us": s.ns / 1000}
+            for s in found.steps
+        ],
+    }
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """What is being measured, on standard error, where that is a terminal."""
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _text: None
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(f"measuring: {text}")
+
+
+def _batch_text(rows: int | None) -> str:
+    return "as the model has it" if rows is None else f"batch {rows}"
+
+
+def _microseconds(value: float) -> str:
+    if abs(value) < 9.95:
+        return f"{value:.2f} us"
+    if abs(value) < 9950:
+        return f"{value:.0f} us" if abs(value) >= 99.5 else f"{value:.1f} us"
+    return f"{value / 1000:.1f} ms"
+
+
+def _show(figures: Mapping[str, Any]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 160
+
+    def table(title: str, *columns: str, left: int = 1) -> Table:
+        made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for k, column in enumerate(columns):
+            made.add_column(column, justify="left" if k < left else "right")
+        return made
+
+    console.print(f"{figures['model']}  {readable(figures['file_bytes'])}", markup=False)
+    if figures["seed"] is not None:
+        console.print(f"inputs that were not given are random, seed {figures['seed']}")
+    rival = figures["against"]
+    if rival is not None:
+        console.print(
+            f"against {rival['name']} on the dense twin ({readable(rival['dense_file_bytes'])}); largest difference "
+            f"{rival['largest_difference']:.2g} of the largest value",
+            markup=False,
+        )
+    cold = figures["cold"]
+    shown = table(f"Cold start, ms (median of {cold['starts']} fresh processes)", "", *STAGES)
+    shown.add_row("kernels from the cache", *(f"{cold['ms'][s]:.1f}" for s in STAGES))
+    if "first_ms" in cold:
+        shown.add_row("kernels compiled", *(f"{cold['first_ms'][s]:.1f}" for s in STAGES))
+    console.print(shown)
+    shown = table("Warm runs", "batch", "threads", "", "p50", "p90", "p99", "calls", "a row", "times faster", left=0)
+    for case in figures["warm"]:
+        rows = case["batch"]
+        for who in ("hashinfer", "against"):
+            if who not in case:
+                continue
+            t = case[who]
+            faster = case.get("times_faster") if who == "hashinfer" else None
+            shown.add_row(
+                "-" if rows is None else str(rows),
+                str(case["threads"]),
+                who if who == "hashinfer" else rival["name"].split()[0],
+                *(_microseconds(t[f"{p}_us"]) for p in ("p50", "p90", "p99")),
+                str(t["calls"]),
+                _microseconds(t["p50_us"] / (rows or 1)),
+                "" if faster is None else f"{faster['median']:.2f} ({faster['p25']:.2f} to {faster['p75']:.2f})",
+            )
+    console.print(shown)
+    _show_memory(console, table, figures)
+    for profile in figures["profiles"]:
+        title = f"Profile, {_batch_text(profile['batch'])}, 1 thread (medians of {profile['repeats']} runs)"
+        shown = table(title, "step", "runs", "kernel", "time", "share", left=3)
+        whole = profile["run_us"]
+        for step in profile["steps"]:
+            share = f"{100 * step['us'] / whole:.0f} %"
+            shown.add_row(escape(step["op"]), step["runs"], step["kernel"], _microseconds(step["us"]), share)
+        overhead = profile["overhead_us"]
+        shown.add_row("overhead", "", "", _microseconds(overhead), f"{100 * overhead / whole:.0f} %")
+        shown.add_row("whole run", "", "", _microseconds(whole), "100 %")
+        console.print(shown)
+
+
+def _show_memory(console: Any, table: Callable[..., Any], figures: Mapping[str, Any]) -> None:
+    shown = table("Memory", "", "")
+    shown.add_row("stored weights (w and spectra)", readable(figures["weight_bytes"]))
+    for case in figures["warm"]:
+        what = f"plan buffers, {_batch_text(case['batch'])}, {case['threads']} threads"
+        shown.add_row(what, readable(case["plan_buffer_bytes"]))
+    memory = figures["cold"].get("memory_bytes")
+    if memory is not None:
+        shown.add_row("engine floor (resident after its imports)", readable(memory["engine_floor"]))
+        shown.add_row("anonymous over the floor, after load", readable(memory["anonymous_after_load"]))
+        shown.add_row("anonymous over the floor, after the first run", readable(memory["anonymous_after_run"]))
+        shown.add_row("peak over the floor", readable(memory["peak_over_floor"]))
+    console.print(shown)

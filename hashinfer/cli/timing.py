@@ -1,0 +1,112 @@
+"""Timing functions side by side: in turn, after a warm-up, until a time budget is used up.
+
+Each function runs in short bursts, one function's after the other's, and the first call of a burst is not counted: the
+caches hold what the other one left there. So each is timed as it runs in steady use, and a change of the machine's
+speed meets all of them.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BURST_NS, MOST_IN_BURST = 3_000_000, 64
+WARM_UP_NS, WARM_UP_CALLS = 50_000_000, 20
+LEAST_ROUNDS, MOST_ROUNDS = 3, 400
+
+Floats = npt.NDArray[np.float64]
+
+
+class Samples:
+    """Times of one function, in nanoseconds: `all`, and the median of each round's burst in `rounds`."""
+
+    def __init__(self, bursts: list[list[int]]) -> None:
+        self.all: Floats = np.array([t for burst in bursts for t in burst], np.float64)
+        self.rounds: Floats = np.array([np.median(burst) for burst in bursts], np.float64)
+
+    @property
+    def median(self) -> float:
+        """Nanoseconds."""
+        return float(np.median(self.all))
+
+    def percentiles(self, *shares: int) -> list[float]:
+        """Nanoseconds below which `shares` per cent of the calls stayed."""
+        return [float(v) for v in np.percentile(self.all, shares)]
+
+    def summary(self) -> dict[str, Any]:
+        """Microseconds: p25, p50, p75, p90, p99; and the number of calls."""
+        names = ("p25", "p50", "p75", "p90", "p99")
+        values = self.percentiles(25, 50, 75, 90, 99)
+        return {f"{n}_us": v / 1000 for n, v in zip(names, values, strict=True)} | {"calls": self.all.size}
+
+
+def alternate(functions: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Samples]:
+    """Time `functions` in turn for about `seconds` in all, at least three rounds (one where a round takes longer)."""
+    if not functions:
+        return {}
+    budget = int(1e9 * seconds)
+    bursts = dict.fromkeys(functions, 1)
+    with _no_collection():
+        spent = 0
+        for name, function in functions.items():
+            once, used = _warm_up(function, budget // (10 * len(functions)))
+            spent += used
+            bursts[name] = int(min(MOST_IN_BURST, max(1, BURST_NS // max(once, 1))))
+        seen: dict[str, list[list[int]]] = {name: [] for name in functions}
+        order, started, longest = list(functions), time.perf_counter_ns() - spent, 0
+        for number in range(MOST_ROUNDS):
+            begun = time.perf_counter_ns()
+            least = 1 if longest > budget else LEAST_ROUNDS
+            if number >= least and begun - started + longest > budget:
+                break
+            for name in order:
+                seen[name].append(_burst(functions[name], bursts[name]))
+            order = [*order[1:], order[0]]
+            longest = max(longest, time.perf_counter_ns() - begun)
+    return {name: Samples(found) for name, found in seen.items()}
+
+
+def ratio(slower: Samples, faster: Samples) -> dict[str, float]:
+    """How many times faster `faster` is, round by round: the median and the quartiles."""
+    low, middle, high = np.percentile(slower.rounds / faster.rounds, (25, 50, 75))
+    return {"median": float(middle), "p25": float(low), "p75": float(high)}
+
+
+def _burst(function: Callable[[], Any], calls: int) -> list[int]:
+    clock, times = time.perf_counter_ns, []
+    for _ in range(calls + (calls > 1)):
+        start = clock()
+        function()
+        times.append(clock() - start)
+    return times[1:] if calls > 1 else times
+
+
+def _warm_up(function: Callable[[], Any], limit: int) -> tuple[int, int]:
+    """(nanoseconds of the quickest call, nanoseconds in all)."""
+    best, started = 2**62, time.perf_counter_ns()
+    for _ in range(WARM_UP_CALLS):
+        begun = time.perf_counter_ns()
+        function()
+        now = time.perf_counter_ns()
+        best = min(best, now - begun)
+        if now - started > min(limit, WARM_UP_NS):
+            break
+    return best, time.perf_counter_ns() - started
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's garbage collector held back: it would run in whatever happens to be timed."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
