@@ -554,6 +554,14 @@ def test_idle_buffers_are_bounded():
     assert 0 < kept <= session._plans.idle_bytes
 
 
+def test_one_caller_needs_one_set_of_buffers_for_each_shape():
+    session = hashinfer.InferenceSession(net("dyadic"), threads=1)
+    for rows in (1, 64):
+        for _ in range(5):
+            session(batch(rows))
+    assert len(session._plans._idle) + len(session._plans._last) == 2
+
+
 def test_out_takes_no_output_twice():
     session = hashinfer.InferenceSession(net("xxh32"), threads=1)
     y = session(batch(1))

@@ -111,7 +111,11 @@ class InferenceSession:
             given = repeated.arrays(input_feed)
             targets = repeated.targets(out, given)
             if given is not None and targets is not None:
-                bound = self._plans.take_last(repeated.plan) or BoundPlan(repeated.plan, self._pool, self._limit)
+                bound = (
+                    self._plans.take_last(repeated.plan)
+                    or self._plans.take(repeated.key, repeated.plan)
+                    or BoundPlan(repeated.plan, self._pool, self._limit)
+                )
                 try:
                     return list(bound.run(given, targets))
                 finally:
