@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from bench.peers import FP32, Disagreement, Twin
+from bench.peers import FP32, DisagreementError, Twin
 from bench.timing import Run, Spread, alternate, once, ratios
 from hashinfer.model.write import expand_node, with_bodies
 from hashinfer.schemes import DOMAIN, DOMAIN_VERSION, Dyadic, Scheme, Xxh32
@@ -32,7 +32,7 @@ CURVES: dict[str, Callable[[int], Scheme]] = {
 def grow(width: int, seconds: float, folder: Path) -> dict[str, Any]:
     """x [1, width] @ W [width, width] for each curve and in onnxruntime, one thread. Answers are checked first.
 
-    Raises Disagreement where a sample of outputs differs from x @ W in float64.
+    Raises DisagreementError where a sample of outputs differs from x @ W in float64.
     """
     import hashinfer
 
@@ -78,7 +78,7 @@ def _check(name: str, found: np.ndarray, x: np.ndarray, part: np.ndarray) -> Non
     exact = x.astype(np.float64) @ part
     worst = float(np.abs(found - exact).max() / np.abs(exact).max())
     if not worst <= TOLERANCE:
-        raise Disagreement(f"{name}, width {x.shape[1]}: differs by {worst:.3g} of the largest output")
+        raise DisagreementError(f"{name}, width {x.shape[1]}: differs by {worst:.3g} of the largest output")
 
 
 def _model(width: int, nodes: list[onnx.NodeProto], name: str, value: np.ndarray) -> onnx.ModelProto:

@@ -181,7 +181,7 @@ def embedding_net(variant: Variant) -> ModelProto:
 
 
 def small_cnn(variant: Variant) -> ModelProto:
-    """Images [N, 3, 32, 32] through 3 x 3 convolutions of 32 (not hashed), 64, 128 and 128 maps, two pools, one Linear."""
+    """Images [N, 3, 32, 32]: 3 x 3 convolutions of 32 (not hashed), 64, 128 and 128 maps, two pools, one Linear."""
     b = _Builder(32)
     pool: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
     x = b.conv(b.conv("x", 3, 32, None), 32, 64, variant)

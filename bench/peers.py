@@ -18,11 +18,11 @@ Array = np.ndarray[Any, Any]
 FP32, INT8, OPENVINO, NUMPY = "onnxruntime fp32", "onnxruntime int8", "openvino fp32", "numpy"
 NAMES = (FP32, INT8, OPENVINO, NUMPY)
 TOLERANCES = {FP32: 1e-4, INT8: 0.05, OPENVINO: 1e-4, NUMPY: 1e-4}
-"""Largest difference from hashinfer's answer, over the largest answer. int8 is held to its own error: one to three percent
-behind a few layers of dynamic quantisation with one scale a tensor."""
+"""Largest difference from hashinfer's answer, over the largest answer. int8 is held to its own error: one to three
+percent behind a few layers of dynamic quantisation with one scale a tensor."""
 
 
-class Disagreement(Exception):
+class DisagreementError(Exception):
     """A peer's answer is not ours: its time would mean nothing."""
 
 
@@ -107,10 +107,10 @@ def error(found: Array, expected: Array) -> float:
 
 
 def check(name: str, found: Array, expected: Array) -> float:
-    """The error of a peer, or of ours where the name is none of a peer. Raises Disagreement above its tolerance."""
+    """The error of a peer, or of ours by any other name. Raises DisagreementError above its tolerance."""
     worst, allowed = error(found, expected), TOLERANCES.get(name, TOLERANCES[FP32])
     if not worst <= allowed:
-        raise Disagreement(f"{name}: its answer differs by {worst:.3g} of the largest; allowed are {allowed:g}")
+        raise DisagreementError(f"{name}: its answer differs by {worst:.3g} of the largest; allowed are {allowed:g}")
     return worst
 
 

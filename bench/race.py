@@ -39,7 +39,7 @@ QUICK = Effort(0.08, 0.3, (1, 64), (1,), (peers.FP32, peers.INT8), COMPRESSIONS[
 
 
 def race(net: Net, effort: Effort, folder: Path, tell: Tell) -> dict[str, Any]:
-    """Everything about one net, as data for JSON. Raises Disagreement where an engine's answer is another."""
+    """Everything about one net, as data for JSON. Raises DisagreementError where an engine's answer is another."""
     variants = [v for v in net.variants if v.compression in effort.compressions or len(net.variants) == 1]
     models, about, twin = {}, {}, None
     for variant in variants:
