@@ -1,193 +1,175 @@
-"""Time and memory of the shipped models against their dense twins in onnxruntime.
+"""Measure hashinfer beside dense engines, print the tables, keep them and draw them.
 
-    python -m bench.compare [--out bench/results]
+    python -m bench.compare [--quick] [--only nets,memory,growth,kernels] [--out bench/results]
 
-Times alternate between the two engines in one process, one thread each, after a warm-up: medians, and the ratio of each
-pair. Memory is measured in fresh processes: what loading the model and running it once adds to a process that has
-imported the engine.
-Writes compare.json, compare.md and compare.png.
+Every figure is a median after a warm-up, of engines that take turns (bench.timing), with as many threads for one as for
+the other, and after each engine's answer was held against ours (bench.peers). Writes compare.json, compare.md,
+kernels.md and a picture of each part. With --only, the other parts stay as they were saved.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
+from bench import growth, kernels, limits, memory, nets, peers, race, tables
 from bench.environment import environment
+from hashinfer.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = ("mnist-dyadic-64x", "mnist-xxh32-64x", "mnist-dyadic-8x", "mnist-xxh32-8x")
-BATCHES = (1, 8, 64)
+RESULTS = ROOT / "bench" / "results"
+PARTS = ("nets", "memory", "growth", "kernels")
 
-_MEMORY_SCRIPT = """
-import sys, pathlib
-import numpy as np
-import {engine} as engine
-if "{engine}" == "hashinfer":
-    import hashinfer.session.session
-def status():
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    read = lambda key: next(int(l.split()[1]) for l in lines if l.startswith(key)) * 1024
-    return read("RssAnon:"), read("VmHWM:")
-anonymous, peak = status()
-options = engine.SessionOptions()
-options.intra_op_num_threads = 1
-session = engine.InferenceSession(sys.argv[1], options)
-x = np.load(sys.argv[2])[:1]
-session.run(None, {{session.get_inputs()[0].name: x}})
-after, high = status()
-print(anonymous, peak, after, high)
-"""
+Tell = Callable[[str], None]
 
 
 def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--repeats", type=int, default=400)
-    options = parser.parse_args()
+    """Measure what is asked for; save after each part."""
+    options = _options()
+    saved = options.out / "compare.json"
+    parts: dict[str, Any] = json.loads(saved.read_text()) if saved.exists() and options.only != PARTS else {}
     where = environment()
-    print(json.dumps(where, indent=2))
-    digits = ROOT / "models" / "mnist-test-1k.npy"
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS:
-            path = ROOT / "models" / f"{name}.hnet"
-            if path.exists():
-                rows.append(
-                    compare(name, path, Path(folder) / f"{name}.onnx", np.load(digits), digits, options.repeats)
-                )
-    text = table(rows)
-    print(text)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "compare.json").write_text(json.dumps({"environment": where, "models": rows}, indent=2) + "\n")
-    (options.out / "compare.md").write_text(text + "\n")
-    draw(rows, where, options.out / "compare.png")
+    try:
+        for name in options.only:
+            started = time.perf_counter()
+            with _progress(name) as tell, tempfile.TemporaryDirectory() as folder:
+                found = MEASURE[name](options, Path(folder), tell)
+            took = time.perf_counter() - started
+            part = {"environment": where, "quick": options.quick, "seconds": round(took, 1), **found}
+            parts = {key: part if key == name else parts[key] for key in PARTS if key == name or key in parts}
+            _save(parts, options.out)
+            print(f"{name}: {took:.0f} s", file=sys.stderr)
+    except peers.DisagreementError as error:
+        sys.exit(f"bench: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(tables.report({name: parts[name] for name in options.only}))
+    from bench.draw import draw
+
+    for path in draw(parts, options.out):
+        print(f"wrote {path}", file=sys.stderr)
 
 
-def compare(name: str, hashed: Path, dense: Path, x: np.ndarray, digits: Path, repeats: int) -> dict[str, Any]:
-    """All figures of one model."""
-    import onnxruntime
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--quick", action="store_true", help="fewer cases and repeats: under two minutes")
+    parser.add_argument("--only", type=_list_of("part", PARTS), default=PARTS, help="parts, with commas between them")
+    parser.add_argument("--nets", type=_list_of("net", tuple(nets.NETS)), help="of the part nets, only these")
+    return parser.parse_args()
 
-    import hashinfer
-    from hashinfer.model.dense import dense_twin
 
-    dense.write_bytes(dense_twin(onnx.load(hashed), 2**31).SerializeToString())
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = 1
-    ours = hashinfer.InferenceSession(hashed, threads=1)
-    theirs = onnxruntime.InferenceSession(dense, settings, providers=["CPUExecutionProvider"])
-    feed_name = ours.get_inputs()[0].name
-    difference = np.abs(ours.run(None, {feed_name: x})[0] - theirs.run(None, {feed_name: x})[0]).max()
-    assert difference < 1e-2, f"{name}: answers differ by {difference}"
-    times = {}
-    for batch in BATCHES:
-        parts = [np.ascontiguousarray(x[k : k + batch]) for k in range(0, 64 * batch, batch) if k + batch <= len(x)]
-        a, b = [], []
-        for k in range(repeats):
-            feed = {feed_name: parts[k % len(parts)]}
-            for session, seen in ((ours, a), (theirs, b)):
-                start = time.perf_counter()
-                session.run(None, feed)
-                seen.append(1e6 * (time.perf_counter() - start))
-        a, b = a[repeats // 10 :], b[repeats // 10 :]
-        ratios = sorted(q / p for p, q in zip(a, b, strict=True))
-        times[str(batch)] = {
-            "hashinfer_us": statistics.median(a),
-            "onnxruntime_us": statistics.median(b),
-            "faster": statistics.median(ratios),
-            "faster_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
-        }
-    return {
-        "model": name,
-        "largest_difference": float(difference),
-        "file_bytes": {"hashinfer": hashed.stat().st_size, "onnxruntime": dense.stat().st_size},
-        "weight_bytes": ours.weight_bytes,
-        "plan_bytes": ours.plan().buffer_bytes,
-        "memory": {
-            "hashinfer": memory("hashinfer", hashed, digits),
-            "onnxruntime": memory("onnxruntime", dense, digits),
-        },
-        "time": times,
+def _list_of(what: str, known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        asked = [name.strip() for name in text.split(",")]
+        unknown = [name for name in asked if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no {what}; expected some of {', '.join(known)}")
+        return tuple(name for name in known if name in asked)
+
+    return parse
+
+
+class _progress:  # noqa: N801
+    """Tells on standard error what is being measured: one line that changes on a terminal, lines elsewhere."""
+
+    def __init__(self, part: str) -> None:
+        from rich.console import Console
+
+        self.part = part
+        self.console = Console(stderr=True, highlight=False)
+        self.status = self.console.status(part)
+
+    def __enter__(self) -> Tell:
+        if self.console.is_terminal:
+            self.status.start()
+        return self._tell
+
+    def __exit__(self, *_exception: object) -> None:
+        self.status.stop()
+
+    def _tell(self, text: str) -> None:
+        if self.console.is_terminal:
+            self.status.update(f"{self.part}: {text}")
+        else:
+            print(f"{self.part}: {text}", file=sys.stderr, flush=True)
+
+
+def _nets(options: argparse.Namespace, folder: Path, tell: Tell) -> dict[str, Any]:
+    effort = race.QUICK if options.quick else race.Effort()
+    names = options.nets or (nets.QUICK if options.quick else tuple(nets.NETS))
+    found = [race.race(nets.NETS[name], effort, folder, tell) for name in names]
+    tell("a graph of one node")
+    return {"nets": found, "overhead": race.one_node_graph()}
+
+
+def _memory(options: argparse.Namespace, folder: Path, tell: Tell) -> dict[str, Any]:
+    models = []
+    for name in nets.QUICK if options.quick else nets.NETS:
+        net, dense = nets.NETS[name], None
+        for variant in net.variants[:2]:
+            tell(f"{name}, {variant.label}")
+            model, feed = folder / "model.hnet", folder / "feed.npz"
+            proto = net.build(variant)
+            model.write_bytes(proto.SerializeToString())
+            np.savez(feed, **net.feeds(1)[0])
+            engines = {memory.HASHINFER: memory.measure(memory.HASHINFER, model, feed)}
+            if dense is None:
+                dense = twin = peers.twin_of(proto, folder)
+                for peer, path in ((peers.FP32, twin.fp32), (peers.INT8, twin.int8)):
+                    tell(f"{name}, {peer}")
+                    engines[peer] = memory.measure(memory.ONNXRUNTIME, path, feed)
+                twin.drop()
+            models.append({"net": name, "variant": variant.label, "engines": engines})
+    return {"models": models}
+
+
+def _growth(options: argparse.Namespace, folder: Path, tell: Tell) -> dict[str, Any]:
+    widths = []
+    for width in growth.QUICK_WIDTHS if options.quick else growth.WIDTHS:
+        tell(f"width {width}")
+        widths.append(growth.grow(width, 0.05 if options.quick else 0.3, folder))
+    return {"widths": widths}
+
+
+def _kernels(options: argparse.Namespace, folder: Path, tell: Tell) -> dict[str, Any]:
+    tell("this machine's limits")
+    peaks = limits.measure()
+    grid = kernels.QUICK if options.quick else kernels.Grid()
+    entries: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    for variant, shape, zeros in kernels.cases(grid):
+        tell(f"{shape[0]} x {shape[1]}, {variant.label}, {100 * zeros:.0f} % zeros")
+        found, skipped = kernels.table(variant, shape, zeros, grid, peaks)
+        entries += found
+        left_out += skipped
+    verdicts = {
+        f"{100 * zeros:.0f} % zero inputs": kernels.verdict([e for e in entries if e["zeros"] == zeros])
+        for zeros in grid.zeros
     }
+    return {"limits": peaks.data(), "verdicts": verdicts, "cases": entries, "left_out": left_out}
 
 
-def memory(engine: str, model: Path, digits: Path) -> dict[str, int]:
-    """Bytes that loading and one run add to the imported engine, and the floor itself; of the second process."""
-    for _ in range(2):
-        command = [sys.executable, "-c", _MEMORY_SCRIPT.format(engine=engine), str(model), str(digits)]
-        line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    anonymous, peak, after, high = map(int, line.split())
-    return {"floor_peak": peak, "anonymous_added": after - anonymous, "peak_added": high - peak, "peak": high}
+MEASURE = {"nets": _nets, "memory": _memory, "growth": _growth, "kernels": _kernels}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The figures as a Markdown table."""
-    lines = [
-        "| model | file | dense file | batch 1: ours, onnxruntime | batch 8 | batch 64 | memory added by load, run |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = []
-        for batch in BATCHES:
-            t = row["time"][str(batch)]
-            cells.append(f"{t['hashinfer_us']:.0f} us, {t['onnxruntime_us']:.0f} us: {t['faster']:.2f} x")
-        ours, theirs = (row["memory"][e]["anonymous_added"] / 2**20 for e in ("hashinfer", "onnxruntime"))
-        files = row["file_bytes"]
-        lines.append(
-            f"| {row['model']} | {files['hashinfer'] / 1024:.0f} KiB | {files['onnxruntime'] / 1024:.0f} KiB | "
-            f"{' | '.join(cells)} | {ours:.1f} MiB, {theirs:.1f} MiB |"
-        )
-    return "\n".join(lines)
-
-
-def draw(rows: list[dict[str, Any]], where: dict[str, Any], path: Path) -> None:
-    """Time for each model and batch beside onnxruntime's, and file sizes."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 1.4), layout="constrained")
-    width, labels = 0.38, []
-    for k, (row, batch) in enumerate([(r, b) for r in rows for b in BATCHES]):
-        t = row["time"][str(batch)]
-        left.bar(
-            k - width / 2, t["hashinfer_us"] / batch, width, color="#1b7f5c", label="hashinfer" if k == 0 else None
-        )
-        left.bar(
-            k + width / 2,
-            t["onnxruntime_us"] / batch,
-            width,
-            color="#9aa5b1",
-            label="onnxruntime, dense" if k == 0 else None,
-        )
-        labels.append(f"{row['model'].removeprefix('mnist-')}\nbatch {batch}")
-    left.set_xticks(range(len(labels)), labels, fontsize=7, rotation=45, ha="right")
-    left.set_ylabel("microseconds a digit")
-    left.legend(frameon=False)
-    left.set_title(f"One thread, median. {where['cpu']}", fontsize=9, loc="left")
-    names = [row["model"].removeprefix("mnist-") for row in rows]
-    sizes = [row["file_bytes"]["hashinfer"] / 1024 for row in rows]
-    dense = [row["file_bytes"]["onnxruntime"] / 1024 for row in rows]
-    right.barh([n + " " for n in names], sizes, 0.38, color="#1b7f5c", align="edge")
-    right.barh([n + " " for n in names], dense, -0.38, color="#9aa5b1", align="edge")
-    right.set_xscale("log")
-    right.set_xlim(left=10)
-    right.set_xlabel("file, KiB")
-    for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+def _save(parts: dict[str, Any], folder: Path) -> None:
+    whole = parts | {}
+    texts = {"compare.json": json.dumps(whole, indent=1) + "\n", "compare.md": tables.report(parts)}
+    if "kernels" in parts:
+        texts["kernels.md"] = tables.kernel_cases(parts)
+    for name, text in texts.items():
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
 
 
 if __name__ == "__main__":

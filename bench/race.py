@@ -35,7 +35,7 @@ class Effort:
     compressions: tuple[int, ...] = COMPRESSIONS
 
 
-QUICK = Effort(0.08, 0.3, (1, 64), (1,), (peers.FP32, peers.INT8), COMPRESSIONS[:1])
+QUICK = Effort(0.08, 0.6, (1, 64), (1,), (peers.FP32, peers.INT8), COMPRESSIONS[:1])
 
 
 def race(net: Net, effort: Effort, folder: Path, tell: Tell) -> dict[str, Any]:

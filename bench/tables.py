@@ -74,10 +74,9 @@ def _grouped(parts: Parts) -> dict[str, list[str]]:
 
 def _nets(part: dict[str, Any]) -> str:
     allowed = ", ".join(f"{name} {limit:g}" for name, limit in TOLERANCES.items())
-    texts = [
-        "## Nets\n\nMedian time of a run, and how many times faster than the dense twin in onnxruntime fp32 / int8 "
-        f"(median of the ratios round by round). Largest error allowed, over the largest output: {allowed}."
-    ]
+    head = "Median time of a run, and how many times faster than the dense twin in onnxruntime fp32 / int8"
+    rule = f"(median of the ratios round by round). Largest error allowed, over the largest output: {allowed}."
+    texts = [f"## Nets\n\n{head} {rule}"]
     for net in part["nets"]:
         for threads in sorted({case["threads"] for case in net["cases"]}):
             cases = [case for case in net["cases"] if case["threads"] == threads]
@@ -182,7 +181,7 @@ def _kernel_summary(part: dict[str, Any]) -> str:
     return (
         "## Kernels\n\nThis machine's peaks, one thread:\n\n"
         + table(("peak", "rate"), rows)
-        + "\n\nAll cases are in kernels.md. The planner's picks, dense inputs:\n\n"
+        + "\n\nAll cases are in kernels.md. The planner's picks, no zero inputs:\n\n"
         + table(columns, best)
         + skipped
     )

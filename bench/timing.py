@@ -86,7 +86,7 @@ def alternate(runs: Mapping[str, Run], budget: float) -> dict[str, list[float]]:
             break
         for name in names:
             samples[name].append(_burst(runs[name], expected[name], 7 * done))
-        names.append(names.pop(0))
+        names = names[1:] + names[:1]
     return samples
 
 
