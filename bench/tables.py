@@ -137,13 +137,24 @@ def _memory(part: dict[str, Any]) -> str:
                     size(m["resident_after_load"]),
                     size(m["resident_after_run"]),
                     size(m["peak_over_floor"]),
+                    size(m["another_session"]),
                 )
             )
-    columns = ("model, engine", "file", "weights", "plan", "engine floor", "after load", "after a run", "peak")
+    columns = (
+        "model, engine",
+        "file",
+        "weights",
+        "plan",
+        "engine floor",
+        "after load",
+        "after a run",
+        "peak",
+        "a second session",
+    )
     return (
         "## Memory\n\nOne thread, batch 1, fresh processes. Engine floor: resident memory after the import. After load "
-        "and after a run: anonymous memory over the floor's. Peak: of resident memory, over the floor.\n\n"
-        + table(columns, rows)
+        "and after a run: anonymous memory over the floor's. Peak: of resident memory, over the floor. "
+        "A second session of the same model adds the model alone, without compiled code.\n\n" + table(columns, rows)
     )
 
 

@@ -139,6 +139,7 @@ def _memory(models: list[dict[str, Any]]) -> list[Figure]:
             for key, what, limit in (
                 ("resident_after_load", "after load", AFTER_LOAD),
                 ("peak_over_floor", "at the peak of load and first run", AT_PEAK),
+                ("another_session", "of a second session, loaded and run", AFTER_LOAD),
             ):
                 out.append(
                     Figure(

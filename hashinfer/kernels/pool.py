@@ -30,10 +30,12 @@ class Program:
         self.steps = len(code)
         self.scratch = scratch
         self.scratch_stride = scratch_stride
+        self.run_alone = callable_from_python(driver.run_alone)
+        """(code_address, steps, scratch): every step, on the calling thread."""
 
     def run(self) -> None:
         """Every step, on the calling thread."""
-        callable_from_python(driver.run_alone)(self.code_address, self.steps, self.scratch)
+        self.run_alone(self.code_address, self.steps, self.scratch)
 
 
 class Pool:

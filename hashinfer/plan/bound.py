@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,9 @@ Values = dict[str, Any]
 Action = Callable[[Values], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _External:
-    """A place in a native program that takes the address of one of the call's own arrays."""
-
-    cells: memoryview
-    cell: int
-    is_output: bool
-    index: int
-    offset: int
+External = tuple[memoryview, int, bool, int, int]
+"""A place in a native program that takes the address of one of the call's own arrays: the program's cells, which of
+them, whether the array is an output, its number, and an offset in bytes."""
 
 
 def address(array: Array) -> int:
@@ -53,7 +46,7 @@ class BoundPlan:
         self.base = address(self.memory)
         self.values: Values = dict(plan.constants)
         self.kept: list[Array] = []
-        self.externals: list[_External] = []
+        self.externals: list[External] = []
         for name, place in plan.places.items():
             if place.kind == "arena":
                 self.values[name] = self._view(place)
@@ -82,10 +75,10 @@ class BoundPlan:
 
         Returns the outputs. Raises OpError where data is out of a table; inputs and `outputs` must not overlap.
         """
-        for external in self.externals:
-            array = outputs[external.index] if external.is_output else inputs[external.index]
+        for cells, cell, is_output, index, offset in self.externals:
+            array = outputs[index] if is_output else inputs[index]
             assert array is not None  # noqa: S101
-            external.cells[external.cell] = address(array) + external.offset
+            cells[cell] = address(array) + offset
         values, plan = self.values, self.plan
         if self.all_native:
             for action in self.actions:
@@ -158,15 +151,10 @@ class BoundPlan:
         scratch = self.base + self.plan.arena_bytes
         program = Program(assembled.code, scratch, self.plan.scratch_bytes)
         shared = sum(c.work for c in calls) >= WORTH_SHARING_NS and self.pool.threads > 1
-        run = self.pool.run
-
-        def alone(_values: Values) -> None:
-            program.run()
-
-        def together(_values: Values) -> None:
-            run(program)
-
-        return together if shared else alone
+        if shared:
+            return lambda _values: self.pool.run(program)
+        run, code, steps = program.run_alone, program.code_address, program.steps
+        return lambda _values: run(code, steps, scratch)
 
     def _relocate(self, code: Any, relocation: Relocation, owner: PlannedStep) -> None:
         buffer = relocation.buffer
@@ -178,7 +166,7 @@ class BoundPlan:
         if place is not None and place.kind in ("input", "output"):
             cell = relocation.step * code.shape[1] + relocation.column
             cells = memoryview(code).cast("B").cast("q")
-            self.externals.append(_External(cells, cell, place.kind == "output", place.index, buffer.offset))
+            self.externals.append((cells, cell, place.kind == "output", place.index, buffer.offset))
             return
         code[relocation.step, relocation.column] = address(self.values[name]) + buffer.offset
 
