@@ -2,9 +2,9 @@
 
     python -m bench.memory ENGINE MODEL FEED.npz      (the child: one line of JSON)
 
-Bytes are what Linux counts: RssAnon, VmRSS and VmHWM, the peak. The engine floor is the process after the import. What a
-second session of the same model adds is the model alone: the first one's share also holds compiled code and whatever the
-engine loads when it is first used.
+Bytes are what Linux counts: RssAnon, VmRSS and VmHWM, the peak. The engine floor is the process after the import. What
+a second session of the same model adds is the model alone: the first one's share also holds compiled code and whatever
+the engine loads when it is first used.
 """
 
 from __future__ import annotations
