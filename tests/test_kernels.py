@@ -18,10 +18,11 @@ from hashinfer.kernels.isa import RADIX
 from hashinfer.kernels.jit import device
 from hashinfer.ops import hashed
 from hashinfer.ops.base import Call, Operand
+from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Buffer, Emission, NativeOp
 from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct, candidates
 from hashinfer.ops.matrix import HashedMatrix, spectrum_size
-from hashinfer.ops.product import Conv, Epilogue, Gemm, MatMul, Rows
+from hashinfer.ops.product import Conv, Epilogue, Gemm, MatMul, Rows, conv_rows
 from hashinfer.schemes import Dyadic, Scheme, Xxh32
 from hashinfer.schemes.bits import fmix32
 from tests import naive
@@ -677,6 +678,36 @@ def test_convolution(case, name, dtype):
         norm = np.sqrt(naive.conv2d(x**2, np.ones_like(dense), **kind)) * np.linalg.norm(dense)
         bound = np.maximum(bound, 4 * (np.log2(m.scheme.width) + 4) * EPS * norm * m.scheme.rows)
     check(y, np.maximum(expected, 0), bound + 4 * EPS * np.abs(bias).max())
+
+
+def test_convolutions_take_every_kernel():
+    """The cases above, and images that are a line of many pixels."""
+    chosen = set()
+    for case, name, dtype in itertools.product(CONVOLUTIONS, ("xxh32", "dyadic"), DTYPES):
+        shape, weights, attributes = CONVOLUTIONS[case]
+        m = matrix(conv_scheme(name, weights), dtype)
+        op = HashedConv(m, weights)
+        x = np.zeros(shape, np.float32)
+        chosen.update(call.kernel.name for call in emission(op, Call(attributes, 20), x).calls)
+    families = ("pixel_block", "dyadic_row", "dyadic_pixels")
+    assert chosen == {f"{f}_{s}" for f in families for s in ("f32", "f16", "i8")}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["xxh32", "xxh32 runs", "dyadic"])
+@pytest.mark.parametrize("size", [(17, 40), (1, 260), (3, 15), (40, 16)])
+def test_every_kernel_of_a_convolution_agrees(name, dtype, size):
+    shape, weights = (2, 5, *size), (70, 5, 3, 3)
+    m = matrix(conv_scheme(name, weights), dtype)
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    attributes = {"pads": (1, 2, 1, 0), "strides": (1, 1)}
+    dense = virtual(m).T.reshape(weights)
+    geometry = Geometry.of(Call(attributes, 20), shape, weights)
+    kind = {"strides": (1, 1), "pads": (1, 2, 1, 0), "dilations": (1, 1), "group": 1}
+    expected = naive.conv2d(x, dense, **kind)
+    for made in candidates(m, conv_rows(geometry, 0, None, Epilogue())):
+        y = run_emission(made, x, geometry.out_shape)
+        np.testing.assert_allclose(y, expected, atol=1e-4 * np.abs(expected).max(), err_msg=made.choice)
 
 
 @pytest.mark.parametrize("name", ["xxh32", "dyadic"])

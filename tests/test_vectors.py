@@ -55,6 +55,21 @@ def test_stored_lanes_touch_nothing_else():
 
 
 @device
+def loaded_lanes(x, first, count, out):
+    intrinsics.store16(out, 0, intrinsics.load_lanes16(x, 5, first, count))
+
+
+def test_loaded_lanes_read_nothing_else():
+    x = whole(30)
+    for first in range(17):
+        for count in range(17 - first):
+            out, expected = np.full(16, 77, np.float32), np.zeros(16, np.float32)
+            loaded_lanes(x, first, count, out)
+            expected[first : first + count] = x[5 + first : 5 + first + count]
+            assert np.array_equal(out, expected)
+
+
+@device
 def words(first, step, amount, out):
     intrinsics.store16(out, 0, intrinsics.ramp16(first, step))
     intrinsics.store16(out, 16, intrinsics.add_word16(intrinsics.load16(out, 0), amount))

@@ -86,6 +86,7 @@ FIELDS = (
     "raw",
     "direct_below",
     "skip_zeros",
+    "tail",
 )
 (
     W,
@@ -104,12 +105,13 @@ FIELDS = (
     RAW,
     DIRECT_BELOW,
     SKIP_ZEROS,
+    TAIL,
 ) = range(len(PRODUCT), len(FIELDS))
 """chunks: int64 [chunk_count, 4], see chunk_table; places: int32 [T], perm(t) of the T = ceil(outputs / groups) places;
 row_signs, col_signs: uint16, bit i % 16 of word i // 16 set where s(i), r(j) is -1. Between the kernels of a product in
 three steps: folded: H u, float32 [rows, width + 16]; direct: int64 [rows], 1 where a row goes directly; raw: float32
 [rows, raw_floats], y / r(j). direct_below: at most this many non-zero inputs go directly; skip_zeros: 1 where every
-weight is finite."""
+weight is finite; tail: as a chunk's, where pixels are the lanes."""
 
 FIRST_GROUP, CHUNK_LANES, CHUNK_START, CHUNK_TAIL, CHUNK_FIELDS = 0, 1, 2, 3, 4
 

@@ -24,8 +24,8 @@ butterflies2/4/8/16    loads, log2(radix) stages of fadd and llvm.fma by a -1 th
 modulated_*            the same, behind loads of the spectrum times u: one float broadcast, or a shuffle that repeats
                        each float `lanes` times, and the butterflies inside the vectors
 signed_sum2/4/8/16     loads, then a tree of llvm.fma by +-1
-store_lanes16          sub and icmp ult on sixteen lane numbers, llvm.masked.store (AVX-512: a mask register; AVX2:
-                       two vmaskmovps; elsewhere a branch for each lane)
+load/store_lanes16     sub and icmp ult on sixteen lane numbers, llvm.masked.load or .store (AVX-512: a mask register;
+                       AVX2: two vmaskmovps; elsewhere a branch for each lane)
 int64_at, *_array      inttoptr: an address as a pointer, or as an array of a length
 float_bits             bitcast of an int64 argument to float64
 call_entry             an indirect call of an entry (args, tile, scratch)
@@ -467,6 +467,13 @@ def _signed_sum(count: int) -> Any:
 signed_sum2, signed_sum4, signed_sum8, signed_sum16 = (_signed_sum(count) for count in (2, 4, 8, 16))
 
 
+def _lanes_from(builder: Any, first: Any, count: Any) -> Any:
+    """The mask of the lanes first ... first + count - 1."""
+    lane = ir.Constant(_WORDS, list(range(LANES)))
+    start, length = (_spread(builder, builder.trunc(v, _I32)) for v in (first, count))
+    return builder.icmp_unsigned("<", builder.sub(lane, start), length)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def store_lanes16(_context: Any, array: Any, offset: Any, value: Any, first: Any, count: Any) -> Any:
     """array[offset : offset + count] = the lanes of value from `first` on. Nothing else is touched."""
@@ -474,15 +481,26 @@ def store_lanes16(_context: Any, array: Any, offset: Any, value: Any, first: Any
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         data = _data(context, builder, sig.args[0], args[0])
         place = _at(builder, data, builder.sub(args[1], args[3]))
-        lane = ir.Constant(_WORDS, list(range(LANES)))
-        first, count = (_spread(builder, builder.trunc(args[k], _I32)) for k in (3, 4))
-        mask = builder.icmp_unsigned("<", builder.sub(lane, first), count)
         kind = ir.FunctionType(ir.VoidType(), [_VECTOR, place.type, _I32, _MASK])
         function = builder.module.declare_intrinsic("llvm.masked.store.v16f32.p0", fnty=kind)
-        builder.call(function, [args[2], place, _I32(4), mask])
+        builder.call(function, [args[2], place, _I32(4), _lanes_from(builder, args[3], args[4])])
         return context.get_dummy_value()
 
     return types.none(array, types.int64, float32x16, types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_lanes16(_context: Any, array: Any, offset: Any, first: Any, count: Any) -> Any:
+    """Zeros, and array[offset + first : offset + first + count] in the lanes from `first` on; nothing else is read."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = _at(builder, _data(context, builder, sig.args[0], args[0]), args[1])
+        kind = ir.FunctionType(_VECTOR, [place.type, _I32, _MASK, _VECTOR])
+        function = builder.module.declare_intrinsic("llvm.masked.load.v16f32.p0", fnty=kind)
+        zeros = ir.Constant(_VECTOR, [0.0] * LANES)
+        return builder.call(function, [place, _I32(4), _lanes_from(builder, args[2], args[3]), zeros])
+
+    return float32x16(array, types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import log2, prod
+from math import ceil, log2, prod
 
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.kernels import blocks, dyadic, dyadic_transposed, lookup, xxh32
+from hashinfer.kernels import blocks, dyadic, dyadic_pixels, dyadic_transposed, lookup, pixel_blocks, xxh32
 from hashinfer.kernels.jit import Kernel
+from hashinfer.kernels.pixels import PIXELS
 from hashinfer.ops.base import Array, Call, Operand, TensorType, need, optional
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
@@ -28,6 +29,8 @@ from hashinfer.ops.product import (
     check_bias,
     conv_rows,
     matmul_shape,
+    pixel_tiles,
+    pixel_work,
 )
 from hashinfer.schemes import Dyadic, Xxh32
 
@@ -43,7 +46,7 @@ FIRST_CACHE, GROUPED = 2**16, 16
 _NS_HASH, _NS_READ, _NS_READ_RUN, _NS_FILL, _NS_FILL_SLOWLY = 0.2, 0.3, 0.06, 0.08, 3.0
 _NS_XOR, _NS_TILE, _NS_READ_ROW, _NS_LIST = 0.8, 500.0, 0.3, 1.0
 _NS_ROW, _NS_FOLD, _NS_FINISH, _NS_PATCH = 100.0, 0.1, 0.1, 2.0
-_NS_STAGE = 0.2
+_NS_STAGE, _NS_PIXEL, _NS_OUTPUT, _NS_UNPACK = 0.2, 2.0, 2.0, 0.5
 
 
 class HashedProduct(NativeOp):
@@ -202,7 +205,8 @@ def candidates(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> 
             return [_block_emission(matrix, source, transposed, reason=f"the weights are {why}: no transform")]
         if transposed:
             return [_dyadic_transposed(matrix, source)]
-        return [_dyadic_rows(matrix, source)]
+        found = [_dyadic_rows(matrix, source)]
+        return found if source.patches is None else [*found, _dyadic_pixels(matrix, source)]
     together = _block_emission(matrix, source, transposed)
     if transposed or source.patches is not None:
         return [together]
@@ -255,12 +259,20 @@ def _block_emission(
 ) -> Emission:
     args = _scaled(matrix, source) | _block_args(matrix)
     args |= {"transposed": int(transposed), "first_output": first_output}
-    kernel: Kernel = getattr(blocks, f"block_{matrix.suffix}")
-    tiles = block_tiles(source.rows, source.outputs)
-    row_blocks, runs = -(-source.rows // blocks.ROW_BLOCK), matrix.parameter if isinstance(matrix.scheme, Xxh32) else 1
+    runs = matrix.parameter if isinstance(matrix.scheme, Xxh32) else 1
     fill = _NS_FILL_SLOWLY if transposed or isinstance(matrix.scheme, Dyadic) else _hash_ns(matrix, runs) + _NS_FILL
-    filled, multiplied = -(-source.outputs // 16) * 16, -(-source.outputs // 32) * 32
-    work = _NS_ROW + source.inputs * (row_blocks * fill * filled + NS_PER_MULTIPLY * source.rows * multiplied)
+    filled = fill * source.inputs * (-(-source.outputs // 16) * 16)
+    if source.patches is not None:
+        kernel: Kernel = getattr(pixel_blocks, f"pixel_block_{matrix.suffix}")
+        work = (
+            pixel_work(source) + source.rows // source.image_rows * -(-source.image_rows // pixel_blocks.BLOCK) * filled
+        )
+        call = KernelCall(kernel, pixel_tiles(source), args, pixel_blocks.SCRATCH_BYTES, work)
+        return Emission([call], choice=kernel.name, reason=reason or "128 pixels share each hashed tile of W")
+    kernel = getattr(blocks, f"block_{matrix.suffix}")
+    tiles = block_tiles(source.rows, source.outputs)
+    row_blocks, multiplied = -(-source.rows // blocks.ROW_BLOCK), -(-source.outputs // 32) * 32
+    work = _NS_ROW + row_blocks * filled + NS_PER_MULTIPLY * source.inputs * source.rows * multiplied
     work += row_blocks * _NS_TILE + source.rows * (_NS_FINISH * source.outputs + _NS_READ_ROW * source.inputs)
     call = KernelCall(kernel, tiles, args, blocks.SCRATCH_BYTES, work)
     return Emission([call], choice=kernel.name, reason=reason or f"{source.rows} rows share each hashed tile of W")
@@ -304,6 +316,7 @@ def _dyadic_args(matrix: HashedMatrix, source: Rows, direct_below: int = 0) -> d
         "col_signs": lambda: matrix.col_signs,
         "direct_below": direct_below,
         "skip_zeros": 1,
+        "tail": dyadic.best_tail(scheme.width, dyadic.GROUP_LANES, -(-scheme.cols // scheme.groups)),
     }
 
 
@@ -337,6 +350,20 @@ def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
         return Emission(calls, temps, kernel.name, f"{reason}, chunk by chunk")
     kernel = getattr(dyadic, f"dyadic_row_{matrix.suffix}")
     call = KernelCall(kernel, source.rows, args, scratch, source.rows * row_ns)
+    return Emission([call], choice=kernel.name, reason=reason)
+
+
+def _dyadic_pixels(matrix: HashedMatrix, source: Rows) -> Emission:
+    scheme = matrix.dyadic
+    width, groups, places = scheme.width, scheme.groups, -(-scheme.cols // scheme.groups)
+    tail = dyadic.best_tail(width, dyadic.GROUP_LANES, places)
+    one = dyadic.transform_ns(width, dyadic.GROUP_LANES, places, tail) + _NS_UNPACK * width
+    ends = _NS_PIXEL * source.inputs + _NS_STAGE * width * (6 + log2(width)) + _NS_OUTPUT * source.outputs
+    kernel: Kernel = getattr(dyadic_pixels, f"dyadic_pixels_{matrix.suffix}")
+    tiles = source.rows // source.image_rows * ceil(source.image_rows / PIXELS)
+    scratch = dyadic_pixels.pixel_scratch_bytes(width, source.inputs, source.outputs, groups)
+    call = KernelCall(kernel, tiles, _dyadic_args(matrix, source), scratch, tiles * (_NS_ROW + groups * one + ends))
+    reason = f"Walsh-Hadamard over {groups} groups of {width}, 16 pixels at once"
     return Emission([call], choice=kernel.name, reason=reason)
 
 

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.kernels import arguments, blocks
+from hashinfer.kernels import arguments, blocks, pixel_blocks
 from hashinfer.ops.base import Array, Call, Operand, Shape, TensorType, broadcast, need, optional, register
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
@@ -17,7 +17,8 @@ from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, Nativ
 F32 = np.dtype(np.float32)
 ONE_IMAGE = 2**62
 NS_PER_MULTIPLY = 0.02
-"""Rough time of a dense multiply-add on one thread."""
+NS_PER_ENTRY = 0.15
+"""Rough times, on one thread, of a dense multiply-add and of a patch entry that is read as one lane of sixteen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,19 @@ def block_tiles(rows: int, outputs: int) -> int:
     return -(-rows // blocks.ROW_BLOCK) * -(-outputs // blocks.STRIP)
 
 
+def pixel_tiles(source: Rows) -> int:
+    """Tiles of a pixel block kernel."""
+    images = source.rows // source.image_rows
+    return images * -(-source.image_rows // pixel_blocks.BLOCK) * -(-source.outputs // blocks.STRIP)
+
+
+def pixel_work(source: Rows) -> float:
+    """Nanoseconds of a convolution by pixel blocks, without the filling of W's tiles."""
+    lanes = source.rows // source.image_rows * -(-source.image_rows // 32) * 32
+    read = NS_PER_ENTRY * -(-source.outputs // blocks.STRIP)
+    return lanes * source.inputs * (NS_PER_MULTIPLY * source.outputs + read)
+
+
 @register("MatMul")
 class MatMul(NativeOp):
     """x [..., m, k] @ w [..., k, n], with NumPy's rules for vectors and broadcasting. float32 runs as kernels."""
@@ -186,6 +200,11 @@ def dense_emission(source: Rows, weights: dict[str, Argument], offsets: Array, b
         tiles = source.rows * -(-source.outputs // blocks.STRIP)
         call = KernelCall(blocks.dense_row, tiles, args, 4 * blocks.STRIP, 4 * work)
         return Emission([call], choice="dense_row", reason=f"{source.rows} rows: W is read once where it lies")
+    if source.patches is not None:
+        kernel = pixel_blocks.pixel_block_dense
+        scratch = pixel_blocks.SCRATCH_BYTES
+        call = KernelCall(kernel, pixel_tiles(source), source.args() | weights, scratch, pixel_work(source))
+        return Emission([call], choice=kernel.name, reason="128 pixels share each tile of W")
     args = source.args() | weights | {"batches": len(offsets), "offsets": offsets}
     tiles = block_tiles(source.rows, source.outputs) * batches
     call = KernelCall(blocks.dense_block, tiles, args, blocks.SCRATCH_BYTES, work)
@@ -273,7 +292,7 @@ class Conv(NativeOp):
                 "w_col_stride": source.inputs,
             }
             calls += dense_emission(source, weights, np.zeros((1, 3), np.int64), 1).calls
-        return Emission(calls, choice="dense_block", reason="patches are gathered tile by tile")
+        return Emission(calls, choice=calls[0].kernel.name, reason="128 pixels share each tile of W")
 
 
 def conv_rows(geometry: Geometry, group: int, bias: Operand | None, epilogue: Epilogue) -> Rows:

@@ -1,0 +1,115 @@
+"""Convolution as a product of tiles: a tile of W, dense or hashed, is written once for 128 pixels, which are lanes.
+
+Each output sums its inputs in order, in chunks of CHUNK: |error| <= inputs eps sum |x| |W|, element by element.
+Scratch: lane places, entries [64 x 128], W tile [64 x 64], sums [64 x 128], slots and states.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hashinfer.kernels.arguments import IMAGE_ROWS, INPUTS, NO_LIMIT, OUTPUTS
+from hashinfer.kernels.blocks import BUCKETS, DENSE, HASHED, STRIP, W, fill
+from hashinfer.kernels.blocks import CHUNK as FILLED
+from hashinfer.kernels.intrinsics import (
+    float32_array,
+    fma16,
+    int8_array,
+    int32_array,
+    load16,
+    splat16,
+    store16,
+    uint16_array,
+)
+from hashinfer.kernels.jit import device, entry, inlined
+from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels
+
+BLOCK, CHUNK = 128, 64
+SCRATCH_BYTES = PLACES_BYTES + 4 * (CHUNK * BLOCK + CHUNK * STRIP + STRIP * BLOCK + 2 * FILLED + PIXELS)
+
+
+@inlined
+def _multiply(entries: Any, ni: Any, tile: Any, p: Any, j: Any, sums: Any) -> None:
+    """sums[j : j + 4, p : p + 32] += tile[:, j : j + 4]^T @ entries[:, p : p + 32]."""
+    s = j * BLOCK + p
+    a0, a1 = load16(sums, s), load16(sums, s + 16)
+    b0, b1 = load16(sums, s + BLOCK), load16(sums, s + BLOCK + 16)
+    c0, c1 = load16(sums, s + 2 * BLOCK), load16(sums, s + 2 * BLOCK + 16)
+    d0, d1 = load16(sums, s + 3 * BLOCK), load16(sums, s + 3 * BLOCK + 16)
+    for i in range(ni):
+        x0, x1 = load16(entries, i * BLOCK + p), load16(entries, i * BLOCK + p + 16)
+        at = i * STRIP + j
+        w = splat16(tile[at])
+        a0, a1 = fma16(x0, w, a0), fma16(x1, w, a1)
+        w = splat16(tile[at + 1])
+        b0, b1 = fma16(x0, w, b0), fma16(x1, w, b1)
+        w = splat16(tile[at + 2])
+        c0, c1 = fma16(x0, w, c0), fma16(x1, w, c1)
+        w = splat16(tile[at + 3])
+        d0, d1 = fma16(x0, w, d0), fma16(x1, w, d1)
+    store16(sums, s, a0)
+    store16(sums, s + 16, a1)
+    store16(sums, s + BLOCK, b0)
+    store16(sums, s + BLOCK + 16, b1)
+    store16(sums, s + 2 * BLOCK, c0)
+    store16(sums, s + 2 * BLOCK + 16, c1)
+    store16(sums, s + 3 * BLOCK, d0)
+    store16(sums, s + 3 * BLOCK + 16, d1)
+
+
+@device
+def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
+    strips, pixels = (args[OUTPUTS] + STRIP - 1) // STRIP, args[IMAGE_ROWS]
+    blocks = (pixels + BLOCK - 1) // BLOCK
+    image, p0 = tile // strips // blocks, tile // strips % blocks * BLOCK
+    j0 = tile % strips * STRIP
+    count, nj = min(BLOCK, pixels - p0), min(STRIP, args[OUTPUTS] - j0)
+    at = scratch + PLACES_BYTES
+    entries, w_tile = float32_array(at, CHUNK * BLOCK), float32_array(at + 4 * CHUNK * BLOCK, CHUNK * STRIP)
+    at += 4 * CHUNK * (BLOCK + STRIP)
+    sums, found = float32_array(at, STRIP * BLOCK), int32_array(at + 4 * STRIP * BLOCK, 2 * FILLED)
+    spare = float32_array(at + 4 * (STRIP * BLOCK + 2 * FILLED), PIXELS)
+    for k in range(STRIP * BLOCK):
+        sums[k] = np.float32(0.0)
+    for k in range(CHUNK * STRIP):
+        w_tile[k] = np.float32(0.0)
+    for k in range(CHUNK * BLOCK):
+        entries[k] = np.float32(0.0)
+    for i0 in range(0, args[INPUTS], CHUNK):
+        ni = min(CHUNK, args[INPUTS] - i0)
+        fill(args, w, i0, ni, j0, nj, w_tile, found)
+        for p in range(0, count, PIXELS):
+            read_pixels(args, image, p0 + p, min(PIXELS, count - p), i0, ni, entries, p, BLOCK, scratch)
+        for p in range(0, count, 2 * PIXELS):
+            for j in range(0, nj, 4):
+                _multiply(entries, ni, w_tile, p, j, sums)
+    for j in range(nj):
+        for p in range(0, count, PIXELS):
+            there = min(PIXELS, count - p)
+            finish_pixels(args, image, p0 + p, there, j0 + j, load16(sums, j * BLOCK + p), spare)
+
+
+@entry(*HASHED)
+def pixel_block_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """128 pixels of one image by 64 outputs; tiles are numbered image by image, block by block, strip by strip."""
+    _pixels(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
+
+
+@entry(*HASHED)
+def pixel_block_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """As pixel_block_f32 over a float16 weight vector."""
+    _pixels(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
+
+
+@entry(*HASHED)
+def pixel_block_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """As pixel_block_f32 over an int8 weight vector."""
+    _pixels(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
+
+
+@entry(*DENSE)
+def pixel_block_dense(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """As pixel_block_f32 over W itself."""
+    _pixels(args, tile, scratch, float32_array(args[W], NO_LIMIT))
