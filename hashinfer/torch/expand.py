@@ -1,7 +1,8 @@
 """W from a weight vector, as differentiable PyTorch operators: hashinfer::expand_dyadic and hashinfer::expand_xxh32.
 
 Both are linear maps. The gradient of each is its transpose, hashinfer::fold_dyadic and hashinfer::fold_xxh32, whose
-gradient is the expansion again.
+gradient is the expansion again. No index as large as W outlives a call: dyadic needs only an XOR of two short
+vectors, xxh32 hashes anew each time, unless a layer asks for its index to be kept (`index_cache`).
 """
 
 from __future__ import annotations
@@ -9,21 +10,24 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from hashinfer.kernels import training
+from hashinfer.kernels.driver import callable_from_python
 from hashinfer.schemes import Dyadic, Scheme, Xxh32
 
 INDEX_CACHE_BYTES = 256 << 20
-_BLOCK_CELLS = 1 << 18
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class IndexCache:
-    """Index tensors of the schemes last used, in at most `limit` bytes; a larger index is built at each use.
+    """Index tensors of the xxh32 schemes that asked to be kept and were used last, in at most `limit` bytes.
 
     The index of a scheme is int32 [rows * cols]: bucket where the sign of a cell is +1, bucket + K where it is -1.
     """
@@ -31,6 +35,7 @@ class IndexCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._held: OrderedDict[tuple[Scheme, torch.device], Tensor] = OrderedDict()
+        self._wanted: set[Scheme] = set()
         self._lock = threading.Lock()
 
     @property
@@ -38,19 +43,26 @@ class IndexCache:
         """The bytes of all index tensors held."""
         return sum(index.nbytes for index in self._held.values())
 
+    def keep(self, scheme: Scheme) -> None:
+        """From now on hold the index of `scheme` between calls, while there is room."""
+        self._wanted.add(scheme)
+
     def clear(self) -> None:
-        """Forget every index."""
+        """Forget every index, and which ones were to be kept."""
         with self._lock:
             self._held.clear()
+            self._wanted.clear()
 
-    def get(self, scheme: Scheme, device: torch.device) -> Tensor:
-        """The index of `scheme` on `device`."""
+    def get(self, scheme: Xxh32, device: torch.device) -> Tensor:
+        """The index of `scheme` on `device`, held afterwards only if `keep` was called for it."""
         key = (scheme, device)
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
                 return self._held[key]
-        index = _signed_index(scheme).to(device)
+        index = cell_index(scheme, torch.arange(scheme.rows)).to(device)
+        if scheme not in self._wanted:
+            return index
         with self._lock:
             self._held[key] = index
             self._held.move_to_end(key)
@@ -60,47 +72,103 @@ class IndexCache:
         return index
 
 
-def _signed_index(scheme: Scheme) -> Tensor:
-    index = np.empty((scheme.rows, scheme.cols), np.int32)
-    rows = max(1, _BLOCK_CELLS // scheme.cols)
-    cols = np.arange(scheme.cols)[None, :]
-    for start in range(0, scheme.rows, rows):
-        stop = min(start + rows, scheme.rows)
-        bucket, sign = scheme.cells(np.arange(start, stop)[:, None], cols)
-        np.add(bucket, np.where(sign < 0, scheme.buckets, 0), out=index[start:stop], casting="same_kind")
-    return torch.from_numpy(index.reshape(-1))
+def cell_index(scheme: Xxh32, rows: Tensor) -> Tensor:
+    """The index, int32 [rows.numel() * cols], of some rows of W: bucket, plus K where the sign is -1.
+
+    rows: int64 on the CPU, each from 0 to scheme.rows - 1.
+    """
+    ids = rows.reshape(-1).contiguous()
+    out = torch.empty(ids.numel() * scheme.cols, dtype=torch.int32)
+    hash_cells = callable_from_python(training.xxh32_cells)
+    hash_cells(ids.data_ptr(), ids.numel(), scheme.cols, scheme.buckets, scheme.seed, scheme.block, out.data_ptr())
+    return out
 
 
 index_cache = IndexCache(INDEX_CACHE_BYTES)
 
 
-def _gather(w: Tensor, scheme: Scheme) -> Tensor:
+class DyadicVectors(NamedTuple):
+    """What a dyadic scheme is made of: perm(t), int64 [ceil(cols / G)]; s(i), int8 [rows]; r(j), int8 [cols]."""
+
+    perm: Tensor
+    row_sign: Tensor
+    col_sign: Tensor
+
+
+@lru_cache(maxsize=256)
+def dyadic_vectors(scheme: Dyadic, device: torch.device) -> DyadicVectors:
+    """The vectors of `scheme` on `device`: rows + 2 cols numbers at most."""
+    t = np.arange(-(-scheme.cols // scheme.groups), dtype=np.uint64)
+    rows, cols = np.arange(scheme.rows, dtype=np.uint64), np.arange(scheme.cols, dtype=np.uint64)
+    perm = np.asarray(scheme.permute(t)).astype(np.int64)
+    row_sign = 1 - 2 * np.asarray(scheme.row_negative(rows)).astype(np.int8)
+    col_sign = 1 - 2 * np.asarray(scheme.col_negative(cols)).astype(np.int8)
+    return DyadicVectors(*(torch.from_numpy(v).to(device) for v in (perm, row_sign, col_sign)))
+
+
+def _expand_dyadic(w: Tensor, scheme: Dyadic) -> Tensor:
+    # Cells of a row whose columns share t are neighbours in w seen as [width, G].
+    perm, row_sign, col_sign = dyadic_vectors(scheme, w.device)
+    i = torch.arange(scheme.rows, device=w.device)
+    place = (i & (scheme.width - 1)).unsqueeze(1) ^ perm
+    table = w.view(scheme.groups, scheme.width).t().contiguous()
+    dense = functional.embedding(place, table).view(scheme.rows, -1)[:, : scheme.cols]
+    return (dense * row_sign.to(w.dtype).unsqueeze(1)).mul_(col_sign.to(w.dtype))
+
+
+def _fold_dyadic(grad: Tensor, scheme: Dyadic) -> Tensor:
+    perm, row_sign, col_sign = dyadic_vectors(scheme, grad.device)
+    width, groups, steps = scheme.width, scheme.groups, perm.numel()
+    folds = -(-scheme.rows // width)
+    # Rows i, i + width, ... meet in the same buckets; missing rows and columns count as zero.
+    padded = grad.new_zeros(folds * width, steps * groups)
+    torch.mul(grad, row_sign.to(grad.dtype).unsqueeze(1), out=padded[: scheme.rows, : scheme.cols])
+    padded[: scheme.rows, : scheme.cols] *= col_sign.to(grad.dtype)
+    if folds > 1:
+        padded = padded.view(folds, width, -1).sum(0)
+    k = torch.arange(width, device=grad.device)
+    cells = (k.unsqueeze(1) ^ perm) * steps + torch.arange(steps, device=grad.device)
+    sums = functional.embedding_bag(cells, padded.view(width * steps, groups), mode="sum")
+    return sums.t().reshape(-1)
+
+
+def _expand_xxh32(w: Tensor, scheme: Xxh32) -> Tensor:
     index = index_cache.get(scheme, w.device)
     return torch.cat([w, -w]).index_select(0, index).view(scheme.rows, scheme.cols)
 
 
-def _sum_buckets(grad: Tensor, scheme: Scheme) -> Tensor:
-    index = index_cache.get(scheme, grad.device)
-    # Thousands of terms meet in a bucket: half precision would lose most of them.
-    wide = torch.float32 if grad.dtype in _LOW_PRECISION else grad.dtype
-    sums = torch.zeros(2 * scheme.buckets, dtype=wide, device=grad.device)
-    sums.index_add_(0, index, grad.reshape(-1).to(wide))
-    return (sums[: scheme.buckets] - sums[scheme.buckets :]).to(grad.dtype)
+def _fold_xxh32(grad: Tensor, scheme: Xxh32) -> Tensor:
+    return fold_cells(grad, index_cache.get(scheme, grad.device), scheme.buckets)
 
 
-def _define(kind: str, parameter: str, make: Callable[[int, int, int, int, int], Scheme]) -> tuple[Any, Any]:
-    """Register the operators expand_<kind> and fold_<kind>, each with the other as its gradient."""
-    expand_schema = f"(Tensor w, int seed, int rows, int cols, int {parameter}) -> Tensor"
-    fold_schema = f"(Tensor grad, int buckets, int seed, int {parameter}) -> Tensor"
+def fold_cells(grad: Tensor, index: Tensor, buckets: int) -> Tensor:
+    """The sums over buckets, [buckets], of `grad` for cells with this signed index."""
+    sums = grad.new_zeros(2 * buckets)
+    sums.index_add_(0, index, grad.reshape(-1))
+    return sums[:buckets] - sums[buckets:]
 
-    @torch.library.custom_op(f"hashinfer::expand_{kind}", mutates_args=(), schema=expand_schema)
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that sums over a bucket are taken in: thousands of terms meet there, half precision would lose most."""
+    return torch.float32 if dtype in _LOW_PRECISION else dtype
+
+
+def _define(
+    kind: type[Scheme], to_dense: Callable[[Tensor, Any], Tensor], to_vector: Callable[[Tensor, Any], Tensor]
+) -> tuple[Any, Any]:
+    """Register the operators expand_<scheme> and fold_<scheme>, each with the other as its gradient."""
+    expand_schema = f"(Tensor w, int seed, int rows, int cols, int {kind.parameter}) -> Tensor"
+    fold_schema = f"(Tensor grad, int buckets, int seed, int {kind.parameter}) -> Tensor"
+    make: Callable[[int, int, int, int, int], Scheme] = kind
+
+    @torch.library.custom_op(f"hashinfer::expand_{kind.name}", mutates_args=(), schema=expand_schema)
     def expand(w: Tensor, seed: int, rows: int, cols: int, parameter: int) -> Tensor:
-        return _gather(w, make(w.shape[0], rows, cols, seed, parameter))
+        return to_dense(w, make(w.shape[0], rows, cols, seed, parameter))
 
-    @torch.library.custom_op(f"hashinfer::fold_{kind}", mutates_args=(), schema=fold_schema)
+    @torch.library.custom_op(f"hashinfer::fold_{kind.name}", mutates_args=(), schema=fold_schema)
     def fold(grad: Tensor, buckets: int, seed: int, parameter: int) -> Tensor:
         rows, cols = grad.shape
-        return _sum_buckets(grad, make(buckets, rows, cols, seed, parameter))
+        return to_vector(grad.to(wide(grad.dtype)), make(buckets, rows, cols, seed, parameter)).to(grad.dtype)
 
     @expand.register_fake
     def _(w: Tensor, seed: int, rows: int, cols: int, parameter: int) -> Tensor:  # noqa: ARG001
@@ -129,10 +197,11 @@ def _define(kind: str, parameter: str, make: Callable[[int, int, int, int, int],
     return expand, fold
 
 
-expand_dyadic, fold_dyadic = _define(Dyadic.name, Dyadic.parameter, Dyadic)
-expand_xxh32, fold_xxh32 = _define(Xxh32.name, Xxh32.parameter, Xxh32)
+expand_dyadic, fold_dyadic = _define(Dyadic, _expand_dyadic, _fold_dyadic)
+expand_xxh32, fold_xxh32 = _define(Xxh32, _expand_xxh32, _fold_xxh32)
 
 _EXPAND = {Dyadic.name: expand_dyadic, Xxh32.name: expand_xxh32}
+_FOLD = {Dyadic.name: fold_dyadic, Xxh32.name: fold_xxh32}
 
 
 def expand(w: Tensor, scheme: Scheme) -> Tensor:
@@ -142,4 +211,11 @@ def expand(w: Tensor, scheme: Scheme) -> Tensor:
     """
     parameter = scheme.attributes()[scheme.parameter]
     out: Tensor = _EXPAND[scheme.name](w, scheme.seed, scheme.rows, scheme.cols, parameter)
+    return out
+
+
+def fold(grad: Tensor, scheme: Scheme) -> Tensor:
+    """The transpose of `expand`: the sums over buckets, signs applied, of `grad` [rows, cols] -> [buckets]."""
+    parameter = scheme.attributes()[scheme.parameter]
+    out: Tensor = _FOLD[scheme.name](grad, scheme.buckets, scheme.seed, parameter)
     return out

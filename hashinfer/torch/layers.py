@@ -1,4 +1,4 @@
-"""Hashed layers: nn.Linear, nn.Conv2d and nn.Embedding with a stored weight vector in place of the weight.
+"""Hashed layers: nn.Linear, nn.Conv2d, nn.Embedding and nn.EmbeddingBag with a weight vector in place of the weight.
 
 Source: HashedNets, Chen et al., ICML 2015.
 """
@@ -18,7 +18,8 @@ from torch.nn import functional
 from hashinfer.errors import SchemeError
 from hashinfer.schemes import Dyadic, Scheme, Xxh32, scheme_named
 from hashinfer.schemes.base import MAX_SEED, check_range
-from hashinfer.torch.expand import expand
+from hashinfer.torch.expand import expand, fold, index_cache
+from hashinfer.torch.functional import conv_weight, hashed_linear, hashed_lookup, remade
 
 DEFAULT_COMPRESSION = 64.0
 
@@ -61,20 +62,52 @@ def fit_scheme(
 
 
 class HashedModule(nn.Module):
-    """What every hashed layer has: `weight_vector` [K], a Parameter; `seed`, an int64 buffer; `scheme`."""
+    """What every hashed layer has: `weight_vector` [K], a Parameter; `seed`, an int64 buffer; `scheme`.
+
+    cache_indices: keep the table of buckets, int32 [rows * cols], of an xxh32 layer between calls, in at most 256 MiB
+    for all layers together. Without it training hashes anew in each pass, which costs about a third of a nanosecond a
+    virtual weight on the CPU.
+    """
 
     weight_vector: nn.Parameter
     seed: Tensor
 
-    def __init__(self, scheme: Scheme, device: Any, dtype: torch.dtype | None) -> None:
+    def __init__(self, scheme: Scheme, device: Any, dtype: torch.dtype | None, *, cache_indices: bool = False) -> None:
         super().__init__()
         self.scheme = scheme
+        self.cache_indices = cache_indices
         self.weight_vector = nn.Parameter(torch.empty(scheme.buckets, device=device, dtype=dtype))
         self.register_buffer("seed", torch.tensor(scheme.seed, dtype=torch.int64, device=device))
 
     def expand(self) -> Tensor:
         """The virtual matrix W [rows, cols] of the scheme, in the weight vector's dtype; differentiable."""
+        self._note_cache()
         return expand(self.weight_vector, self.scheme)
+
+    @torch.no_grad()
+    def fit_weight(self, weight: Tensor, keep_norm: bool = False) -> None:
+        """Set the weight vector from a dense W [rows, cols]: the least-squares one, which is the mean over each bucket.
+
+        keep_norm: scale it so that the virtual matrix has the norm of `weight`. The least-squares one is smaller, as
+        means are; a net that is trained further may start better at full scale.
+        Raises ValueError for another shape.
+        """
+        rows, cols = self.scheme.rows, self.scheme.cols
+        if weight.shape != (rows, cols):
+            raise ValueError(f"the weight has shape {list(weight.shape)}; expected [{rows}, {cols}]")
+        self._note_cache()
+        exact = weight.to(self.weight_vector.device, torch.float64)
+        counts = fold(expand(torch.ones_like(self.weight_vector, dtype=torch.float64), self.scheme), self.scheme)
+        sums = fold(exact, self.scheme)
+        mean = sums / counts.clamp(min=1)
+        if keep_norm:
+            kept = float((mean * sums).sum())
+            mean *= math.sqrt(float(exact.square().sum()) / kept) if kept > 0 else 1.0
+        self.weight_vector.copy_(mean)
+
+    def _note_cache(self) -> None:
+        if self.cache_indices and not torch.compiler.is_compiling():
+            index_cache.keep(self.scheme)
 
     def _load_from_state_dict(
         self,
@@ -120,8 +153,9 @@ class HashedLinear(HashedModule):
     x: [..., in_features]; y: [..., out_features], in the dtype of x and the weights. Stored: `weight_vector` [K] and
     `bias` [out_features]. K is at most `buckets`, or floor(in_features out_features / compression) if that is None;
     scheme "dyadic" takes the largest multiple of its width. Both are initialised as nn.Linear initialises, so the
-    virtual weights keep its variance. Warns (UserWarning) if scheme "dyadic" has more outputs than buckets.
-    Raises SchemeError for a scheme, seed, budget, block or width out of range.
+    virtual weights keep its variance. A dyadic layer goes through the Walsh-Hadamard transform where that is likely to
+    be faster; its attribute `by_transform`, None, can be set to True or False to decide otherwise.
+    Warns (UserWarning) if scheme "dyadic" has more outputs than buckets. Raises SchemeError for a scheme, seed, budget, block or width out of range.
     Source: HashedNets, Chen et al., ICML 2015.
     """
 
@@ -139,6 +173,7 @@ class HashedLinear(HashedModule):
         seed: int = 0,
         block: int = 1,
         width: int | None = None,
+        cache_indices: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -152,9 +187,10 @@ class HashedLinear(HashedModule):
             block=block,
             width=width,
         )
-        super().__init__(fitted, device, dtype)
+        super().__init__(fitted, device, dtype, cache_indices=cache_indices)
         self.in_features = in_features
         self.out_features = out_features
+        self.by_transform: bool | None = None
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         )
@@ -171,7 +207,8 @@ class HashedLinear(HashedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        y = x @ self.expand()
+        self._note_cache()
+        y = hashed_linear(x, self.weight_vector, self.scheme, self.by_transform)
         # Under autocast y is narrower than the bias, and nn.Linear's output is as narrow.
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
@@ -213,6 +250,7 @@ class HashedConv2d(HashedModule):
         seed: int = 0,
         block: int = 1,
         width: int | None = None,
+        cache_indices: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -241,7 +279,7 @@ class HashedConv2d(HashedModule):
             block=block,
             width=width,
         )
-        super().__init__(fitted, device, dtype)
+        super().__init__(fitted, device, dtype, cache_indices=cache_indices)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = (kh, kw)
@@ -260,7 +298,12 @@ class HashedConv2d(HashedModule):
     @property
     def weight(self) -> Tensor:
         """The virtual weight in nn.Conv2d's layout, [out_channels, in_channels / groups, kh, kw]."""
-        return self.expand().t().reshape(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        self._note_cache()
+        return conv_weight(self.weight_vector, self.scheme, self._weight_shape)
+
+    @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def reset_parameters(self) -> None:
         """Draw the weight vector and the bias anew, as nn.Conv2d does."""
@@ -268,10 +311,12 @@ class HashedConv2d(HashedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, H', W']; also without N."""
-        if self.padding_mode == "zeros":
-            return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        x = functional.pad(x, self._edges, mode=self.padding_mode)
-        return functional.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = functional.pad(x, self._edges, mode=self.padding_mode), (0, 0)
+        weight = self.weight
+        with remade(weight, self.weight_vector, lambda: self.weight):
+            return functional.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         return f"{self._twin_repr}, {self._scheme_repr()}"
@@ -296,13 +341,14 @@ class HashedEmbedding(HashedModule):
         buckets: int | None = None,
         seed: int = 0,
         block: int = 1,
+        cache_indices: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         fitted = fit_scheme(
             Xxh32.name, num_embeddings, embedding_dim, compression=compression, buckets=buckets, seed=seed, block=block
         )
-        super().__init__(fitted, device, dtype)
+        super().__init__(fitted, device, dtype, cache_indices=cache_indices)
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise ValueError(
                 f"padding_idx is {padding_idx}; expected from {-num_embeddings} to {num_embeddings - 1} or None"
@@ -323,10 +369,113 @@ class HashedEmbedding(HashedModule):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] -> [..., embedding_dim]."""
-        out = functional.embedding(ids, self.expand())
+        self._note_cache()
+        out = hashed_lookup(ids, self.weight_vector, self.scheme)
         # A hashed row shares its numbers with all others: it cannot itself be set to zero.
         return out if self.padding_idx is None else out.masked_fill((ids == self.padding_idx).unsqueeze(-1), 0.0)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}, {self._scheme_repr()}"
+
+
+class HashedEmbeddingBag(HashedEmbedding):
+    """nn.EmbeddingBag with a virtual table: the sum, mean or maximum of the vectors of each bag.
+
+    ids: int64 or int32 [bags, length], or [count] with `offsets` [bags], where each bag begins; out: [bags,
+    embedding_dim]. Stored numbers, arguments and errors as in HashedEmbedding, and `mode` "sum", "mean" or "max",
+    `include_last_offset` as in nn.EmbeddingBag. Ids equal to `padding_idx` are left out of their bag; a bag of none
+    is zero. Only ids [bags, length] can be exported. Source: HashedNets, Chen et al., ICML 2015.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        mode: str = "mean",
+        padding_idx: int | None = None,
+        include_last_offset: bool = False,
+        *,
+        compression: float = DEFAULT_COMPRESSION,
+        buckets: int | None = None,
+        seed: int = 0,
+        block: int = 1,
+        cache_indices: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if mode not in ("sum", "mean", "max"):
+            raise ValueError(f"mode is {mode!r}; expected 'sum', 'mean' or 'max'")
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            padding_idx,
+            compression=compression,
+            buckets=buckets,
+            seed=seed,
+            block=block,
+            cache_indices=cache_indices,
+            device=device,
+            dtype=dtype,
+        )
+        self.mode = mode
+        self.include_last_offset = include_last_offset
+
+    def forward(self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        """[bags, length], or [count] and offsets, -> [bags, embedding_dim]. Weights have ids' shape, for mode "sum"."""
+        if per_sample_weights is not None and self.mode != "sum":
+            raise ValueError(f"per_sample_weights with mode {self.mode!r}; expected mode 'sum'")
+        self._note_cache()
+        if ids.ndim == 2 and offsets is None:
+            return self._rows(ids, per_sample_weights)
+        # A table of the rows asked for, in their order: bags over it need no others.
+        vectors = hashed_lookup(ids, self.weight_vector, self.scheme)
+        if self.padding_idx is not None and self.mode != "max":
+            present = (ids != self.padding_idx).to(vectors.dtype)
+            per_sample_weights = present if per_sample_weights is None else per_sample_weights * present
+        return self._bags(ids, vectors, offsets, per_sample_weights)
+
+    def _bags(self, ids: Tensor, vectors: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
+        if offsets is None:
+            raise ValueError(f"ids have shape {list(ids.shape)} and there are no offsets; expected [bags, length]")
+        starts = offsets[:-1] if self.include_last_offset else offsets
+        bag = torch.bucketize(torch.arange(len(ids), device=ids.device), starts.to(torch.int64), right=True) - 1
+        bags = len(starts)
+        if self.mode == "max":
+            return self._max_bags(ids, vectors, bag, bags)
+        weighted = vectors if weights is None else vectors * weights.unsqueeze(-1)
+        out = vectors.new_zeros(bags, self.embedding_dim).index_add(0, bag, weighted)
+        if self.mode == "sum":
+            return out
+        counted = vectors.new_ones(len(ids)) if weights is None else weights
+        count = vectors.new_zeros(bags).index_add(0, bag, counted)
+        return out / count.clamp(min=1).unsqueeze(-1)
+
+    def _max_bags(self, ids: Tensor, vectors: Tensor, bag: Tensor, bags: int) -> Tensor:
+        low = float("-inf")
+        if self.padding_idx is not None:
+            vectors = vectors.masked_fill((ids == self.padding_idx).unsqueeze(-1), low)
+        out = vectors.new_full((bags, self.embedding_dim), low)
+        out = out.scatter_reduce(0, bag.unsqueeze(-1).expand_as(vectors), vectors, "amax")
+        return out.masked_fill(out == low, 0.0)
+
+    def _rows(self, ids: Tensor, weights: Tensor | None) -> Tensor:
+        vectors = hashed_lookup(ids, self.weight_vector, self.scheme)
+        present = None if self.padding_idx is None else (ids != self.padding_idx).unsqueeze(-1)
+        if self.mode == "max":
+            if present is None:
+                return vectors.amax(1)
+            out = vectors.masked_fill(~present, float("-inf")).amax(1)
+            return out.masked_fill(~present.any(1), 0.0)
+        if weights is not None:
+            vectors = vectors * weights.unsqueeze(-1)
+        if present is not None:
+            vectors = vectors.masked_fill(~present, 0.0)
+        if self.mode == "sum":
+            return vectors.sum(1)
+        if present is None:
+            return vectors.mean(1)
+        return vectors.sum(1) / present.sum(1).clamp(min=1).to(vectors.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, mode={self.mode!r}"

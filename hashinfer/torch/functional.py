@@ -1,0 +1,137 @@
+"""Products with a virtual matrix, such that training holds one layer's W at a time.
+
+PyTorch keeps for the backward pass whatever an op needs there. For W that would be as many dense matrices as a net has
+layers, so W is dropped after the forward pass and made again, from the weight vector, when its turn comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
+
+from hashinfer.schemes import Dyadic, Scheme, Xxh32
+from hashinfer.torch import transform
+from hashinfer.torch.expand import cell_index, expand, fold_cells, wide
+
+
+class _Layout(NamedTuple):
+    """How a saved tensor lies in the storage of W."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+@contextmanager
+def remade(dense: Tensor, w: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
+    """Ops called in this block do not keep `dense` for their backward pass: it is then made again by `make()`.
+
+    make: gives a tensor with the values, the sizes and the strides of `dense`, from the weight vector `w`.
+    Raises RuntimeError in the backward pass if `w` was changed in place in between.
+    """
+    if torch.compiler.is_compiling() or not dense.requires_grad or dense.device.type == "meta":
+        yield
+        return
+    place, version = dense.untyped_storage().data_ptr(), w._version
+
+    def pack(t: Tensor) -> Tensor | _Layout:
+        if t.device.type == "meta" or t.untyped_storage().data_ptr() != place:
+            return t
+        return _Layout(t.size(), t.stride(), t.storage_offset())
+
+    def unpack(kept: Any) -> Tensor:
+        if not isinstance(kept, _Layout):
+            return kept  # type: ignore[no-any-return]
+        if w._version != version:
+            raise RuntimeError(
+                "a weight vector was changed in place between the forward and the backward pass that uses it"
+            )
+        with torch.no_grad():
+            return make().as_strided(*kept)
+
+    with saved_tensors_hooks(pack, unpack):  # type: ignore[no-untyped-call]
+        yield
+
+
+def hashed_linear(x: Tensor, w: Tensor, scheme: Scheme, by_transform: bool | None = None) -> Tensor:
+    """x @ W: x [..., rows], w [buckets] -> [..., cols].
+
+    by_transform: whether a dyadic product is taken through the Walsh-Hadamard transform; None: where it is likely to
+    be faster. An export, a compiled graph and an autocast region always see Expand and MatMul.
+    """
+    if _plain(x, w) or not isinstance(scheme, Dyadic) or x.shape[-1] != scheme.rows:
+        by_transform = False
+    elif by_transform is None:
+        by_transform = transform.pays(scheme, x.numel() // scheme.rows, x)
+    if by_transform and isinstance(scheme, Dyadic):
+        y = transform.dyadic_product(x.reshape(-1, scheme.rows), w, scheme)
+        return y.view(*x.shape[:-1], scheme.cols)
+    dense = expand(w, scheme)
+    with remade(dense, w, lambda: expand(w, scheme)):
+        return x @ dense
+
+
+def _plain(x: Tensor, w: Tensor) -> bool:
+    if torch.compiler.is_compiling() or x.dtype != w.dtype or x.device != w.device:
+        return True
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def conv_weight(w: Tensor, scheme: Scheme, shape: tuple[int, ...]) -> Tensor:
+    """The virtual weight [out, in / groups, kernel...] of a convolution: W transposed and reshaped."""
+    return expand(w, scheme).t().reshape(shape)
+
+
+def hashed_lookup(ids: Tensor, w: Tensor, scheme: Scheme) -> Tensor:
+    """W[ids]: [..., cols]. Of a table that is much larger than `ids`, only the rows asked for are hashed.
+
+    Raises IndexError for an id outside the table.
+    """
+    if torch.compiler.is_compiling() or not isinstance(scheme, Xxh32) or 2 * ids.numel() > scheme.rows or w.is_meta:
+        return functional.embedding(ids, expand(w, scheme))
+    if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < scheme.rows):
+        raise IndexError(f"ids from {int(ids.min())} to {int(ids.max())}; the table has rows 0 to {scheme.rows - 1}")
+    found: Tensor = _Rows.apply(w, ids, scheme)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Rows(Function):
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, ids: Tensor, scheme: Xxh32) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.scheme = scheme
+        return _cells(w, ids, scheme)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (ids,) = ctx.saved_tensors
+        grad: Tensor = _RowsGradient.apply(grads[0], ids, ctx.scheme)  # type: ignore[no-untyped-call]
+        return grad, None, None
+
+
+class _RowsGradient(Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, ids: Tensor, scheme: Xxh32) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.scheme = scheme
+        index = cell_index(scheme, ids.cpu().long()).to(grad.device)
+        return fold_cells(grad.to(wide(grad.dtype)), index, scheme.buckets).to(grad.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (ids,) = ctx.saved_tensors
+        found: Tensor = _Rows.apply(grads[0], ids, ctx.scheme)  # type: ignore[no-untyped-call]
+        return found, None, None
+
+
+def _cells(w: Tensor, ids: Tensor, scheme: Xxh32) -> Tensor:
+    index = cell_index(scheme, ids.cpu().long()).to(w.device)
+    return torch.cat([w, -w]).index_select(0, index).view(*ids.shape, scheme.cols)
