@@ -44,7 +44,7 @@ def remade(dense: Tensor, w: Tensor, make: Callable[[], Tensor]) -> Iterator[Non
     def pack(t: Tensor) -> Tensor | _Layout:
         if t.device.type == "meta" or t.untyped_storage().data_ptr() != place:
             return t
-        return _Layout(t.size(), t.stride(), t.storage_offset())
+        return _Layout(t.size(), t.stride(), int(t.storage_offset()))
 
     def unpack(kept: Any) -> Tensor:
         if not isinstance(kept, _Layout):
@@ -56,7 +56,7 @@ def remade(dense: Tensor, w: Tensor, make: Callable[[], Tensor]) -> Iterator[Non
         with torch.no_grad():
             return make().as_strided(*kept)
 
-    with saved_tensors_hooks(pack, unpack):  # type: ignore[no-untyped-call]
+    with saved_tensors_hooks(pack, unpack):
         yield
 
 

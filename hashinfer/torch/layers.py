@@ -155,7 +155,8 @@ class HashedLinear(HashedModule):
     scheme "dyadic" takes the largest multiple of its width. Both are initialised as nn.Linear initialises, so the
     virtual weights keep its variance. A dyadic layer goes through the Walsh-Hadamard transform where that is likely to
     be faster; its attribute `by_transform`, None, can be set to True or False to decide otherwise.
-    Warns (UserWarning) if scheme "dyadic" has more outputs than buckets. Raises SchemeError for a scheme, seed, budget, block or width out of range.
+    Warns (UserWarning) if scheme "dyadic" has more outputs than buckets. Raises SchemeError for a scheme, seed,
+    budget, block or width out of range.
     Source: HashedNets, Chen et al., ICML 2015.
     """
 
