@@ -1,4 +1,4 @@
-"""The command line: `hashinfer run`, `inspect`, `verify`, `bench`, `expand`."""
+"""The command line: `hashinfer run`, `inspect`, `verify`, `bench`, `compress`, `expand`."""
 
 from __future__ import annotations
 

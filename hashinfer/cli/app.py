@@ -14,6 +14,7 @@ COMMANDS = {
     "inspect": ("hashinfer.cli.inspect", "Show layers, sizes, kernels and buffers of a model."),
     "verify": ("hashinfer.cli.verify", "Hold the kernels against the reference evaluator."),
     "bench": ("hashinfer.cli.bench", "Measure start, time and memory of a model, beside onnxruntime if asked."),
+    "compress": ("hashinfer.cli.compress", "Hash the weights of a dense model; distil it where there is data."),
     "expand": ("hashinfer.cli.expand", "Write the plain dense twin of a model."),
 }
 

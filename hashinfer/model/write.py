@@ -57,14 +57,24 @@ def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
 
     Raises ModelError if onnx's checker or its strict shape inference refuses the result; OSError as open() would.
     """
+    data = serialized(model)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def serialized(model: ModelProto) -> bytes:
+    """The bytes of `model`, with the bodies of its Expand ops.
+
+    Raises ModelError if onnx's checker or its strict shape inference refuses the result.
+    """
     out = with_bodies(model)
     try:
         onnx.checker.check_model(out, full_check=True)
         onnx.shape_inference.infer_shapes(out, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"the model to write is not valid ONNX: {error}") from error
-    with atomic_write(path) as file:
-        file.write(out.SerializeToString(deterministic=True))
+    data: bytes = out.SerializeToString(deterministic=True)
+    return data
 
 
 def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:

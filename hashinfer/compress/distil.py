@@ -1,0 +1,256 @@
+"""Distilling a dense net into its hashed form: from inputs alone, the dense net being teacher and start.
+
+Sources: Hinton et al., 2015 (softened answers); Zhang et al., 2018 (mixup, here of inputs that the teacher answers);
+Polyak and Juditsky, 1992 (what is kept is an average over the steps).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hashinfer.compress.interpret import Net, softmax_source
+
+Array = npt.NDArray[Any]
+Feed = Mapping[str, Array]
+
+STEPS_BY_DEFAULT = 15_000
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000
+EVALUATION_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train.
+
+    epochs: passes over the inputs, None for as many as make about 15,000 steps. batch: rows a step. rate: Adam's
+    largest learning rate; it rises over the first 5 % of the steps and falls to nothing on a half cosine.
+    temperature: of softened answers. mixup: the share of each batch that is mixed, pairwise, into inputs that lie in
+    between (number inputs only). decay: of the moving average that is kept. keep_norm: whether the hashed weights
+    start at the norm of the dense ones instead of at the smaller least-squares one.
+    """
+
+    epochs: int | None = None
+    batch: int = 128
+    rate: float = 2e-3
+    temperature: float = 2.0
+    mixup: float = 0.5
+    decay: float = 0.999
+    keep_norm: bool = True
+    softened: float = 1.0
+    square: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a training stands: after `step` of `steps`. agreement, error: the best there were, on held-out inputs.
+
+    evaluated: whether an evaluation has just been made, as after each epoch.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    agreement: float | None
+    error: float
+    evaluated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it. values: the best ones, by the initializer's name. agreement, error: theirs, on held-out inputs.
+
+    agreement: the share of answers (places of the largest number along the last axis) equal to the dense net's; None
+    for outputs that have no such axis. error: ||y - dense y|| / ||dense y||.
+    """
+
+    values: dict[str, npt.NDArray[np.float32]]
+    agreement: float | None
+    error: float
+    start_agreement: float | None
+    start_error: float
+    epochs: float
+    seconds: float
+    interrupted: bool
+    held_out: int
+
+
+class Distiller:
+    """One training. feed: the inputs, [N, ...] each, which `check_inputs` has passed."""
+
+    def __init__(self, teacher: Net, student: Net, feed: Feed, recipe: Recipe, fixed_batch: int | None = None) -> None:
+        self.teacher, self.student, self.recipe = teacher, student, recipe
+        graph = teacher.graph
+        self.rows = len(next(iter(feed.values())))
+        self.batch = fixed_batch or min(recipe.batch, max(1, self.rows // 2))
+        self.names, self.soft = [], []
+        for value in graph.outputs:
+            source = softmax_source(graph, value.name)
+            self.names.append(source or value.name)
+            self.soft.append(source is not None)
+        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(recipe.seed))
+        held = min(HELD_OUT_MOST, max(1, math.floor(HELD_OUT_SHARE * self.rows)))
+        if fixed_batch:
+            held = max(1, held // fixed_batch) * fixed_batch
+        self.held, self.seen = order[:held], order[held:]
+        if len(self.seen) < self.batch:
+            self.seen = order
+        self.feed = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in feed.items()}
+        self.mixable = recipe.mixup > 0 and all(
+            t.is_floating_point() or t.dtype == torch.uint8 for t in self.feed.values()
+        )
+        self.steps_an_epoch = max(1, len(self.seen) // self.batch)
+        self.epochs = recipe.epochs or max(1, math.ceil(STEPS_BY_DEFAULT / self.steps_an_epoch))
+        self.held_targets = self._answers(teacher, self.held)
+        self.spread = [max(float(t.float().std()), 1e-6) if t.numel() > 1 else 1.0 for t in self.held_targets]
+
+    def _rows(self, at: Tensor) -> dict[str, Tensor]:
+        return {k: v[at] for k, v in self.feed.items()}
+
+    @torch.no_grad()
+    def _answers(self, net: Net, at: Tensor) -> list[Tensor]:
+        size = self.batch if self.batch > EVALUATION_ROWS or self.teacher is None else EVALUATION_ROWS
+        size -= size % self.batch if size > self.batch else 0
+        parts = [net(self._rows(rows), self.names) for rows in torch.split(at, max(size, 1))]
+        return [torch.cat(p) for p in zip(*parts, strict=True)]
+
+    def evaluate(self) -> tuple[float | None, float]:
+        """(agreement, error) of the student on held-out inputs."""
+        found = self._answers(self.student, self.held)
+        missed = sum(float((a - b).double().square().sum()) for a, b in zip(found, self.held_targets, strict=True))
+        whole = sum(float(b.double().square().sum()) for b in self.held_targets)
+        error = math.sqrt(missed / whole) if whole else math.inf if missed else 0.0
+        first, target = found[0], self.held_targets[0]
+        if target.ndim < 2 or target.shape[-1] < 2 or not target.is_floating_point():
+            return None, error
+        return float((first.argmax(-1) == target.argmax(-1)).double().mean()), error
+
+    def _loss(self, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        total = found[0].new_zeros(())
+        recipe = self.recipe
+        for y, target, spread in zip(found, wanted, self.spread, strict=True):
+            if not y.is_floating_point():
+                continue
+            classes = y.ndim >= 2 and y.shape[-1] >= 2
+            if recipe.softened and classes:
+                t = recipe.temperature
+                q, p = functional.log_softmax(y / t, -1), functional.log_softmax(target / t, -1)
+                total = (
+                    total
+                    + recipe.softened
+                    * t
+                    * t
+                    * functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean()
+                )
+            if recipe.square or not classes:
+                total = total + (recipe.square or 1.0) * functional.mse_loss(y, target) / spread**2
+        return total
+
+    def _mixed(self, inputs: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        rows = len(next(iter(inputs.values())))
+        other = torch.randperm(rows, generator=generator)
+        share = torch.rand(rows, generator=generator)
+        share[torch.rand(rows, generator=generator) >= self.recipe.mixup] = 1.0
+        out = {}
+        for name, x in inputs.items():
+            part = share.view(-1, *[1] * (x.ndim - 1))
+            mixed = x * part + x[other] * (1 - part)
+            out[name] = mixed.round().to(x.dtype) if x.dtype == torch.uint8 else mixed.to(x.dtype)
+        return out
+
+    def run(self, told: Callable[[Progress], None] = lambda _: None) -> Outcome:
+        """Train. A KeyboardInterrupt ends it early and well: the best values so far are what comes out."""
+        started = time.perf_counter()
+        recipe, student = self.recipe, self.student
+        parameters = [v for v in student.values.values() if v.requires_grad]
+        average = [p.detach().clone() for p in parameters]
+        start = self.evaluate()
+        best_values, best = student.trained(), start
+        steps = self.epochs * self.steps_an_epoch
+        optimizer = torch.optim.Adam(parameters, lr=recipe.rate, fused=True)
+        warm = max(1, steps // 20)
+
+        def rate(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        step, interrupted = 0, False
+
+        def judged() -> None:
+            nonlocal best, best_values
+            kept = [p.detach().clone() for p in parameters]
+            self._put(parameters, average)
+            found = self.evaluate()
+            if _better(found, best):
+                best, best_values = found, student.trained()
+            self._put(parameters, kept)
+
+        try:
+            for epoch in range(self.epochs):
+                generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+                order = self.seen[torch.randperm(len(self.seen), generator=generator)]
+                running = 0.0
+                for k in range(self.steps_an_epoch):
+                    inputs = self._rows(order[k * self.batch : (k + 1) * self.batch])
+                    if self.mixable:
+                        inputs = self._mixed(inputs, generator)
+                    with torch.no_grad():
+                        wanted = self.teacher(inputs, self.names)
+                    loss = self._loss(student(inputs, self.names), wanted)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    schedule.step()
+                    step += 1
+                    decay = min(recipe.decay, step / (step + 10))
+                    with torch.no_grad():
+                        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+                    running += float(loss.detach())
+                    if step % 10 == 0:
+                        told(Progress(step, steps, epoch, self.epochs, running / (k + 1), *best))
+                judged()
+                told(
+                    Progress(step, steps, epoch + 1, self.epochs, running / self.steps_an_epoch, *best, evaluated=True)
+                )
+        except KeyboardInterrupt:
+            interrupted = True
+            if step:
+                judged()
+        return Outcome(
+            values=best_values,
+            agreement=best[0],
+            error=best[1],
+            start_agreement=start[0],
+            start_error=start[1],
+            epochs=step / self.steps_an_epoch,
+            seconds=time.perf_counter() - started,
+            interrupted=interrupted,
+            held_out=len(self.held),
+        )
+
+    @staticmethod
+    @torch.no_grad()
+    def _put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        for p, v in zip(parameters, values, strict=True):
+            p.copy_(v)
+
+
+def _better(found: tuple[float | None, float], best: tuple[float | None, float]) -> bool:
+    """More agreement, or as much and less error; less error where there is no agreement to speak of."""
+    if found[0] is None or best[0] is None:
+        return found[1] < best[1]
+    return (found[0], -found[1]) > (best[0], -best[1])

@@ -1,0 +1,34 @@
+"""The least-squares weight vector of a dense matrix: the mean over each bucket, signs applied."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hashinfer.schemes import Scheme
+from hashinfer.schemes.base import CELLS_AT_ONCE
+
+
+def least_squares(matrix: npt.NDArray[Any], scheme: Scheme) -> tuple[npt.NDArray[np.float32], float]:
+    """(w, error): the w [buckets] that brings the virtual matrix closest to `matrix` [rows, cols], and how close.
+
+    error: ||W - matrix|| / ||matrix|| in the Frobenius norm, 0 for a matrix of zeros. Buckets of no cell get 0.
+    Works by blocks of rows, in float64.
+    """
+    sums, counts, square = np.zeros(scheme.buckets), np.zeros(scheme.buckets, np.int64), 0.0
+    step = max(1, CELLS_AT_ONCE // scheme.cols)
+    for start in range(0, scheme.rows, step):
+        rows = np.arange(start, min(start + step, scheme.rows))
+        bucket, sign = scheme.cells(rows[:, None], np.arange(scheme.cols)[None, :])
+        block = matrix[rows[0] : rows[-1] + 1].astype(np.float64)
+        flat = bucket.reshape(-1)
+        sums += np.bincount(flat, (block * sign).reshape(-1), scheme.buckets)
+        counts += np.bincount(flat, minlength=scheme.buckets)
+        square += float(np.square(block).sum())
+    w = sums / np.maximum(counts, 1)
+    # The fit is an orthogonal projection: what it misses is what it does not hold.
+    missed = max(0.0, square - float(w @ sums))
+    return w.astype(np.float32), math.sqrt(missed / square) if square > 0 else 0.0

@@ -1,0 +1,137 @@
+"""A model made ready for hashing: functions inlined, an opset that hashed weights can be in, constants lifted."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.inliner
+import onnx.version_converter
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from hashinfer.errors import UnsupportedError
+from hashinfer.schemes import DOMAIN
+from hashinfer.schemes.base import BODY_MIN_OPSET
+
+INT8_MIN_OPSET = 19
+DEFAULT_DOMAINS = ("", "ai.onnx")
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+
+
+def prepared(model: ModelProto, int8: bool) -> ModelProto:
+    """A copy of `model`, which `read_model` accepts, that computes the same and is in the form the other steps expect.
+
+    Calls of model-local functions are inlined; the opset is at least 18, or 19 for int8 weights; tensors of Constant
+    nodes are initializers; every node has a name; an initializer's Identity is the initializer; initializers are no
+    inputs. Raises UnsupportedError where onnx cannot convert the model's opset.
+    """
+    out = ModelProto()
+    out.CopyFrom(model)
+    foreign = [(f.domain, f.name) for f in out.functions if f.domain != DOMAIN]
+    if foreign:
+        out = onnx.inliner.inline_selected_functions(out, foreign)
+    out = _with_opset(out, INT8_MIN_OPSET if int8 else BODY_MIN_OPSET)
+    for position, node in enumerate(out.graph.node):
+        node.name = node.name or f"{node.op_type}_{position}"
+    initial = {t.name for t in out.graph.initializer}
+    inputs = [v for v in out.graph.input if v.name not in initial]
+    del out.graph.input[:]
+    out.graph.input.extend(inputs)
+    _lift_constants(out.graph)
+    _drop_identities(out.graph)
+    return out
+
+
+def opset_of(model: ModelProto) -> int:
+    """The model's default-domain version; 0 if it imports none."""
+    return next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), 0)
+
+
+def _with_opset(model: ModelProto, least: int) -> ModelProto:
+    found = opset_of(model)
+    if found >= least:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, least)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnsupportedError(
+            f"the model's default-domain opset is {found}; hashed weights need {least}, and onnx cannot convert it: "
+            f"{reason}"
+        ) from error
+
+
+def _lift_constants(graph: GraphProto) -> None:
+    """Constant nodes that hold a float tensor become initializers, unless they are the graph's own output."""
+    outputs = {v.name for v in graph.output}
+    kept: list[NodeProto] = []
+    for node in graph.node:
+        value = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
+        if (
+            value is None
+            or node.domain not in DEFAULT_DOMAINS
+            or value.name != "value"
+            or value.t.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+            or node.output[0] in outputs
+        ):
+            kept.append(node)
+            continue
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(value.t)
+        tensor.name = node.output[0]
+    _replace_nodes(graph, kept)
+
+
+def _drop_identities(graph: GraphProto) -> None:
+    """Uses of Identity(initializer), as exporters write for shared weights, become uses of the initializer."""
+    initial = {t.name for t in graph.initializer}
+    fixed = {v.name for v in graph.output} | captured_names(graph)
+    rename: dict[str, str] = {}
+    kept: list[NodeProto] = []
+    for node in graph.node:
+        for at, name in enumerate(node.input):
+            node.input[at] = rename.get(name, name)
+        plain = node.op_type == "Identity" and node.domain in DEFAULT_DOMAINS
+        if plain and node.input[0] in initial and node.output[0] not in fixed:
+            rename[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    _replace_nodes(graph, kept)
+
+
+def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    copies = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """The graphs in a node's attributes."""
+    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+
+
+def captured_names(graph: GraphProto) -> set[str]:
+    """Every name that a subgraph of `graph` uses, its own among them."""
+    found: set[str] = set()
+    pending = [g for node in graph.node for g in subgraphs(node)]
+    while pending:
+        inner = pending.pop()
+        found.update(v.name for v in inner.output)
+        for node in inner.node:
+            found.update(node.input)
+            pending.extend(subgraphs(node))
+    return found
+
+
+def float_numbers(graph: GraphProto) -> int:
+    """How many numbers of weights a graph stores: elements of its float tensors with more than one, subgraphs' too."""
+    tensors = list(graph.initializer)
+    total = 0
+    for node in graph.node:
+        tensors += [a.t for a in node.attribute if a.HasField("t")]
+        total += sum(float_numbers(inner) for inner in subgraphs(node))
+    for tensor in tensors:
+        size = 1
+        for d in tensor.dims:
+            size *= d
+        if tensor.data_type in FLOATS and size > 1:
+            total += size
+    return total
