@@ -21,7 +21,7 @@ from torch.nn import functional  # noqa: E402
 
 import hashinfer.torch as ht  # noqa: E402
 from hashinfer.errors import ModelError, SchemeError  # noqa: E402
-from hashinfer.torch.expand import IndexCache, expand, index_cache  # noqa: E402
+from hashinfer.torch.expand import expand  # noqa: E402
 
 SCHEMES = ["dyadic", "xxh32"]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -249,30 +249,6 @@ def test_compiles_without_a_graph_break():
     torch.testing.assert_close(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x))
 
 
-def test_index_cache_stays_within_its_limit():
-    cache = IndexCache(3 * 4 * 64 * 64)
-    schemes = [ht.HashedLinear(64, 64, buckets=64, seed=s).scheme for s in range(4)]
-    cpu = torch.device("cpu")
-    first = cache.get(schemes[0], cpu)
-    assert cache.get(schemes[0], cpu) is first
-    for scheme in schemes[1:]:
-        cache.get(scheme, cpu)
-    assert cache.nbytes == cache.limit
-    again = cache.get(schemes[0], cpu)
-    assert again is not first
-    assert torch.equal(again, first)
-    cache.clear()
-    assert cache.nbytes == 0
-    assert IndexCache(100).get(schemes[0], cpu).shape == (64 * 64,)
-
-
-def test_index_is_built_in_row_blocks(monkeypatch):
-    scheme = ht.HashedLinear(70, 33, scheme="xxh32", buckets=100).scheme
-    whole = IndexCache(1 << 20).get(scheme, torch.device("cpu"))
-    monkeypatch.setattr("hashinfer.torch.expand._BLOCK_CELLS", 100)
-    assert torch.equal(IndexCache(1 << 20).get(scheme, torch.device("cpu")), whole)
-
-
 def test_training_learns():
     torch.manual_seed(0)
     x = torch.randn(512, 16)
@@ -289,7 +265,6 @@ def test_training_learns():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 20
-    assert index_cache.nbytes > 0
 
 
 # Saving.

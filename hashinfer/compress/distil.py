@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hashinfer.compress.interpret import Net, softmax_source
+from hashinfer.torch.losses import distillation_loss
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
@@ -145,15 +146,7 @@ class Distiller:
                 continue
             classes = y.ndim >= 2 and y.shape[-1] >= 2
             if recipe.softened and classes:
-                t = recipe.temperature
-                q, p = functional.log_softmax(y / t, -1), functional.log_softmax(target / t, -1)
-                total = (
-                    total
-                    + recipe.softened
-                    * t
-                    * t
-                    * functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean()
-                )
+                total = total + recipe.softened * distillation_loss(y, target, temperature=recipe.temperature)
             if recipe.square or not classes:
                 total = total + (recipe.square or 1.0) * functional.mse_loss(y, target) / spread**2
         return total

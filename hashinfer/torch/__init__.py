@@ -7,7 +7,17 @@ try:
 except ImportError as error:
     raise ImportError("hashinfer.torch needs PyTorch: pip install 'hashinfer[torch]'") from error
 
+from hashinfer.torch.convert import hash_module
 from hashinfer.torch.export import save
-from hashinfer.torch.layers import HashedConv2d, HashedEmbedding, HashedLinear
+from hashinfer.torch.layers import HashedConv2d, HashedEmbedding, HashedEmbeddingBag, HashedLinear
+from hashinfer.torch.losses import distillation_loss
 
-__all__ = ["HashedConv2d", "HashedEmbedding", "HashedLinear", "save"]
+__all__ = [
+    "HashedConv2d",
+    "HashedEmbedding",
+    "HashedEmbeddingBag",
+    "HashedLinear",
+    "distillation_loss",
+    "hash_module",
+    "save",
+]
