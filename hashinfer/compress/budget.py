@@ -73,10 +73,13 @@ def allocate(weights: Sequence[Weight], total: int, ratio: float, wish: Wish, *,
     else:
         available = math.floor(sum(w.size for w in hashed) / ratio)
     shares = _shares(hashed, available)
-    for weight in [w for w in hashed if MIN_GAIN * shares[w.name] >= w.size and len(hashed) > 1 and all_layers]:
-        dense[weight.name] = f"too small to gain: its share of the budget is {shares[weight.name]:,.0f} numbers"
-        hashed.remove(weight)
-        available -= weight.size
+    while all_layers and len(hashed) > 1:
+        richest = max(hashed, key=lambda w: shares[w.name] / w.size)
+        if MIN_GAIN * shares[richest.name] < richest.size or available - richest.size < len(hashed):
+            break
+        dense[richest.name] = f"too small to gain: its share of the budget is {shares[richest.name]:,.0f} numbers"
+        hashed.remove(richest)
+        available -= richest.size
         shares = _shares(hashed, available)
     schemes = _fit(hashed, shares, available, wish)
     stored = sum(s.buckets for s in schemes.values()) + total - sum(w.size for w in weights if w.name in schemes)
