@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hashinfer.compress.interpret import Net, softmax_source
+from hashinfer.errors import UnsupportedError
 from hashinfer.torch.losses import distillation_loss
 
 Array = npt.NDArray[Any]
@@ -27,6 +28,8 @@ Feed = Mapping[str, Array]
 STEPS_BY_DEFAULT = 15_000
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000
 EVALUATION_ROWS = 256
+ANSWER_BYTES = 1 << 28
+"""The teacher's answers to all inputs are kept where they take no more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Distiller:
     """One training. feed: the inputs, [N, ...] each, which `check_inputs` has passed."""
 
     def __init__(self, teacher: Net, student: Net, feed: Feed, recipe: Recipe, fixed_batch: int | None = None) -> None:
-        self.teacher, self.student, self.recipe = teacher, student, recipe
+        self.teacher, self.student, self.recipe, self.fixed_batch = teacher, student, recipe, fixed_batch
         graph = teacher.graph
         self.rows = len(next(iter(feed.values())))
         self.batch = fixed_batch or min(recipe.batch, max(1, self.rows // 2))
@@ -101,20 +104,25 @@ class Distiller:
             source = softmax_source(graph, value.name)
             self.names.append(source or value.name)
             self.soft.append(source is not None)
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(recipe.seed))
         held = min(HELD_OUT_MOST, max(1, math.floor(HELD_OUT_SHARE * self.rows)))
         if fixed_batch:
+            # Whole batches only, in all places.
+            self.rows -= self.rows % fixed_batch
             held = max(1, held // fixed_batch) * fixed_batch
+        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(recipe.seed))
         self.held, self.seen = order[:held], order[held:]
         if len(self.seen) < self.batch:
             self.seen = order
         self.feed = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in feed.items()}
-        self.mixable = recipe.mixup > 0 and all(
-            t.is_floating_point() or t.dtype == torch.uint8 for t in self.feed.values()
-        )
+        numbers = all(t.is_floating_point() or t.dtype == torch.uint8 for t in self.feed.values())
+        self.mixup = recipe.mixup if numbers and fixed_batch is None else 0.0
         self.steps_an_epoch = max(1, len(self.seen) // self.batch)
         self.epochs = recipe.epochs or max(1, math.ceil(STEPS_BY_DEFAULT / self.steps_an_epoch))
         self.held_targets = self._answers(teacher, self.held)
+        size = sum(t.numel() * t.element_size() for t in self.held_targets) // len(self.held) * self.rows
+        self.answers: list[Tensor] | None = None
+        if size <= ANSWER_BYTES:
+            self.answers = self._answers(teacher, torch.arange(self.rows))
         self.spread = [max(float(t.float().std()), 1e-6) if t.numel() > 1 else 1.0 for t in self.held_targets]
 
     def _rows(self, at: Tensor) -> dict[str, Tensor]:
@@ -122,9 +130,12 @@ class Distiller:
 
     @torch.no_grad()
     def _answers(self, net: Net, at: Tensor) -> list[Tensor]:
-        size = self.batch if self.batch > EVALUATION_ROWS or self.teacher is None else EVALUATION_ROWS
-        size -= size % self.batch if size > self.batch else 0
-        parts = [net(self._rows(rows), self.names) for rows in torch.split(at, max(size, 1))]
+        size = self.fixed_batch or EVALUATION_ROWS
+        parts = [net(self._rows(rows), self.names) for rows in torch.split(at, size)]
+        for name, y in zip(self.names, parts[0], strict=True):
+            if not y.ndim or len(y) != min(size, len(at)):
+                found = f"{list(y.shape)} for {min(size, len(at))} rows of input"
+                raise UnsupportedError(f"the model cannot be distilled: {name!r} has shape {found}, not one for each")
         return [torch.cat(p) for p in zip(*parts, strict=True)]
 
     def evaluate(self) -> tuple[float | None, float]:
@@ -151,17 +162,30 @@ class Distiller:
                 total = total + (recipe.square or 1.0) * functional.mse_loss(y, target) / spread**2
         return total
 
-    def _mixed(self, inputs: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        rows = len(next(iter(inputs.values())))
-        other = torch.randperm(rows, generator=generator)
-        share = torch.rand(rows, generator=generator)
-        share[torch.rand(rows, generator=generator) >= self.recipe.mixup] = 1.0
-        out = {}
+    def _batch(self, at: Tensor, generator: torch.Generator) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Inputs of a step and the teacher's answers. Only inputs that are mixed have to be answered anew."""
+        inputs = self._rows(at)
+        if self.answers is None:
+            return inputs, self._taught(inputs)
+        wanted = [t[at] for t in self.answers]
+        mixed = round(self.mixup * len(at))
+        if not mixed:
+            return inputs, wanted
+        other = torch.randperm(len(at), generator=generator)[:mixed]
+        share = torch.rand(mixed, generator=generator)
+        between = {}
         for name, x in inputs.items():
             part = share.view(-1, *[1] * (x.ndim - 1))
-            mixed = x * part + x[other] * (1 - part)
-            out[name] = mixed.round().to(x.dtype) if x.dtype == torch.uint8 else mixed.to(x.dtype)
-        return out
+            blend = x[:mixed] * part + x[other] * (1 - part)
+            between[name] = (blend.round() if x.dtype == torch.uint8 else blend).to(x.dtype)
+        for target, answer in zip(wanted, self._taught(between), strict=True):
+            target[:mixed] = answer
+        return {k: torch.cat([between[k], x[mixed:]]) for k, x in inputs.items()}, wanted
+
+    @torch.no_grad()
+    def _taught(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        found: list[Tensor] = self.teacher(inputs, self.names)
+        return found
 
     def run(self, told: Callable[[Progress], None] = lambda _: None) -> Outcome:
         """Train. A KeyboardInterrupt ends it early and well: the best values so far are what comes out."""
@@ -198,11 +222,7 @@ class Distiller:
                 order = self.seen[torch.randperm(len(self.seen), generator=generator)]
                 running = 0.0
                 for k in range(self.steps_an_epoch):
-                    inputs = self._rows(order[k * self.batch : (k + 1) * self.batch])
-                    if self.mixable:
-                        inputs = self._mixed(inputs, generator)
-                    with torch.no_grad():
-                        wanted = self.teacher(inputs, self.names)
+                    inputs, wanted = self._batch(order[k * self.batch : (k + 1) * self.batch], generator)
                     loss = self._loss(student(inputs, self.names), wanted)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 import onnx.inliner
+import onnx.shape_inference
 import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -37,7 +38,18 @@ def prepared(model: ModelProto, int8: bool) -> ModelProto:
     out.graph.input.extend(inputs)
     _lift_constants(out.graph)
     _drop_identities(out.graph)
+    _complete_outputs(out)
     return out
+
+
+def _complete_outputs(model: ModelProto) -> None:
+    """Outputs that say no shape, which onnx's checker wants, get the one that shape inference finds."""
+    if all(v.type.tensor_type.HasField("shape") for v in model.graph.output if v.type.HasField("tensor_type")):
+        return
+    found = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.output}
+    for value in model.graph.output:
+        if not value.type.tensor_type.HasField("shape"):
+            value.CopyFrom(found[value.name])
 
 
 def opset_of(model: ModelProto) -> int:
