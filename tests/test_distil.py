@@ -383,6 +383,30 @@ def test_outputs_without_rows_are_refused(tmp_path):
         compress(saved(model, tmp_path), tmp_path / "out.hnet", Options(ratio=2, epochs=3), {"x": rand(200, 32)})
 
 
+def test_a_training_that_diverges_keeps_the_best_before(tmp_path):
+    source = saved(teacher(), tmp_path)
+    options = Options(ratio=4, epochs=3, rate=1e38)
+    report = compress(source, tmp_path / "out.hnet", options, {"x": rand(1000, 32)})
+    assert any("the training diverged" in note for note in report.notes)
+    assert report.output_error < 1.01
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "block"])
+def test_nets_from_pytorch(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    import hashinfer.torch as ht
+    from tests.test_torch_training import ROUND_TRIPS
+
+    torch.manual_seed(0)
+    make, inputs = ROUND_TRIPS[name]
+    ht.save(make().eval(), inputs(2), tmp_path / "dense.onnx", input_names=["x"], output_names=["y"])
+    options = Options(ratio=4, epochs=10, batch=32)
+    report = compress(tmp_path / "dense.onnx", tmp_path / "out.hnet", options, {"x": inputs(400).numpy()})
+    assert sum(layer.scheme is not None for layer in report.layers) >= 2
+    assert report.training["error"] < 0.9 * report.training["error_before"]
+    assert report.output_error == pytest.approx(report.training["error"], rel=0.3)
+
+
 def test_an_interrupt_keeps_the_best_so_far(tmp_path):
     def told(now: Progress) -> None:
         if now.epoch == 3:

@@ -48,9 +48,9 @@ LINES_UNSEEN = 10
     metavar="INPUTS",
     help="Inputs, without labels, to distil with: .npy, .npz or NAME=FILE. Repeatable. Needs PyTorch.",
 )
-@click.option("--epochs", type=int, help="Passes over the data. Default: as many as make about 15,000 steps.")
+@click.option("--epochs", type=int, help="Passes over the data. Default: as many as make about 30,000 steps.")
 @click.option("--batch", type=int, default=128, show_default=True, help="Rows a training step.")
-@click.option("--rate", type=float, default=2e-3, show_default=True, help="The largest learning rate (Adam).")
+@click.option("--rate", type=float, default=8e-3, show_default=True, help="The largest learning rate (Adam).")
 @click.option(
     "--weights",
     type=click.Choice(["float32", "float16", "int8"]),

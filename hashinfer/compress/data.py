@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from hashinfer.model.graph import Graph, ValueType
 
 Array = npt.NDArray[Any]
 
-RANDOM_ROWS, RANDOM_OPEN = 16, 8
+RANDOM_ROWS, RANDOM_OPEN, RANDOM_NUMBERS = 16, 8, 1 << 26
 _CHECK_BYTES = 1 << 26
 _PASSES_IDS_ON = frozenset({"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Transpose"})
 
@@ -87,6 +88,8 @@ def random_feed(graph: Graph, seed: int) -> dict[str, Array]:
             size = RANDOM_ROWS if at == 0 else RANDOM_OPEN
             shape.append(d if isinstance(d, int) else named.setdefault(d, size) if isinstance(d, str) else size)
         dtype = value.dtype or np.dtype(np.float32)
+        if math.prod(shape) > RANDOM_NUMBERS:
+            raise InputError(f"input {value.name!r} has shape {shape}, which is large for random numbers: give --data")
         if dtype.kind == "f":
             feed[value.name] = rng.standard_normal(shape).astype(dtype)
         elif dtype.kind == "b":

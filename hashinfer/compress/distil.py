@@ -25,9 +25,9 @@ from hashinfer.torch.losses import distillation_loss
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 
-STEPS_BY_DEFAULT = 15_000
+STEPS_BY_DEFAULT = 30_000
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000
-EVALUATION_ROWS = 256
+EVALUATION_ROWS, STEPS_BETWEEN_WORDS = 256, 10
 ANSWER_BYTES = 1 << 28
 """The teacher's answers to all inputs are kept where they take no more than this."""
 
@@ -36,8 +36,9 @@ ANSWER_BYTES = 1 << 28
 class Recipe:
     """How to train.
 
-    epochs: passes over the inputs, None for as many as make about 15,000 steps. batch: rows a step. rate: Adam's
-    largest learning rate; it rises over the first 5 % of the steps and falls to nothing on a half cosine.
+    epochs: passes over the inputs, None for as many as make about 30,000 steps. batch: rows a step. rate: Adam's
+    largest learning rate for weight vectors; it rises over the first 5 % of the steps and falls to nothing on a half
+    cosine. rest: what part of it biases and dense weights get, which are where they should be already.
     temperature: of softened answers. mixup: the share of each batch that is mixed, pairwise, into inputs that lie in
     between (number inputs only). decay: of the moving average that is kept. keep_norm: whether the hashed weights
     start at the norm of the dense ones instead of at the smaller least-squares one.
@@ -45,7 +46,8 @@ class Recipe:
 
     epochs: int | None = None
     batch: int = 128
-    rate: float = 2e-3
+    rate: float = 8e-3
+    rest: float = 0.25
     temperature: float = 2.0
     mixup: float = 0.5
     decay: float = 0.999
@@ -77,7 +79,8 @@ class Outcome:
     """What came of it. values: the best ones, by the initializer's name. agreement, error: theirs, on held-out inputs.
 
     agreement: the share of answers (places of the largest number along the last axis) equal to the dense net's; None
-    for outputs that have no such axis. error: ||y - dense y|| / ||dense y||.
+    for outputs that have no such axis. error: ||y - dense y|| / ||dense y||. diverged: whether the loss became
+    infinite or NaN, which ended it.
     """
 
     values: dict[str, npt.NDArray[np.float32]]
@@ -88,6 +91,7 @@ class Outcome:
     epochs: float
     seconds: float
     interrupted: bool
+    diverged: bool
     held_out: int
 
 
@@ -113,8 +117,8 @@ class Distiller:
         self.held, self.seen = order[:held], order[held:]
         if len(self.seen) < self.batch:
             self.seen = order
-        self.feed = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in feed.items()}
-        numbers = all(t.is_floating_point() or t.dtype == torch.uint8 for t in self.feed.values())
+        self.feed = feed
+        numbers = all(v.dtype.kind == "f" or v.dtype == np.uint8 for v in feed.values())
         self.mixup = recipe.mixup if numbers and fixed_batch is None else 0.0
         self.steps_an_epoch = max(1, len(self.seen) // self.batch)
         self.epochs = recipe.epochs or max(1, math.ceil(STEPS_BY_DEFAULT / self.steps_an_epoch))
@@ -123,10 +127,13 @@ class Distiller:
         self.answers: list[Tensor] | None = None
         if size <= ANSWER_BYTES:
             self.answers = self._answers(teacher, torch.arange(self.rows))
+        self.parameters = [v for v in student.values.values() if v.requires_grad]
+        self.average = [p.detach().clone() for p in self.parameters]
         self.spread = [max(float(t.float().std()), 1e-6) if t.numel() > 1 else 1.0 for t in self.held_targets]
 
     def _rows(self, at: Tensor) -> dict[str, Tensor]:
-        return {k: v[at] for k, v in self.feed.items()}
+        # Copies, so that a mapped file is read row by row.
+        return {k: torch.from_numpy(np.array(v[at.numpy()])) for k, v in self.feed.items()}
 
     @torch.no_grad()
     def _answers(self, net: Net, at: Tensor) -> list[Tensor]:
@@ -190,13 +197,62 @@ class Distiller:
     def run(self, told: Callable[[Progress], None] = lambda _: None) -> Outcome:
         """Train. A KeyboardInterrupt ends it early and well: the best values so far are what comes out."""
         started = time.perf_counter()
-        recipe, student = self.recipe, self.student
-        parameters = [v for v in student.values.values() if v.requires_grad]
-        average = [p.detach().clone() for p in parameters]
         start = self.evaluate()
-        best_values, best = student.trained(), start
+        self._best, self._best_values, self._step = start, self.student.trained(), 0
+        interrupted = diverged = False
+        try:
+            self._train(told)
+        except KeyboardInterrupt:
+            interrupted = True
+            if self._step:
+                self._judge()
+        except FloatingPointError:
+            diverged = True
+        return Outcome(
+            values=self._best_values,
+            agreement=self._best[0],
+            error=self._best[1],
+            start_agreement=start[0],
+            start_error=start[1],
+            epochs=self._step / self.steps_an_epoch,
+            seconds=time.perf_counter() - started,
+            interrupted=interrupted,
+            diverged=diverged,
+            held_out=len(self.held),
+        )
+
+    def _train(self, told: Callable[[Progress], None]) -> None:
+        """All steps. Raises FloatingPointError where the loss is no finite number any more."""
         steps = self.epochs * self.steps_an_epoch
-        optimizer = torch.optim.Adam(parameters, lr=recipe.rate, fused=True)
+        optimizer, schedule = self._optimizer(steps)
+        for epoch in range(self.epochs):
+            generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
+            order = self.seen[torch.randperm(len(self.seen), generator=generator)]
+            total = 0.0
+            for k in range(self.steps_an_epoch):
+                inputs, wanted = self._batch(order[k * self.batch : (k + 1) * self.batch], generator)
+                loss = self._loss(self.student(inputs, self.names), wanted)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+                self._step += 1
+                self._follow()
+                total += float(loss.detach())
+                if not math.isfinite(total):
+                    raise FloatingPointError
+                if self._step % STEPS_BETWEEN_WORDS == 0:
+                    told(Progress(self._step, steps, epoch, self.epochs, total / (k + 1), *self._best))
+            self._judge()
+            mean = total / self.steps_an_epoch
+            told(Progress(self._step, steps, epoch + 1, self.epochs, mean, *self._best, evaluated=True))
+
+    def _optimizer(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        recipe = self.recipe
+        hashed = [self.student.values[name] for name in self.student.weights]
+        rest = [p for p in self.parameters if not any(p is h for h in hashed)]
+        groups = [{"params": hashed, "lr": recipe.rate}, {"params": rest, "lr": recipe.rate * recipe.rest}]
+        optimizer = torch.optim.Adam([g for g in groups if g["params"]], fused=True)
         warm = max(1, steps // 20)
 
         def rate(step: int) -> float:
@@ -204,61 +260,24 @@ class Distiller:
                 return (step + 1) / warm
             return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        step, interrupted = 0, False
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
-        def judged() -> None:
-            nonlocal best, best_values
-            kept = [p.detach().clone() for p in parameters]
-            self._put(parameters, average)
-            found = self.evaluate()
-            if _better(found, best):
-                best, best_values = found, student.trained()
-            self._put(parameters, kept)
-
-        try:
-            for epoch in range(self.epochs):
-                generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
-                order = self.seen[torch.randperm(len(self.seen), generator=generator)]
-                running = 0.0
-                for k in range(self.steps_an_epoch):
-                    inputs, wanted = self._batch(order[k * self.batch : (k + 1) * self.batch], generator)
-                    loss = self._loss(student(inputs, self.names), wanted)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-                    schedule.step()
-                    step += 1
-                    decay = min(recipe.decay, step / (step + 10))
-                    with torch.no_grad():
-                        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-                    running += float(loss.detach())
-                    if step % 10 == 0:
-                        told(Progress(step, steps, epoch, self.epochs, running / (k + 1), *best))
-                judged()
-                told(
-                    Progress(step, steps, epoch + 1, self.epochs, running / self.steps_an_epoch, *best, evaluated=True)
-                )
-        except KeyboardInterrupt:
-            interrupted = True
-            if step:
-                judged()
-        return Outcome(
-            values=best_values,
-            agreement=best[0],
-            error=best[1],
-            start_agreement=start[0],
-            start_error=start[1],
-            epochs=step / self.steps_an_epoch,
-            seconds=time.perf_counter() - started,
-            interrupted=interrupted,
-            held_out=len(self.held),
-        )
-
-    @staticmethod
     @torch.no_grad()
-    def _put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        for p, v in zip(parameters, values, strict=True):
+    def _follow(self) -> None:
+        """The average moves after a step; faster at the beginning, so that the start is soon forgotten."""
+        decay = min(self.recipe.decay, self._step / (self._step + 10))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def _judge(self) -> None:
+        """Evaluate the average, and keep it if it is the best so far."""
+        kept = [p.detach().clone() for p in self.parameters]
+        for p, v in zip(self.parameters, self.average, strict=True):
+            p.copy_(v)
+        found = self.evaluate()
+        if _better(found, self._best):
+            self._best, self._best_values = found, self.student.trained()
+        for p, v in zip(self.parameters, kept, strict=True):
             p.copy_(v)
 
 

@@ -176,6 +176,8 @@ def _obstacle(tensor: TensorProto, uses: Sequence[Use], captured: bool, output: 
         return "it is an output of the model"
     if len({u.seen == CONV for u in uses}) > 1:
         return "a Conv and another op share it"
+    if not np.isfinite(numpy_helper.to_array(tensor)).all():
+        return "it holds NaN or infinities"
     return None
 
 

@@ -58,7 +58,7 @@ class Options:
     stored: str = "float32"
     epochs: int | None = None
     batch: int = 128
-    rate: float = 2e-3
+    rate: float = 8e-3
 
     def __post_init__(self) -> None:
         if (self.ratio is None) == (self.max_error is None):
@@ -189,6 +189,11 @@ def compress(
         values = outcome.values
         report.training = _training_dict(outcome)
         report.interrupted = outcome.interrupted
+        if outcome.diverged:
+            report.notes.append(
+                f"the training diverged after {outcome.epochs:.3g} epochs: what is written is the best before; a "
+                f"smaller --rate than {options.rate:g} may help"
+            )
     rewritten.set(values)
     rewritten.model.producer_name, rewritten.model.producer_version = "hashinfer", ""
     report.output_error, problem = job.output_error(rewritten.model)
