@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from hashinfer.kernels.arguments import float32_array, int32_array, int64_array
 from hashinfer.kernels.hadamard import hadamard
 from hashinfer.kernels.hashing import signed_slot, xxh32_finish, xxh32_prefix
+from hashinfer.kernels.intrinsics import float32_array, int32_array, int64_array
 from hashinfer.kernels.jit import compiled, device
 
 _ONE = np.uint32(1)
