@@ -4,7 +4,8 @@
 
 Every figure is a median after a warm-up, of engines that take turns (bench.timing), with as many threads for one as for
 the other, and after each engine's answer was held against ours (bench.peers). Writes compare.json, compare.md,
-kernels.md and a picture of each part. With --only, the other parts stay as they were saved.
+kernels.md, a picture of each part and, where --out is as it is, the measured part of the README. With --only, the other
+parts stay as they were saved.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import growth, kernels, limits, memory, nets, peers, race, tables
+from bench import growth, kernels, limits, memory, nets, peers, race, readme, tables
 from bench.environment import environment
 from hashinfer.files import atomic_write
 
@@ -41,7 +42,7 @@ def main() -> None:
     try:
         for name in options.only:
             started = time.perf_counter()
-            with _progress(name) as tell, tempfile.TemporaryDirectory() as folder:
+            with _Progress(name) as tell, tempfile.TemporaryDirectory() as folder:
                 found = MEASURE[name](options, Path(folder), tell)
             took = time.perf_counter() - started
             part = {"environment": where, "quick": options.quick, "seconds": round(took, 1), **found}
@@ -57,6 +58,8 @@ def main() -> None:
 
     for path in draw(parts, options.out):
         print(f"wrote {path}", file=sys.stderr)
+    if options.out == RESULTS:
+        readme.update(ROOT / "README.md", parts)
 
 
 def _options() -> argparse.Namespace:
@@ -79,7 +82,7 @@ def _list_of(what: str, known: tuple[str, ...]) -> Callable[[str], tuple[str, ..
     return parse
 
 
-class _progress:  # noqa: N801
+class _Progress:
     """Tells on standard error what is being measured: one line that changes on a terminal, lines elsewhere."""
 
     def __init__(self, part: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 import hashinfer
-from bench import kernels, limits, memory, nets, peers, race, tables, targets
+from bench import kernels, limits, memory, nets, peers, race, readme, tables, targets
 from bench.environment import environment
 from bench.timing import ROUNDS, Spread, alternate, ratios
 
+ROOT = Path(__file__).parent.parent
 SMALL = nets.Net(
     "32-48-10",
     (nets.Variant("dyadic", 0, 8), nets.Variant("xxh32", 16, 8)),
@@ -172,3 +174,16 @@ def test_figures_say_no_where_a_target_is_missed() -> None:
 
 def test_nothing_measured_gives_no_figures() -> None:
     assert targets.figures({}) == []
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    saved = ROOT / "bench" / "results" / "compare.json"
+    assert readme.between((ROOT / "README.md").read_text()) == readme.render(json.loads(saved.read_text()))
+
+
+def test_the_measured_part_alone_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{readme.BEGIN}old\n{readme.END}after\n")
+    parts = json.loads((ROOT / "bench" / "results" / "compare.json").read_text())
+    readme.update(path, parts)
+    assert path.read_text() == f"before\n{readme.BEGIN}{readme.render(parts)}{readme.END}after\n"

@@ -39,11 +39,12 @@ SPLIT_NS, FEW_SPLIT = 40_000, 8
 FEWEST = 0.03
 """Share of inputs that are not zero below which no rows are expected."""
 
-FIRST_CACHE, GROUPED = 2**16, 16
-"""Bytes of w that a first-level cache about holds; the block from which runs are read as whole vectors."""
+FIRST_CACHE, GROUPED = 48 * 1024, 16
+"""Bytes of w up to which its reads are fast; the block from which runs are read as whole vectors."""
 
 # Rough times on one thread in nanoseconds: what `candidates` are told apart by.
-_NS_HASH, _NS_READ, _NS_READ_RUN, _NS_FILL, _NS_FILL_SLOWLY = 0.2, 0.3, 0.06, 0.08, 3.0
+_NS_HASH, _NS_FILL_SLOWLY = 0.2, 3.0
+_LISTED, _FILLED = ((0.28, 0.08), (0.062, 0.011)), ((0.34, 0.042), (0.135, 0.025))
 _NS_XOR, _NS_TILE, _NS_READ_ROW, _NS_LIST = 0.8, 500.0, 0.3, 1.0
 _NS_ROW, _NS_FOLD, _NS_FINISH, _NS_PATCH = 100.0, 0.1, 0.1, 2.0
 _NS_STAGE, _NS_PIXEL, _NS_OUTPUT, _NS_UNPACK = 0.2, 2.0, 2.0, 0.5
@@ -161,7 +162,7 @@ class HashedLookup(NativeOp):
         }
         kernel: Kernel = getattr(lookup, f"xxh32_lookup_{matrix.suffix}")
         tiles = prod(ids.shape[:-1]) if self.bag else -(-count // lookup.IDS_PER_TILE)
-        work = count * matrix.scheme.cols * _hash_ns(matrix, matrix.parameter)
+        work = count * matrix.scheme.cols * _hash_ns(matrix, matrix.parameter, listed=True)
         reason = f"rows hashed where read, the {self.bag} of {bag} at once" if self.bag else "rows hashed where read"
         return Emission(
             [KernelCall(kernel, tiles, args, lookup.SCRATCH_BYTES, work)], choice=kernel.name, reason=reason
@@ -212,7 +213,7 @@ def candidates(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> 
         return [together]
     alone = _xxh32_rows_emission(matrix, source)
     found = [together, alone]
-    if source.rows > 1 and matrix.finite and together.work > alone.work * FEWEST:
+    if matrix.finite and alone.work * FEWEST < together.work < alone.work:
         found.append(_xxh32_by_zeros(source, together, alone))
     return found
 
@@ -248,10 +249,13 @@ def _block_args(matrix: HashedMatrix) -> dict[str, Argument]:
     }
 
 
-def _hash_ns(matrix: HashedMatrix, runs: int) -> float:
-    """Of one virtual weight: its share of a hash, and the read of w from whichever cache holds it."""
-    where = 1.0 if matrix.w.nbytes <= FIRST_CACHE else 1.3
-    return where * (_NS_HASH / runs + (_NS_READ if runs < GROUPED else _NS_READ_RUN))
+def _hash_ns(matrix: HashedMatrix, runs: int, listed: bool) -> float:
+    """Of one virtual weight: its share of a hash, and the read of w from whichever cache holds it.
+
+    listed: read for the inputs that are not zero, one by one; otherwise for a tile of W.
+    """
+    near, farther = (_LISTED if listed else _FILLED)[runs >= GROUPED]
+    return _NS_HASH / runs + near + farther * max(0.0, log2(matrix.w.nbytes / FIRST_CACHE))
 
 
 def _block_emission(
@@ -260,7 +264,7 @@ def _block_emission(
     args = _scaled(matrix, source) | _block_args(matrix)
     args |= {"transposed": int(transposed), "first_output": first_output}
     runs = matrix.parameter if isinstance(matrix.scheme, Xxh32) else 1
-    fill = _NS_FILL_SLOWLY if transposed or isinstance(matrix.scheme, Dyadic) else _hash_ns(matrix, runs) + _NS_FILL
+    fill = _NS_FILL_SLOWLY if transposed or isinstance(matrix.scheme, Dyadic) else _hash_ns(matrix, runs, listed=False)
     filled = fill * source.inputs * (-(-source.outputs // 16) * 16)
     if source.patches is not None:
         kernel: Kernel = getattr(pixel_blocks, f"pixel_block_{matrix.suffix}")
@@ -293,7 +297,7 @@ def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
     }
     kernel: Kernel = getattr(xxh32, f"xxh32_row_{matrix.suffix}")
     hashed = source.outputs if matrix.parameter < GROUPED else -(-source.outputs // 16) * 16
-    work = _listing_ns(source) + source.rows * source.inputs * hashed * _hash_ns(matrix, matrix.parameter)
+    work = _listing_ns(source) + source.rows * source.inputs * hashed * _hash_ns(matrix, matrix.parameter, listed=True)
     args["strip"] = strip = xxh32.STRIP if work < SPLIT_NS * source.rows else xxh32.STRIP // 4
     tiles = source.rows * -(-source.outputs // strip)
     reason = f"{source.rows} rows: hashed inline, " + ("zero inputs skipped" if matrix.finite else "no zero skipped")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numpy.typing import NDArray
 
 from hashinfer.errors import SchemeError
@@ -87,18 +88,20 @@ class HashedMatrix:
     @cached_property
     def places(self) -> NDArray[np.int32]:
         """int32 [T]: perm(t) for t < T = ceil(cols / groups)."""
-        t = np.arange(-(-self.dyadic.cols // self.dyadic.groups), dtype=np.uint64)
-        return np.asarray(self.dyadic.permute(t)).astype(np.int32)
+        out = np.empty(-(-self.dyadic.cols // self.dyadic.groups), np.int32)
+        for first, numbers in _blocks(out.size):
+            out[first : first + numbers.size] = self.dyadic.permute(numbers)
+        return out
 
     @cached_property
     def row_signs(self) -> NDArray[np.uint16]:
         """Bit i % 16 of word i // 16 is set where s(i) is -1."""
-        return _sign_words(self.dyadic.row_negative(np.arange(self.scheme.rows, dtype=np.uint64)))
+        return _sign_words(self.dyadic.row_negative, self.scheme.rows)
 
     @cached_property
     def col_signs(self) -> NDArray[np.uint16]:
         """Bit j % 16 of word j // 16 is set where r(j) is -1."""
-        return _sign_words(self.dyadic.col_negative(np.arange(self.scheme.cols, dtype=np.uint64)))
+        return _sign_words(self.dyadic.col_negative, self.scheme.cols)
 
     def _transformed(self, scheme: Dyadic) -> Array:
         out = np.empty(spectrum_size(scheme), np.float32)
@@ -142,7 +145,15 @@ def spectrum_size(scheme: Dyadic) -> int:
     return start + scheme.width * lanes
 
 
-def _sign_words(negative: npt.ArrayLike) -> NDArray[np.uint16]:
-    bits = np.zeros(-(-np.size(negative) // 16) * 16, np.uint8)
-    bits[: np.size(negative)] = negative
-    return np.packbits(bits, bitorder="little").view("<u2").astype(np.uint16)
+def _blocks(count: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+    """0 ... count - 1 in runs of 2^16, which bound what hashing them takes: each run's first number, and the run."""
+    for first in range(0, count, 2**16):
+        yield first, np.arange(first, min(count, first + 2**16), dtype=np.uint64)
+
+
+def _sign_words(negative: Callable[[NDArray[np.uint64]], NDArray[Any]], count: int) -> NDArray[np.uint16]:
+    words = np.zeros(-(-count // 16), "<u2")
+    for first, numbers in _blocks(count):
+        bits = np.packbits(np.asarray(negative(numbers)).astype(np.uint8), bitorder="little")
+        words.view(np.uint8)[first // 8 : first // 8 + bits.size] = bits
+    return words.astype(np.uint16, copy=False)
