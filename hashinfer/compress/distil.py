@@ -48,12 +48,10 @@ class Recipe:
     batch: int = 128
     rate: float = 8e-3
     rest: float = 0.25
-    temperature: float = 2.0
-    mixup: float = 0.5
+    temperature: float = 4.0
+    mixup: float = 0.25
     decay: float = 0.999
     keep_norm: bool = True
-    softened: float = 1.0
-    square: float = 0.0
     seed: int = 0
 
 
@@ -103,11 +101,8 @@ class Distiller:
         graph = teacher.graph
         self.rows = len(next(iter(feed.values())))
         self.batch = fixed_batch or min(recipe.batch, max(1, self.rows // 2))
-        self.names, self.soft = [], []
-        for value in graph.outputs:
-            source = softmax_source(graph, value.name)
-            self.names.append(source or value.name)
-            self.soft.append(source is not None)
+        # What comes before a Softmax says more than its probabilities.
+        self.names = [softmax_source(graph, v.name) or v.name for v in graph.outputs]
         held = min(HELD_OUT_MOST, max(1, math.floor(HELD_OUT_SHARE * self.rows)))
         if fixed_batch:
             # Whole batches only, in all places.
@@ -157,16 +152,14 @@ class Distiller:
         return float((first.argmax(-1) == target.argmax(-1)).double().mean()), error
 
     def _loss(self, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        """Squared errors in units of the outputs' spread; where there are classes, softened answers beside them."""
         total = found[0].new_zeros(())
-        recipe = self.recipe
         for y, target, spread in zip(found, wanted, self.spread, strict=True):
             if not y.is_floating_point():
                 continue
-            classes = y.ndim >= 2 and y.shape[-1] >= 2
-            if recipe.softened and classes:
-                total = total + recipe.softened * distillation_loss(y, target, temperature=recipe.temperature)
-            if recipe.square or not classes:
-                total = total + (recipe.square or 1.0) * functional.mse_loss(y, target) / spread**2
+            total = total + functional.mse_loss(y, target) / spread**2
+            if y.ndim >= 2 and y.shape[-1] >= 2:
+                total = total + distillation_loss(y, target, temperature=self.recipe.temperature)
         return total
 
     def _batch(self, at: Tensor, generator: torch.Generator) -> tuple[dict[str, Tensor], list[Tensor]]:
