@@ -202,7 +202,7 @@ def _kernels(part: dict[str, Any]) -> Any:
                 frame = {"facecolor": "none", "edgecolor": PAPER, "linewidth": 1.8}
                 axis.add_patch(plt.Rectangle((column + 0.04, row + 0.06), 0.92, 0.88, **frame))
             dark = rate is not None and norm(rate) > 0.55
-            text = f"{rate:.3g}" if 0 < rate < 1000 else f"{rate:,.0f}" if rate else "left out"
+            text = "left out" if not rate else f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
             axis.text(
                 column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color="white" if dark else "black"
             )
