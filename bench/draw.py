@@ -128,7 +128,7 @@ def _memory(part: dict[str, Any]) -> Any:
             bars = dict(sorted(found.items()))
             height = 0.8 / len(bars)
             for k, (name, figures) in enumerate(bars.items()):
-                at = row + 0.4 - height * (k + 0.5)
+                at = row - 0.4 + height * (k + 0.5)
                 bar = axis.barh(-at, max(figures[key], 1), 0.92 * height, color=colours[name])
                 axis.text(max(figures[key], 1), -at, " " + size(figures[key]), va="center", fontsize=7)
                 handles[name] = bar

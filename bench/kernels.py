@@ -83,7 +83,7 @@ def table(
         options = options_for(matrix, rows)
         picked = min(options, key=lambda name: options[name].work)
         runs: dict[str, Run] = {}
-        needs: dict[str, Demand | None] = {}
+        needs: dict[str, Demand] = {}
         for name, option in options.items():
             predicted = rows * last.get(name, 0.0)
             if predicted > grid.slowest:
@@ -94,7 +94,7 @@ def table(
             runs[name] = bound(option, x, y)
             once(runs[name])
             _check(name, scheme, matrix, x, y)
-            needs[name] = busiest(demands(option, scheme, rows, 1 - zeros), limits)
+            needs[name] = needed(option, scheme, rows, 1 - zeros, limits)
         samples = alternate(runs, grid.seconds * len(runs))
         times = {name: Spread.of(seconds) for name, seconds in samples.items()}
         last = {name: spread.median / rows for name, spread in times.items()}
@@ -112,7 +112,8 @@ def table(
                     name: {
                         "us": spread.data(1e6),
                         "virtual_per_second": rows * scheme.virtual_size / spread.median,
-                        **_share(needs[name], spread.median, limits),
+                        "unit": needs[name].unit,
+                        "share": _seconds(needs[name], limits) / spread.median,
                     }
                     for name, spread in times.items()
                 },
@@ -159,14 +160,20 @@ def _check(name: str, scheme: Scheme, matrix: HashedMatrix, x: np.ndarray, y: np
         raise DisagreementError(f"{name}, {scheme}: differs by {worst:.3g} of the largest output")
 
 
-def demands(emission: Emission, scheme: Scheme, rows: int, nonzero: float) -> list[Demand]:
-    """What the kernels of an emission need at least.
+def needed(emission: Emission, scheme: Scheme, rows: int, nonzero: float, limits: Limits) -> Demand:
+    """The demand that binds an emission; of one that decides by the data, the least of its kernels'."""
+    found = [busiest(demands(name, scheme, rows, nonzero), limits) for name in emission.choice.split(" or ")]
+    return min(found, key=lambda need: _seconds(need, limits))
+
+
+def demands(name: str, scheme: Scheme, rows: int, nonzero: float) -> list[Demand]:
+    """What the kernel `name` needs at least.
 
     A transform: its additions (K log2(width), fewer where few outputs exist), and each weight read once. Inline
     hashing: a hash for each run of non-zero inputs, and its weights fetched or read and multiplied, for every row. A
     tile that rows share: its hashes and weights once, and every multiplication.
     """
-    name, virtual = emission.choice, float(scheme.virtual_size)
+    virtual = float(scheme.virtual_size)
     if name.startswith("dyadic") and isinstance(scheme, Dyadic):
         additions = transform_additions(scheme)
         return [Demand("fp32 adds", rows * additions), Demand(_level(scheme), 4.0 * scheme.buckets)]
@@ -202,15 +209,13 @@ UNITS = {
 }
 
 
-def busiest(needs: list[Demand], limits: Limits) -> Demand | None:
+def busiest(needs: list[Demand], limits: Limits) -> Demand:
     """The demand that takes longest at the machine's peaks."""
-    return max(needs, key=lambda need: need.amount / getattr(limits, UNITS[need.unit]), default=None)
+    return max(needs, key=lambda need: _seconds(need, limits))
 
 
-def _share(need: Demand | None, seconds: float, limits: Limits) -> dict[str, Any]:
-    if need is None:
-        return {}
-    return {"unit": need.unit, "share": need.amount / getattr(limits, UNITS[need.unit]) / seconds}
+def _seconds(need: Demand, limits: Limits) -> float:
+    return need.amount / float(getattr(limits, UNITS[need.unit]))
 
 
 def verdict(entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _kernel_summary(part: dict[str, Any]) -> str:
         k = entry["kernels"].get(entry["picked"])
         if k and not entry["zeros"]:
             seen = picked.setdefault((entry["scheme"], entry["picked"]), [])
-            seen.append((k["virtual_per_second"] / 1e9, k.get("share", 0.0), k.get("unit", "")))
+            seen.append((k["virtual_per_second"] / 1e9, k["share"], k["unit"]))
     best = []
     for (scheme, kernel), seen in picked.items():
         rate, _, _ = max(seen)
@@ -207,8 +207,7 @@ def kernel_cases(parts: Parts) -> str:
         cells = []
         for name, k in entry["kernels"].items():
             mark = "**" if name == entry["picked"] else ""
-            share = f", {100 * k['share']:.0f} % of {k['unit']}" if "share" in k else ""
-            rate = f"{k['virtual_per_second'] / 1e9:.3g} G/s{share}"
+            rate = f"{k['virtual_per_second'] / 1e9:.3g} G/s, {100 * k['share']:.0f} % of {k['unit']}"
             cells.append(f"{mark}{name}{mark} {duration(k['us']['median'])}, {rate}")
         over = entry["picked_over_fastest"]
         rows.append(
