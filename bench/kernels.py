@@ -30,11 +30,15 @@ ZEROS = (0.0, 0.8)
 GOOD_ENOUGH = 1.1
 """The planner's pick may take this many times what the fastest candidate takes."""
 CHECKED, TOLERANCE = 24, 1e-4
+TRIED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The cases. seconds: for each candidate. slowest: a call that should take longer, by fewer rows, is left out."""
+    """The cases. seconds: for each candidate. slowest: seconds; a call that takes longer is left out.
+
+    Where a call should take TRIED times that by fewer rows, it is not even tried.
+    """
 
     shapes: tuple[tuple[int, int], ...] = SHAPES
     compressions: tuple[int, ...] = COMPRESSIONS
@@ -86,18 +90,22 @@ def table(
         needs: dict[str, Demand] = {}
         for name, option in options.items():
             predicted = rows * last.get(name, 0.0)
-            if predicted > grid.slowest:
-                where = f"{shape[0]} x {shape[1]}, {variant.label}, {rows} rows"
-                left_out.append(f"{name}, {where}: about {predicted:.1f} s")
+            where = f"{name}, {shape[0]} x {shape[1]}, {variant.label}, {rows} rows"
+            if predicted > TRIED * grid.slowest:
+                left_out.append(f"{where}: about {predicted:.1f} s")
                 continue
             y = np.empty((rows, shape[1]), np.float32)
-            runs[name] = bound(option, x, y)
-            once(runs[name])
+            run = bound(option, x, y)
+            last[name] = once(run) / rows
             _check(name, scheme, matrix, x, y)
+            if rows * last[name] > grid.slowest:
+                left_out.append(f"{where}: {rows * last[name]:.1f} s")
+                continue
+            runs[name] = run
             needs[name] = needed(option, scheme, rows, 1 - zeros, limits)
         samples = alternate(runs, grid.seconds * len(runs))
         times = {name: Spread.of(seconds) for name, seconds in samples.items()}
-        last = {name: spread.median / rows for name, spread in times.items()}
+        last |= {name: spread.median / rows for name, spread in times.items()}
         fastest = min((spread.median for spread in times.values()), default=0.0)
         found.append(
             {

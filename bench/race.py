@@ -20,12 +20,17 @@ CHECKED_ROWS = 3
 ONE_THREAD = ", 1 thread"
 """Ends the name of an engine that runs on one thread while the others have more: what these are measured against."""
 
+TRIED = 3
+
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """seconds: for each engine of a case. slowest: a run that should take longer, by the last batch, is left out."""
+    """seconds: for each engine of a case. slowest: seconds; a run that takes longer is not repeated but left out.
+
+    Where a run should take TRIED times that by the batch before, it is not even tried.
+    """
 
     seconds: float = 0.25
     slowest: float = 1.6
@@ -136,11 +141,15 @@ def _case(runners: _Runners, feeds: list[Feed], batch: int, threads: int, effort
     left_out: dict[str, str] = {}
     for name, run in runners.all():
         predicted = batch * runners.last.get(name, 0.0)
-        if predicted > effort.slowest:
-            left_out[name] = f"about {predicted:.1f} s a run"
+        if predicted > TRIED * effort.slowest:
+            left_out[name] = f"about {predicted:.0f} s a run"
             continue
-        runs[name] = _in_turn(run, feeds)
-        once(runs[name])
+        took = once(_in_turn(run, feeds))
+        if took > effort.slowest:
+            left_out[name] = f"{took:.1f} s a run"
+            runners.last[name] = took / batch
+        else:
+            runs[name] = _in_turn(run, feeds)
     budget = effort.seconds * len(runs) / (2 if threads > 1 else 1)
     samples = alternate(runs, budget)
     for name, seconds in samples.items():

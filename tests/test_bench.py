@@ -132,10 +132,19 @@ def test_kernels_are_checked_timed_and_judged(scheme: tuple[str, int]) -> None:
 def test_slow_kernels_are_left_out_and_named() -> None:
     grid = kernels.Grid(rows=(1, 8), seconds=0.005, slowest=0.0)
     found, left_out = kernels.table(nets.Variant("dyadic", 0, 8), (40, 48), 0.0, grid, PEAKS)
-    assert left_out
-    assert "40 x 48, dyadic 8, 8 rows" in left_out[0]
-    assert found[1]["kernels"] == {}
-    assert kernels.verdict(found)["judged"] == 1
+    assert len(left_out) == 2
+    assert "40 x 48, dyadic 8, 8 rows: about" in left_out[1]
+    assert [e["kernels"] for e in found] == [{}, {}]
+    assert kernels.verdict(found)["judged"] == 0
+
+
+def test_slow_engines_are_left_out_and_named(tmp_path: Path) -> None:
+    found = race.race(SMALL, race.Effort(0.01, 0.0, (1, 3), (1,), (peers.FP32,)), tmp_path, lambda _: None)
+    first, second = found["cases"]
+    assert first["us"] == second["us"] == {}
+    assert first["left_out"].keys() == {"dyadic 8", "xxh32/16 8", peers.FP32}
+    assert second["left_out"][peers.FP32].startswith("about")
+    assert "left out, about" in tables.report({"nets": {"nets": [found], "environment": environment(), "quick": False}})
 
 
 def test_additions_of_a_transform_are_at_most_all_of_them() -> None:
@@ -155,6 +164,7 @@ def test_memory_is_that_of_a_fresh_process(tmp_path: Path) -> None:
     assert found["weight_bytes"] > 0
     assert found["plan_bytes"] > 0
     assert found["resident_after_run"] >= found["resident_after_load"] > 0
+    assert "another_session" in found
     assert found["peak"] >= found["floor"]["rss"]
 
 
