@@ -13,7 +13,7 @@ import numpy as np
 from bench import peers
 from bench.environment import processors
 from bench.nets import COMPRESSIONS, NETS, Feed, Net, Variant
-from bench.timing import Run, Spread, alternate, once, ratios
+from bench.timing import LONG_SECONDS, Run, Spread, alternate, once, ratios
 
 BATCHES, THREADS = (1, 8, 64, 512), (1, 2)
 CHECKED_ROWS = 3
@@ -72,6 +72,7 @@ def race(net: Net, effort: Effort, folder: Path, tell: Tell) -> dict[str, Any]:
             for batch in effort.batches:
                 tell(f"{net.name}: batch {batch}, {threads} thread{'s' if threads > 1 else ''}")
                 out["cases"].append(_case(runners, net.feeds(batch), batch, threads, effort))
+        del runners  # before the next ones are made: dense nets are large
     twin.drop()
     return out
 
@@ -109,10 +110,12 @@ class _Runners:
     ) -> None:
         import hashinfer
 
+        self.sessions: list[Any] = []
         self.ours: dict[str, Callable[[Feed], Any]] = {}
         for variant, data in models.items():
             for count in {threads, 1}:
                 session = stack.enter_context(hashinfer.InferenceSession(data, threads=count))
+                self.sessions.append(session)
                 self.ours[variant.label + (ONE_THREAD if count != threads else "")] = _runner(session)
         self.peers: dict[str, Callable[[Feed], Any]] = {}
         self.absent: dict[str, str] = {}
@@ -127,6 +130,13 @@ class _Runners:
         self.last: dict[str, float] = {}
         """Seconds a row, of the batch before."""
 
+    def compile(self, feed: Feed) -> None:
+        """Compile what a first run would, so that none is left out for that."""
+        for session in self.sessions:
+            for step in session.plan({name: array.shape for name, array in feed.items()}).steps:
+                for call in step.emission.calls if step.emission is not None else ():
+                    _ = call.kernel.address
+
     def all(self) -> Iterator[tuple[str, Callable[[Feed], Any]]]:
         yield from self.ours.items()
         yield from self.peers.items()
@@ -139,6 +149,8 @@ def _runner(session: Any) -> Callable[[Feed], Any]:
 def _case(runners: _Runners, feeds: list[Feed], batch: int, threads: int, effort: Effort) -> dict[str, Any]:
     runs: dict[str, Run] = {}
     left_out: dict[str, str] = {}
+    long: dict[str, float] = {}
+    runners.compile(feeds[0])
     for name, run in runners.all():
         predicted = batch * runners.last.get(name, 0.0)
         if predicted > TRIED * effort.slowest:
@@ -150,8 +162,10 @@ def _case(runners: _Runners, feeds: list[Feed], batch: int, threads: int, effort
             runners.last[name] = took / batch
         else:
             runs[name] = _in_turn(run, feeds)
+            if took > LONG_SECONDS:
+                long[name] = took
     budget = effort.seconds * len(runs) / (2 if threads > 1 else 1)
-    samples = alternate(runs, budget)
+    samples = alternate(runs, budget, long)
     for name, seconds in samples.items():
         runners.last[name] = Spread.of(seconds).median / batch
     return {

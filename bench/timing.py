@@ -14,6 +14,7 @@ from typing import Any
 
 Run = Callable[[int], Any]
 """Called with a running number, which picks one of the inputs."""
+Samples = dict[str, list[float]]
 
 BURST_SECONDS, BURST_RUNS = 0.002, 50
 PAUSE_SECONDS = 0.002
@@ -23,6 +24,8 @@ WARM_RUNS, WARM_SECONDS = 3, 0.001
 LONG_SECONDS = 0.05
 """A run this long needs no warm-up in its burst: it reads its own data many times."""
 ROUNDS = (3, 31)
+FEWEST_LONG, LONG_ROUND_SECONDS = 2, 4.0
+"""Rounds where one takes so long: what comes of them are two samples, and quartiles that say little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +77,20 @@ def _burst(run: Run, expected: float, number: int) -> float:
     return statistics.median(samples)
 
 
-def alternate(runs: Mapping[str, Run], budget: float) -> dict[str, list[float]]:
+def alternate(runs: Mapping[str, Run], budget: float, known: Mapping[str, float] | None = None) -> Samples:
     """Samples in seconds for each engine, the same number for all: rounds until `budget` seconds are spent.
 
-    Every engine has run before: nothing is compiled or allocated for the first time here. The order turns from round to
-    round.
+    Every engine has run before: nothing is compiled or allocated for the first time here. known: seconds of a run,
+    where that is known well enough to go without another one. The order turns from round to round.
     """
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    expected = {name: once(run) for name, run in runs.items()}
+    samples: Samples = {name: [] for name in runs}
+    expected = {name: known[name] if known and name in known else once(run) for name, run in runs.items()}
+    fewest = FEWEST_LONG if sum(expected.values()) > LONG_ROUND_SECONDS else ROUNDS[0]
     names = list(runs)
     started = time.perf_counter()
     for done in range(ROUNDS[1]):
         spent = time.perf_counter() - started
-        if done >= ROUNDS[0] and spent * (done + 1) / done > budget:
+        if done >= fewest and spent * (done + 1) / done > budget:
             break
         for name in names:
             samples[name].append(_burst(runs[name], expected[name], 7 * done))
