@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -41,11 +42,12 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         for name in options.only:
-            started = time.perf_counter()
+            started, load = time.perf_counter(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
             with _Progress(name) as tell, tempfile.TemporaryDirectory() as folder:
                 found = MEASURE[name](options, Path(folder), tell)
             took = time.perf_counter() - started
-            part = {"environment": where, "quick": options.quick, "seconds": round(took, 1), **found}
+            part = {"environment": where, "quick": options.quick, "load_before": load, "seconds": round(took, 1)}
+            part |= found
             parts = {key: part if key == name else parts[key] for key in PARTS if key == name or key in parts}
             _save(parts, options.out)
             print(f"{name}: {took:.0f} s", file=sys.stderr)

@@ -8,6 +8,8 @@ from typing import Any
 from bench.peers import FP32, INT8, TOLERANCES
 from bench.targets import figures
 
+BUSY = 1.0
+
 Parts = dict[str, Any]
 SHOWN_ENGINES = ("hashinfer", FP32, INT8)
 
@@ -68,7 +70,9 @@ def _grouped(parts: Parts) -> dict[str, list[str]]:
         text = (
             f"{e['cpu']}, {e['kernels_use']} kernels, {e['processors']} processors; Python {e['python']}, {versions}."
         )
-        out.setdefault(text + quick, []).append(name)
+        busy = part.get("load_before")
+        load = "" if busy is None or busy < BUSY else " The machine was busy before: load average over one."
+        out.setdefault(text + quick + load, []).append(name)
     return out
 
 

@@ -17,8 +17,9 @@ Run = Callable[[int], Any]
 Samples = dict[str, list[float]]
 
 BURST_SECONDS, BURST_RUNS = 0.002, 50
-PAUSE_SECONDS = 0.002
-"""Between engines: threads that spin after their last run have stopped by then."""
+PAUSE_SECONDS, MOST_PAUSES, QUIET = 0.002, 60, 0.25
+"""Between engines: until the threads of this process take less than QUIET of a pause. Pools spin for a while after a run
+(OpenBLAS for some 20 ms), and would take a processor from the engine that comes next."""
 WARM_RUNS, WARM_SECONDS = 3, 0.001
 """Runs before a burst is timed: a processor that has slept is slow for its first microseconds."""
 LONG_SECONDS = 0.05
@@ -59,10 +60,19 @@ def once(run: Run) -> float:
     return time.perf_counter() - started
 
 
+def settle() -> None:
+    """Sleep until no thread of this process is running, or MOST_PAUSES pauses."""
+    for _ in range(MOST_PAUSES):
+        before = time.process_time()
+        time.sleep(PAUSE_SECONDS)
+        if time.process_time() - before < QUIET * PAUSE_SECONDS:
+            return
+
+
 def _burst(run: Run, expected: float, number: int) -> float:
     """The median of a burst, in seconds."""
+    settle()
     if expected < LONG_SECONDS:
-        time.sleep(PAUSE_SECONDS)
         started, done = time.perf_counter(), 0
         while done < (WARM_RUNS if expected < BURST_SECONDS else 1) or time.perf_counter() - started < WARM_SECONDS:
             run(number + done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import hashinfer
 from bench import kernels, limits, memory, nets, peers, race, readme, tables, targets
 from bench.environment import environment
-from bench.timing import ROUNDS, Spread, alternate, ratios
+from bench.timing import ROUNDS, Spread, alternate, ratios, settle
 
 ROOT = Path(__file__).parent.parent
 SMALL = nets.Net(
@@ -42,6 +43,20 @@ def test_engines_take_turns_and_get_the_same_number_of_samples() -> None:
     turns = [name for name, _ in itertools.groupby(calls)]
     assert len(turns) > len(samples["a"])
     assert min(map(min, samples.values())) >= 0.0005
+
+
+def test_an_engine_waits_for_threads_that_still_spin() -> None:
+    until = time.perf_counter() + 0.05
+
+    def spin() -> None:
+        while time.perf_counter() < until:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    settle()
+    assert time.perf_counter() >= until
+    thread.join()
 
 
 def test_spread_and_ratios() -> None:
@@ -197,3 +212,34 @@ def test_the_measured_part_alone_is_replaced(tmp_path: Path) -> None:
     parts = json.loads((ROOT / "bench" / "results" / "compare.json").read_text())
     readme.update(path, parts)
     assert path.read_text() == f"before\n{readme.BEGIN}{readme.render(parts)}{readme.END}after\n"
+
+
+def test_random_ids_of_the_command_reach_over_the_whole_table() -> None:
+    from hashinfer.cli.bench import _cases
+    from hashinfer.model.write import expand_node
+    from tests import nets as small
+
+    table = small.scheme("xxh32", 1000, 8, 64, parameter=8)
+    model = small.model(
+        [expand_node(table, "w", "W"), small.node("Gather", ["W", "ids"], ["y"], axis=0)],
+        {"ids": (np.int64, ["N", 3])},
+        {"y": (np.float32, ["N", 3, 8])},
+        {"w": small.weights(64)},
+    )
+    with hashinfer.InferenceSession(model.SerializeToString(), threads=1) as session:
+        ((rows, feed),) = _cases(session, {}, [200], (), 0)
+    assert rows == 200
+    assert 0 <= feed["ids"].min() < 100
+    assert 900 < feed["ids"].max() < 1000
+
+
+def test_a_cold_start_of_the_command_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hashinfer.cli.bench import _cold
+
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
+    model = tmp_path / "net.hnet"
+    model.write_bytes(SMALL.build(SMALL.variants[0]).SerializeToString())
+    monkeypatch.chdir(tmp_path)
+    assert _cold(str(model), SMALL.feeds(1)[0], 1, first=False)["ms"]["import"] > 0

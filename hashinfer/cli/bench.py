@@ -27,6 +27,7 @@ from hashinfer.cli.timing import alternate, ratio
 from hashinfer.errors import HashinferError, InputError
 
 if TYPE_CHECKING:
+    from hashinfer.session.options import NodeArg
     from hashinfer.session.session import InferenceSession
 
 Array = npt.NDArray[Any]
@@ -126,7 +127,12 @@ def _cases(
     values = session.get_inputs()
     wanted = chosen_shapes(values, 1, shapes)
     rng = np.random.default_rng(seed)
-    whole = {v.name: given[v.name] if v.name in given else random_array(rng, v.type, wanted[v.name]) for v in values}
+    tables = _tables(session, wanted)
+
+    def made(value: NodeArg, shape: tuple[int, ...]) -> Array:
+        return random_array(rng, value.type, shape, tables.get(value.name, 2))
+
+    whole = {v.name: given[v.name] if v.name in given else made(v, wanted[v.name]) for v in values}
     opened = batch_axis(session, whole) is not None
     if not opened or (shapes and not batches):
         if batches:
@@ -142,8 +148,26 @@ def _cases(
                     raise InputError(f"input {value.name!r} has no rows")
                 feed[value.name] = np.ascontiguousarray(array[np.arange(rows) % len(array)])
             else:
-                feed[value.name] = random_array(rng, value.type, (rows, *wanted[value.name][1:]))
+                feed[value.name] = made(value, (rows, *wanted[value.name][1:]))
         yield rows, _checked(session, feed)
+
+
+def _tables(session: InferenceSession, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Rows of the smallest table that each name picks from: random ids are to reach over all of it."""
+    from hashinfer.ops.hashed import HashedLookup  # noqa: PLC0415
+
+    found: dict[str, int] = {}
+    plan = session.plan(shapes)
+    for step in plan.program.steps:
+        if isinstance(step.op, HashedLookup):
+            name, rows = step.inputs[0], step.op.matrix.scheme.rows
+        elif step.op_type == "Gather" and len(step.inputs) > 1 and step.inputs[0] in plan.constants:
+            table = plan.constants[step.inputs[0]]
+            name, rows = step.inputs[1], table.shape[int(step.call.get("axis", 0))]
+        else:
+            continue
+        found[name] = max(1, min(rows, found.get(name, rows)))
+    return found
 
 
 def _checked(session: InferenceSession, feed: Feed) -> Feed:
@@ -182,8 +206,12 @@ def _cold(model: str, feed: Feed, threads: int, first: bool) -> dict[str, Any]:
 
 
 def _start(model: str, inputs: Path, threads: int, **environment: str) -> dict[str, Any]:
-    command_line = [sys.executable, "-m", "hashinfer.cli.cold", model, str(inputs), str(threads)]
-    done = subprocess.run(command_line, capture_output=True, text=True, env=os.environ | environment, check=False)  # noqa: S603
+    # Without the current folder, whose files may bear the names of modules.
+    command_line = [sys.executable, "-P", "-m", "hashinfer.cli.cold", model, str(inputs), str(threads)]
+    package = str(Path(__file__).resolve().parents[2])
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+    given = os.environ | paths | environment
+    done = subprocess.run(command_line, capture_output=True, text=True, env=given, check=False)  # noqa: S603
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise HashinferError(f"a fresh process could not run the model: {last}")

@@ -41,8 +41,11 @@ def chosen_shapes(inputs: Sequence[NodeArg], batch: int, shapes: Sequence[str]) 
     return out
 
 
-def random_array(rng: np.random.Generator, onnx_type: str, shape: tuple[int, ...]) -> Array:
-    """Normal floats, any bytes, 0 or 1 for other integers. Raises InputError for a type that has none."""
+def random_array(rng: np.random.Generator, onnx_type: str, shape: tuple[int, ...], below: int = 2) -> Array:
+    """Normal floats, any bytes, whole numbers below `below` for other integers.
+
+    Raises InputError for a type that has none.
+    """
     kind = onnx_type.removeprefix("tensor(").removesuffix(")")
     dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind) if kind != "string" else "O")
     if dtype.kind == "f":
@@ -50,7 +53,7 @@ def random_array(rng: np.random.Generator, onnx_type: str, shape: tuple[int, ...
     if dtype == np.uint8:
         return rng.integers(0, 256, shape).astype(dtype)
     if dtype.kind in "iu":
-        return rng.integers(0, 2, shape).astype(dtype)
+        return rng.integers(0, below, shape).astype(dtype)
     if dtype.kind == "b":
         return rng.integers(0, 2, shape).astype(bool)
     raise InputError(f"no random inputs are made for {onnx_type}; give the input")
