@@ -32,7 +32,7 @@ class Effort:
     Where a run should take TRIED times that by the batch before, it is not even tried.
     """
 
-    seconds: float = 0.25
+    seconds: float = 0.2
     slowest: float = 1.6
     batches: tuple[int, ...] = BATCHES
     threads: tuple[int, ...] = THREADS

@@ -18,8 +18,8 @@ Samples = dict[str, list[float]]
 
 BURST_SECONDS, BURST_RUNS = 0.002, 50
 PAUSE_SECONDS, MOST_PAUSES, QUIET = 0.002, 60, 0.25
-"""Between engines: until the threads of this process take less than QUIET of a pause. Pools spin for a while after a run
-(OpenBLAS for some 20 ms), and would take a processor from the engine that comes next."""
+"""Between engines: until the threads of this process take less than QUIET of a pause. Pools spin for a while after a
+run (OpenBLAS for some 20 ms), and would take a processor from the engine that comes next."""
 WARM_RUNS, WARM_SECONDS = 3, 0.001
 """Runs before a burst is timed: a processor that has slept is slow for its first microseconds."""
 LONG_SECONDS = 0.05
