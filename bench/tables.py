@@ -32,7 +32,7 @@ def size(count: float) -> str:
 def duration(us: float) -> str:
     """Microseconds for people."""
     if us < 1000:
-        return f"{us:.3g} us"
+        return f"{us:.3g} us" if us < 999.5 else "1 ms"
     return f"{us / 1000:.3g} ms" if us < 1e6 else f"{us / 1e6:.3g} s"
 
 
@@ -190,7 +190,14 @@ def _kernel_summary(part: dict[str, Any]) -> str:
     for (scheme, kernel), seen in picked.items():
         rate, _, _ = max(seen)
         share, unit = max((s, u) for _, s, u in seen)
-        best.append((f"{scheme}, {kernel}", str(len(seen)), f"{rate:.3g} G/s", f"{100 * share:.0f} % of {unit}"))
+        best.append(
+            (
+                f"{scheme}, {kernel}",
+                str(len(seen)),
+                f"{rate:.0f} G/s" if rate >= 100 else f"{rate:.3g} G/s",
+                f"{100 * share:.0f} % of {unit}",
+            )
+        )
     columns = ("kernel picked", "cases", "most virtual weights", "largest share of a limit")
     skipped = f"\n\nLeft out: {len(part['left_out'])} slow cases, listed in kernels.md." if part["left_out"] else ""
     return (
