@@ -35,6 +35,8 @@ Feed = dict[str, Array]
 
 COLD_STARTS = 3
 PROFILE_REPEATS = 100
+PAUSE = 0.01
+"""Seconds: onnxruntime's threads spin for a while after a run, on processors that ours need."""
 DEFAULT_BATCHES = (1, 64)
 
 
@@ -110,7 +112,7 @@ def command(
         for count in counts:
             with InferenceSession(model, threads=count) as timed:
                 for rows, feed in cases:
-                    tell(f"{_batch_text(rows)}, {count} threads")
+                    tell(f"{_batch_text(rows)}, {_threads_text(count)}")
                     figures["warm"].append(_warm(timed, rows, feed, rivals.get(count), seconds))
         tell("profile")
         figures["profiles"] = [_profile(session, rows, feed, seconds) for rows, feed in cases]
@@ -133,11 +135,11 @@ def _cases(
         return random_array(rng, value.type, shape, tables.get(value.name, 2))
 
     whole = {v.name: given[v.name] if v.name in given else made(v, wanted[v.name]) for v in values}
-    opened = batch_axis(session, whole) is not None
-    if not opened or (shapes and not batches):
+    axis = batch_axis(session, whole)
+    if axis is None or (shapes and not batches):
         if batches:
             raise InputError("--batch is given, and the model has no open first dimension that all inputs share")
-        yield None, _checked(session, whole)
+        yield axis, _checked(session, whole)
         return
     for rows in dict.fromkeys(batches or DEFAULT_BATCHES):
         feed = {}
@@ -230,7 +232,7 @@ def _warm(
     functions: dict[str, Callable[[], Any]] = {"hashinfer": lambda: session.run(None, feed)}
     if rival is not None:
         functions["against"] = lambda: rival.run(feed)
-    seen = alternate(functions, seconds)
+    seen = alternate(functions, seconds, PAUSE if rival is not None and session.threads > 1 else 0.0)
     out: dict[str, Any] = {
         "batch": rows,
         "threads": session.threads,
@@ -274,6 +276,10 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 def _batch_text(rows: int | None) -> str:
     return "as the model has it" if rows is None else f"batch {rows}"
+
+
+def _threads_text(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _microseconds(value: float) -> str:
@@ -351,7 +357,7 @@ def _show_memory(console: Any, table: Callable[..., Any], figures: Mapping[str, 
     shown = table("Memory", "", "")
     shown.add_row("stored weights (w and spectra)", readable(figures["weight_bytes"]))
     for case in figures["warm"]:
-        what = f"plan buffers, {_batch_text(case['batch'])}, {case['threads']} threads"
+        what = f"plan buffers, {_batch_text(case['batch'])}, {_threads_text(case['threads'])}"
         shown.add_row(what, readable(case["plan_buffer_bytes"]))
     memory = figures["cold"].get("memory_bytes")
     if memory is not None:

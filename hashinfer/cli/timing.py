@@ -46,8 +46,11 @@ class Samples:
         return {f"{n}_us": v / 1000 for n, v in zip(names, values, strict=True)} | {"calls": self.all.size}
 
 
-def alternate(functions: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Samples]:
-    """Time `functions` in turn for about `seconds` in all, at least three rounds (one where a round takes longer)."""
+def alternate(functions: Mapping[str, Callable[[], Any]], seconds: float, pause: float = 0.0) -> dict[str, Samples]:
+    """Time `functions` in turn for about `seconds` in all, at least three rounds (one where a round takes longer).
+
+    pause: seconds to sleep before each burst, for threads of other functions that still spin to go to sleep.
+    """
     if not functions:
         return {}
     budget = int(1e9 * seconds)
@@ -66,6 +69,7 @@ def alternate(functions: Mapping[str, Callable[[], Any]], seconds: float) -> dic
             if number >= least and begun - started + longest > budget:
                 break
             for name in order:
+                time.sleep(pause)
                 seen[name].append(_burst(functions[name], bursts[name]))
             order = [*order[1:], order[0]]
             longest = max(longest, time.perf_counter_ns() - begun)
@@ -88,7 +92,8 @@ def _burst(function: Callable[[], Any], calls: int) -> list[int]:
 
 
 def _warm_up(function: Callable[[], Any], limit: int) -> tuple[int, int]:
-    """(nanoseconds of the quickest call, nanoseconds in all)."""
+    """(nanoseconds of the quickest call, of all calls) but the first, which may compile what the others only run."""
+    function()
     best, started = 2**62, time.perf_counter_ns()
     for _ in range(WARM_UP_CALLS):
         begun = time.perf_counter_ns()
