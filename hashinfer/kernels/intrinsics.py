@@ -5,7 +5,7 @@ name                   emits
 =====================  =======================================================================================
 load16, store16        one unaligned load/store of <16 x float>: 1 zmm, 2 ymm, 4 NEON registers
 splat16                insertelement + shufflevector: a broadcast of one float
-add16, sub16, mul16    fadd, fsub, fmul on <16 x float>
+add16, mul16           fadd, fmul on <16 x float>
 fma16                  llvm.fma.v16f32
 swap1/2/4/8            shufflevector, fmul by +-1, fadd: the butterfly of lanes i and i xor d inside one vector
 sum16                  shufflevector and fadd, four times
@@ -136,7 +136,7 @@ def _binary(instruction: str) -> Any:
     return operation
 
 
-add16, sub16, mul16 = _binary("fadd"), _binary("fsub"), _binary("fmul")
+add16, mul16 = _binary("fadd"), _binary("fmul")
 
 
 @intrinsic  # type: ignore[untyped-decorator]
