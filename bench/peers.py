@@ -79,7 +79,9 @@ class Twin:
     def _openvino(self, threads: int) -> Peer:
         import openvino
 
-        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        # Pinning would bind the calling thread, and with it all engines' threads that start later, to one processor.
+        settings |= {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
         compiled = openvino.Core().compile_model(str(self.fp32), "CPU", settings)
         request = compiled.create_infer_request()
         return Peer(OPENVINO, lambda feed: request.infer(dict(feed), share_inputs=True, share_outputs=True)[0])

@@ -32,8 +32,8 @@ class Effort:
     Where a run should take TRIED times that by the batch before, it is not even tried.
     """
 
-    seconds: float = 0.2
-    slowest: float = 1.6
+    seconds: float = 0.15
+    slowest: float = 1.0
     batches: tuple[int, ...] = BATCHES
     threads: tuple[int, ...] = THREADS
     peers: tuple[str, ...] = peers.NAMES
