@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "InferenceSession": "hashinfer.session.session",
+    "InferenceSession": "hashinfer.session.choice",
     "ExecutionMode": "hashinfer.session.options",
     "GraphOptimizationLevel": "hashinfer.session.options",
     "ModelMetadata": "hashinfer.session.options",

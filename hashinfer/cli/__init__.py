@@ -1,4 +1,4 @@
-"""The command line: `hashinfer run`, `inspect`, `verify`, `bench`, `compress`, `expand`."""
+"""The command line: `hashinfer run`, `inspect`, `verify`, `bench`, `compress`, `build`, `expand`."""
 
 from __future__ import annotations
 

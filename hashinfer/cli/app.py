@@ -15,6 +15,7 @@ COMMANDS = {
     "verify": ("hashinfer.cli.verify", "Hold the kernels against the reference evaluator."),
     "bench": ("hashinfer.cli.bench", "Measure start, time and memory of a model, beside onnxruntime if asked."),
     "compress": ("hashinfer.cli.compress", "Hash the weights of a dense model; distil it where there is data."),
+    "build": ("hashinfer.cli.build", "Compile a model ahead of time, for this CPU or another one."),
     "expand": ("hashinfer.cli.expand", "Write the plain dense twin of a model."),
 }
 

@@ -75,6 +75,10 @@ class Kernel:
                     self._compiled = _compile(self._function, self._signature)
         return int(self._compiled.address)
 
+    def llvm_ir(self) -> str:
+        """LLVM IR of the entry, `define i32` of it first, and of all it calls, as Numba's settings make it."""
+        return str(cfunc(self._signature, **OPTIONS)(self._function)._library.get_llvm_str())
+
     def __repr__(self) -> str:
         return f"<kernel {self.name}>"
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
+
+from hashinfer.errors import InputError
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -100,3 +104,12 @@ get_all_providers = get_available_providers
 def get_device() -> str:
     """What the engine runs on."""
     return "CPU"
+
+
+def check_providers(providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None) -> None:
+    """Raise InputError where providers are listed and the one there is is not among them."""
+    if not providers:
+        return
+    names = [p if isinstance(p, str) else p[0] for p in providers]
+    if PROVIDER not in names:
+        raise InputError(f"providers are {', '.join(map(repr, names))}; this engine has {PROVIDER!r}")

@@ -24,7 +24,7 @@ from hashinfer.plan.limits import physical_memory
 from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, weight_bytes
 from hashinfer.plan.profile import Profile, profile_plan
 from hashinfer.plan.report import plan_report
-from hashinfer.session.options import PROVIDER, ModelMetadata, NodeArg, RunOptions, SessionOptions
+from hashinfer.session.options import PROVIDER, ModelMetadata, NodeArg, RunOptions, SessionOptions, check_providers
 from hashinfer.session.plans import PlanCache, PlanKey
 from hashinfer.session.repeated import Repeated
 from hashinfer.session.threads import MAX_THREADS, default_threads
@@ -61,7 +61,7 @@ class InferenceSession:
         threads: int | None = None,
         max_memory: int | None = None,
     ) -> None:
-        _check_providers(providers)
+        check_providers(providers)
         self._options = sess_options or SessionOptions()
         self._threads = _thread_count(threads, self._options)
         if max_memory is not None and (not isinstance(max_memory, int) or max_memory < 1):
@@ -301,14 +301,6 @@ class InferenceSession:
             else:
                 targets.append(np.empty(kind.shape, kind.dtype))
         return targets
-
-
-def _check_providers(providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None) -> None:
-    if not providers:
-        return
-    names = [p if isinstance(p, str) else p[0] for p in providers]
-    if PROVIDER not in names:
-        raise InputError(f"providers are {', '.join(map(repr, names))}; this engine has {PROVIDER!r}")
 
 
 def _thread_count(threads: int | None, options: SessionOptions) -> int:
