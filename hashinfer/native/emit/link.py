@@ -40,7 +40,7 @@ def _machine() -> str:
 
 
 def linker(target: Target) -> list[str]:
-    """The command to link with. Raises UnsupportedError where none is here, InputError where the target has no system."""
+    """The command to link with. Raises UnsupportedError where none is here, InputError where a target has no system."""
     if target.small:
         raise InputError(f"{target.name} has no shared libraries; build an object file (--format o)")
     commands = linkers(target)

@@ -1,0 +1,189 @@
+"""Training one cell: the recipe, the loop, checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bench.paper.cells import OUT_BUCKETS, PIXELS, WIDE, Cell, numbers
+from bench.paper.nets import Masks, Net
+from bench.paper.sets import VERSION, Images
+from hashinfer.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every cell is trained; chosen on validation data (bench.paper.tune).
+
+    effort: a set of N images is seen effort / N^0.4 times. batch: a step takes batch sqrt(N) images at first, `late`
+    times as many in the last third. lr: Adam's peak learning rate; a linear rise over a share `rise`, then a cosine to
+    a hundredth. drop_in, drop: dropout of the full net's inputs and hidden units; ease: the part of both that each
+    halving of the storage takes off, whatever kind of net spends it. smooth: label smoothing. ema: the decay of the
+    average over the steps that is kept in the end. distill: the weight of the teacher's answers at temperature
+    `warmth`, for distilled cells. precision: of the hidden layers' products.
+    """
+
+    effort: float = 2600.0
+    batch: float = 1.1
+    late: int = 2
+    lr: float = 0.004
+    rise: float = 0.05
+    drop_in: float = 0.25
+    drop: float = 0.5
+    ease: float = 0.1
+    smooth: float = 0.0
+    ema: float = 0.998
+    distill: float = 0.7
+    warmth: float = 1.0
+    precision: str = "bfloat16"
+
+    def epochs(self, images: int) -> int:
+        """How often a set of that many images is seen."""
+        return max(1, round(self.effort / images**0.4))
+
+    def batch_at(self, epoch: int, epochs: int, images: int) -> int:
+        """Images a step in an epoch counted from 0, a multiple of 16."""
+        size = 16 * max(1, round(self.batch * math.sqrt(images) / 16))
+        return size * self.late if 3 * epoch >= 2 * epochs else size
+
+    def drops(self, cell: Cell) -> tuple[float, float]:
+        """Dropout of a cell's inputs and of its hidden units."""
+        full = numbers([PIXELS, *[WIDE] * (cell.depth - 2), cell.classes])
+        part = max(0.0, 1 - self.ease * math.log2(full / cell.budget))
+        return self.drop_in * part, self.drop * part
+
+    def digest(self, cell: Cell) -> str:
+        """Eight hexadecimal digits of what a cell's training depends on beside the cell itself.
+
+        These are the recipe, without the parts on distilling for a cell that is not distilled, the data sets' version
+        and the rule for K.
+        """
+        fields = asdict(self)
+        if not cell.distilled:
+            del fields["distill"], fields["warmth"]
+        text = json.dumps([fields, VERSION, OUT_BUCKETS], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def deviation_of(image: Images) -> float:
+    """The standard deviation over all pixels of all images: the one number that scales a set's inputs."""
+    return float(image.std())
+
+
+def inputs(image: Images, deviation: float) -> Tensor:
+    """uint8 [N, 28, 28] -> float32 [N, 784], grey levels over `deviation`: black stays zero."""
+    return torch.from_numpy(image.reshape(len(image), -1)).float() / deviation
+
+
+def train(
+    cell: Cell,
+    recipe: Recipe,
+    x: Tensor,
+    label: Tensor,
+    *,
+    teacher: Net | None = None,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Net, float, int]:
+    """(the average over training steps, seconds of training, epochs) for inputs x [N, 784] and labels [N].
+
+    Resumes from `checkpoint` where that file exists. Each epoch draws from its own seed: a resumed run takes the same
+    steps as an unbroken one. Raises ValueError for a checkpoint of another run.
+    """
+    torch.manual_seed(cell.seed)
+    net, mean = Net(cell), Net(cell)
+    mean.load_state_dict(net.state_dict())
+    weights, averages = list(net.parameters()), list(mean.parameters())
+    optimizer = torch.optim.Adam(weights, lr=recipe.lr, fused=True)
+    epochs, drop = recipe.epochs(len(x)), recipe.drops(cell)
+    identity = {"cell": cell.name, "recipe": recipe.digest(cell), "images": len(x)}
+    first, before = 0, 0.0
+    if checkpoint is not None and checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        if saved["identity"] != identity:
+            raise ValueError(f"{checkpoint} is of another run: {saved['identity']}; expected {identity}")
+        net.load_state_dict(saved["net"])
+        mean.load_state_dict(saved["mean"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first, before = saved["epochs"], saved["seconds"]
+    narrow = x.to(getattr(torch, recipe.precision))
+    began = time.perf_counter()
+    every = max(1, epochs // 8)
+    for epoch in range(first, epochs):
+        masks = Masks((cell.seed, epoch))
+        order = torch.from_numpy(np.random.default_rng([cell.seed, epoch, 1]).permutation(len(x)))
+        done = 0
+        for at in order.split(recipe.batch_at(epoch, epochs, len(x))):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * pace((epoch + done / len(x)) / epochs, recipe.rise)
+            loss = loss_of(net, narrow[at], label[at], recipe, drop, masks, teacher)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(averages, weights, 1 - recipe.ema)
+            done += len(at)
+        if checkpoint is not None and (epoch + 1) % every == 0:
+            state = {"net": net.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
+            seconds = before + time.perf_counter() - began
+            save(checkpoint, {"identity": identity, "epochs": epoch + 1, "seconds": seconds, **state})
+        if progress is not None:
+            progress(epoch + 1, epochs)
+    return mean.eval(), before + time.perf_counter() - began, epochs
+
+
+def pace(done: float, rise: float) -> float:
+    """The learning rate's share of its peak when a share `done` of the training is over."""
+    if done < rise:
+        return max(done, 0.01 * rise) / rise
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
+
+
+def loss_of(
+    net: Net, x: Tensor, label: Tensor, recipe: Recipe, drop: tuple[float, float], masks: Masks, teacher: Net | None
+) -> Tensor:
+    """Cross entropy with the labels and, where there is a teacher, with its softened answers (Hinton et al., 2015)."""
+    x = masks(x, drop[0])
+    logits = net(x, masks, (0.0, drop[1]))
+    loss = functional.cross_entropy(logits, label, label_smoothing=recipe.smooth)
+    if teacher is None:
+        return loss
+    with torch.no_grad():
+        soft = functional.softmax(teacher(x) / recipe.warmth, 1)
+    taught = functional.cross_entropy(logits / recipe.warmth, soft)
+    return (1 - recipe.distill) * loss + recipe.distill * recipe.warmth**2 * taught
+
+
+@torch.no_grad()
+def logits_of(net: Net, x: Tensor) -> Tensor:
+    """Logits [N, classes] in float32, in blocks."""
+    return torch.cat([net(block) for block in x.split(5000)])
+
+
+def error_percent(logits: Tensor, label: Tensor) -> float:
+    """The share of wrong answers in percent."""
+    return 100 * float((logits.argmax(1) != label).double().mean())
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """torch.save, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        torch.save(state, file)
+
+
+def tensor(label: npt.NDArray[np.int64]) -> Tensor:
+    """Labels as PyTorch wants them."""
+    return torch.from_numpy(label.astype(np.int64))
