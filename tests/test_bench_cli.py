@@ -145,7 +145,8 @@ def test_bad_input_is_one_line(folder: Path, arguments: list[object], words: str
 def test_interrupted(folder: Path) -> None:
     words = [*COMMAND, "bench", str(folder / "net.hnet"), "--seconds", "3600", "--batch", "1"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
-        time.sleep(5)
+        time.sleep(10)
+        assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
