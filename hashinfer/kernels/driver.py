@@ -22,20 +22,33 @@ from numba import types
 
 from hashinfer.kernels.intrinsics import atomic_add, atomic_load, atomic_store, call_entry, int64_at, relax
 from hashinfer.kernels.jit import Kernel, compiled, device
+from hashinfer.kernels.parking import PARKED, SEAT, call, dismiss, sleep
 
 ROW = 64
 TILES, ADDRESS = ROW - 2, ROW - 1
 
-OPEN, ACTIVE, CODE, STEPS, COUNTERS, SCRATCH, SCRATCH_STRIDE, PARKED = 0, 8, 16, 17, 18, 19, 20, 24
-"""Places in a control block; PARKED + k is 1 while worker k sleeps or is about to."""
+OPEN, ACTIVE, CODE, STEPS, COUNTERS, SCRATCH, SCRATCH_STRIDE, WORKERS, STOPPED, SEATS = (
+    0,
+    8,
+    16,
+    17,
+    18,
+    19,
+    20,
+    21,
+    22,
+    24,
+)
+"""Places in a control block; the workers' seats (see parking.py) begin at SEATS."""
 SPINS_BEFORE_YIELD = 256
 SPINS_BEFORE_PARKING = 3000
 
 
 def control_block(workers: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """A control block for workers 1 ... `workers`, all of them parked."""
-    block = np.zeros(PARKED + workers + 1, np.int64)
-    block[PARKED:] = 1
+    """A control block for that many workers, all of them parked."""
+    block = np.zeros(SEATS + SEAT * workers, np.int64)
+    block[WORKERS] = workers
+    block[SEATS + PARKED :: SEAT] = 1
     return block
 
 
@@ -97,6 +110,8 @@ def run_shared(control_address, job):  # type: ignore[no-untyped-def]
     for k in range(2 * control[STEPS]):
         counters[k] = 0
     atomic_store(control, OPEN, job)
+    for k in range(control[WORKERS]):
+        call(control_address + 8 * (SEATS + SEAT * k))
     _run_steps(control, 0)
     atomic_store(control, OPEN, 0)
     spins = 0
@@ -106,18 +121,22 @@ def run_shared(control_address, job):  # type: ignore[no-untyped-def]
 
 
 @compiled(types.void(types.int64, types.int64))
-def serve(control_address, thread):  # type: ignore[no-untyped-def]
-    """Join jobs as they open; return, parked, after a short spin without one."""
+def serve(control_address, worker):  # type: ignore[no-untyped-def]
+    """Join jobs as they open, as worker 0, 1, ...; park after a short spin without one.
+
+    Returns when the pool is stopped, and where workers park in Python.
+    """
     control = int64_at(control_address)
+    own = SEATS + SEAT * worker
     last, spins = 0, 0
-    while True:
+    while control[STOPPED] == 0:
         job = atomic_load(control, OPEN)
         if job not in (0, last):
             atomic_add(control, ACTIVE, 1)
             job = atomic_load(control, OPEN)
             if job != 0:
                 last = job
-                _run_steps(control, thread)
+                _run_steps(control, worker + 1)
             atomic_add(control, ACTIVE, -1)
             spins = 0
             continue
@@ -125,11 +144,22 @@ def serve(control_address, thread):  # type: ignore[no-untyped-def]
         if spins < SPINS_BEFORE_PARKING:
             relax()
             continue
-        atomic_store(control, PARKED + thread, 1)
+        atomic_store(control, own + PARKED, 1)
         job = atomic_load(control, OPEN)
-        if job in (0, last):
+        if job not in (0, last):
+            atomic_store(control, own + PARKED, 0)
+        elif atomic_load(control, STOPPED) != 0 or not sleep(control_address + 8 * own):
             return
-        atomic_store(control, PARKED + thread, 0)
+        spins = 0
+
+
+@compiled(types.void(types.int64))
+def stop(control_address):  # type: ignore[no-untyped-def]
+    """Have all workers return."""
+    control = int64_at(control_address)
+    atomic_store(control, STOPPED, 1)
+    for k in range(control[WORKERS]):
+        dismiss(control_address + 8 * (SEATS + SEAT * k))
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels import driver
+from hashinfer.kernels import driver, parking
 from hashinfer.kernels.driver import callable_from_python, control_block
 
 
@@ -85,26 +85,28 @@ class _State:
         self.control = control_block(workers)
         self.address = int(self.control.ctypes.data)
         self.job = 0
-        self.stopped = False
-        self.wake = [threading.Lock() for _ in range(workers)]
-        for lock in self.wake:
-            lock.acquire()
         self.serve = callable_from_python(driver.serve)
         self.run_shared = callable_from_python(driver.run_shared)
+        self._stop = callable_from_python(driver.stop)
+        self.locks = [] if parking.NATIVE else [threading.Lock() for _ in range(workers)]
+        """Where workers cannot sleep in native code: locked while they are to sleep."""
+        for lock in self.locks:
+            lock.acquire()
         for k in range(workers):
             threading.Thread(target=self._work, args=(k,), daemon=True, name=f"hashinfer-{k + 1}").start()
 
     def _work(self, k: int) -> None:
-        while True:
-            self.wake[k].acquire()
-            if self.stopped:
-                return
-            self.serve(self.address, k + 1)
+        self.control[driver.SEATS + parking.SEAT * k + parking.THREAD_ID] = threading.get_native_id()
+        while not self.control[driver.STOPPED]:
+            if self.locks:
+                self.locks[k].acquire()
+            self.serve(self.address, k)
 
-    def _wake_parked(self) -> None:
-        for k, lock in enumerate(self.wake):
-            if self.control[driver.PARKED + k + 1]:
-                self.control[driver.PARKED + k + 1] = 0
+    def _open_locks(self, *, every: bool = False) -> None:
+        for k, lock in enumerate(self.locks):
+            parked = driver.SEATS + parking.SEAT * k + parking.PARKED
+            if every or self.control[parked]:
+                self.control[parked] = 0
                 # Open already where the worker saw an earlier job before it slept: it will find the lock so.
                 if lock.locked():
                     lock.release()
@@ -117,16 +119,13 @@ class _State:
         control[driver.SCRATCH] = program.scratch
         control[driver.SCRATCH_STRIDE] = program.scratch_stride
         self.job += 1
-        self._wake_parked()
+        if self.locks:
+            self._open_locks()
         self.run_shared(self.address, self.job)
 
     def stop(self) -> None:
-        self.stopped = True
-        for k, lock in enumerate(self.wake):
-            # A worker that is awake parks by itself and finds `stopped` only when its lock opens once more.
-            if lock.locked():
-                self.control[driver.PARKED + k + 1] = 0
-                lock.release()
+        self._stop(self.address)
+        self._open_locks(every=True)
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
