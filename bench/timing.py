@@ -6,10 +6,13 @@ timed ones. The burst's median is one sample. Ratios are taken round by round.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Run = Callable[[int], Any]
@@ -17,9 +20,9 @@ Run = Callable[[int], Any]
 Samples = dict[str, list[float]]
 
 BURST_SECONDS, BURST_RUNS = 0.002, 50
-PAUSE_SECONDS, MOST_PAUSES, QUIET = 0.002, 60, 0.25
-"""Between engines: until the threads of this process take less than QUIET of a pause. Pools spin for a while after a
-run (OpenBLAS for some 20 ms), and would take a processor from the engine that comes next."""
+PAUSE_SECONDS, MOST_PAUSES = 0.002, 100
+"""Between engines: until no other thread of this process runs. Pools spin for a while after a run (OpenBLAS for 20 ms,
+onnxruntime for 80), and would take a processor from the engine that comes next."""
 WARM_RUNS, WARM_SECONDS = 3, 0.001
 """Runs before a burst is timed: a processor that has slept is slow for its first microseconds."""
 LONG_SECONDS = 0.05
@@ -61,12 +64,25 @@ def once(run: Run) -> float:
 
 
 def settle() -> None:
-    """Sleep until no thread of this process is running, or MOST_PAUSES pauses."""
+    """Sleep until no other thread of this process wants a processor, or MOST_PAUSES pauses."""
     for _ in range(MOST_PAUSES):
-        before = time.process_time()
         time.sleep(PAUSE_SECONDS)
-        if time.process_time() - before < QUIET * PAUSE_SECONDS:
+        if not _others_run():
             return
+
+
+def _others_run() -> bool:
+    """Whether another thread of this process runs or is ready to; where the system does not say, no.
+
+    The process's processor time would not do: of a thread that spins, it knows nothing until the next tick of the
+    system's clock, 4 ms or more later.
+    """
+    own = threading.get_native_id()
+    for stat in Path("/proc/self/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.parent.name) != own and stat.read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
 
 
 def _burst(run: Run, expected: float, number: int) -> float:
