@@ -22,6 +22,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from hashinfer.errors import OpError, UnsupportedError
 from hashinfer.ops import activation, cast, create, elementwise, indexing, normalize, pool, reduce, shapes
 from hashinfer.ops.base import REGISTRY, Array, Call, Operand, TensorType, is_native
+from hashinfer.ops.emission import NativeOp
 from hashinfer.ops.erf import erf
 from hashinfer.ops.reference import ReferenceOp
 
@@ -652,6 +653,43 @@ def test_pad(data: st.DataObject) -> None:
     np.testing.assert_array_equal(cropped, x)
 
 
+def check_pooling_kernel(attrs: dict[str, Any], x: Array) -> None:
+    """Hold the kernel to what NumPy makes of it, to the bit, NaN and infinities among the elements."""
+    op, call = pool.MaxPool(), Call(attrs, 12)
+    x = x.copy()
+    x.reshape(-1)[::7], x.reshape(-1)[3::11], x.reshape(-1)[5::13] = np.nan, np.inf, -np.inf
+    (kind,) = infer("MaxPool", call, [x])
+    expected, found = np.empty(kind.shape, kind.dtype), np.full(kind.shape, 77, kind.dtype)
+    op.run(call, [x], [expected])
+    assert op.emits(call, [Operand.of(x)]) == (x.ndim <= 4)
+    if x.ndim <= 4:
+        NativeOp.run(op, call, [x], [found])
+        np.testing.assert_array_equal(found, expected)
+
+
+POOLING_KERNEL = {
+    "wide": ((3, 5, 33, 70), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    "overlapping": ((1, 2, 19, 40), {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1]}),
+    "dilated": ((2, 1, 30, 50), {"kernel_shape": [3, 2], "strides": [1, 3], "dilations": [4, 5], "pads": [2, 1, 0, 3]}),
+    "one axis": ((2, 3, 64), {"kernel_shape": [4], "strides": [4], "ceil_mode": 1}),
+    "only padding at the end": ((1, 1, 4, 4), {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [0, 0, 1, 1]}),
+    "more padding than image": ((1, 1, 2, 2), {"kernel_shape": [3, 3], "strides": [5, 5], "pads": [2, 2, 2, 2]}),
+    "many planes": ((70, 9, 8, 8), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    "no images": ((0, 3, 8, 8), {"kernel_shape": [2, 2]}),
+}
+
+
+@pytest.mark.parametrize("case", POOLING_KERNEL)
+def test_pooling_kernel(case: str) -> None:
+    shape, attrs = POOLING_KERNEL[case]
+    check_pooling_kernel(attrs, floats(*shape))
+
+
+def test_a_line_too_long_for_the_pooling_kernel_is_left_to_numpy() -> None:
+    x = Operand(TensorType(np.dtype("f4"), (1, 1, 1, 2**25)))
+    assert not pool.MaxPool().emits(Call({"kernel_shape": [1, 2]}, 12), [x])
+
+
 @given(st.data())
 def test_pool(data: st.DataObject) -> None:
     rank = data.draw(st.integers(1, 3))
@@ -668,6 +706,7 @@ def test_pool(data: st.DataObject) -> None:
         strides[:] = map(min, strides, kernel)
     x = floats(1, 2, *(data.draw(st.integers(d * (k - 1) + 1, 8)) for k, d in zip(kernel, dilations, strict=True)))
     check("MaxPool", [x], 12, attrs)
+    check_pooling_kernel(attrs, x)
     check("AveragePool", [x], 19, {**attrs, "count_include_pad": data.draw(st.integers(0, 1))})
 
 

@@ -39,6 +39,20 @@ def test_sum_nonzero_and_largest():
 
 
 @device
+def larger_and_even(a, b, out):
+    intrinsics.store16(out, 0, intrinsics.max16(intrinsics.load16(a, 0), intrinsics.load16(b, 0)))
+    intrinsics.store16(out, 16, intrinsics.load_even16(a, 3))
+
+
+@pytest.mark.parametrize("turn", range(16))
+def test_max_and_every_other(turn):
+    a, out = np.concatenate([np.roll(ODD, turn), whole(20)]), np.empty(32, np.float32)
+    larger_and_even(a, ODD, out)
+    np.testing.assert_array_equal(out[:16], np.maximum(a[:16], ODD))
+    np.testing.assert_array_equal(out[16:], a[3:35:2])
+
+
+@device
 def stored_lanes(x, first, count, out):
     intrinsics.store_lanes16(out, 20, intrinsics.load16(x, 0), first, count)
 

@@ -18,6 +18,8 @@ weights16              load of <16 x float | i8 | i16>; sitofp, or shifts and an
 pick16                 eight loads of a pair of slots, sixteen scalar loads of weights and insertelements: on Zen twice
                        as fast as a gather; then as weights16
 largest16              and, icmp ugt, select on the bits without their sign: a running maximum of magnitudes
+max16                  fcmp ogt, select, fcmp uno, select
+load_even16            two loads, a shufflevector that takes every other lane
 nonzero16              fcmp une, bitcast of sixteen i1 to i16, ctpop
 butterflies2/4/8/16    loads, log2(radix) stages of fadd and llvm.fma by a -1 that LLVM cannot see through, stores: a
                        fused multiply-add runs on units that an addition does not use (Zen), and rounds the same
@@ -314,6 +316,32 @@ def largest16(_context: Any, largest: Any, value: Any) -> Any:
         )
 
     return float32x16(float32x16, float32x16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def max16(_context: Any, a: Any, b: Any) -> Any:
+    """Lane by lane the larger of two, NaN where one is."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        a, b = args
+        larger = builder.select(builder.fcmp_ordered(">", b, a), b, a)
+        return builder.select(builder.fcmp_unordered("uno", b, b), b, larger)
+
+    return float32x16(float32x16, float32x16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_even16(_context: Any, array: Any, offset: Any) -> Any:
+    """array[offset : offset + 32 : 2] of a float32 array; the element after the last is read as well."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        halves = []
+        for half in (0, LANES):
+            at = builder.add(args[1], _I64(half))
+            halves.append(builder.load(_vector_pointer(context, builder, sig.args[0], args[0], at), align=4))
+        return builder.shuffle_vector(*halves, ir.Constant(_WORDS, list(range(0, 2 * LANES, 2))))
+
+    return float32x16(array, types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

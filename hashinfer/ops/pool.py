@@ -1,7 +1,8 @@
 """Pooling over windows of [N, C, ...] with any number of spatial axes, and over whole images.
 
-A window's position along an axis is o stride - pad + k dilation, for output o and kernel position k. The kernels loop
-over k and take all o at once, so padding is never made: positions outside the image are left out of the slices.
+A window's position along an axis is o stride - pad + k dilation, for output o and kernel position k. Outside the kernel
+for float32, NumPy takes all o of a k at once, so padding is never made: positions outside the image are left out of the
+slices.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import numpy as np
 
 from hashinfer.errors import OpError
+from hashinfer.kernels import pooling
 from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, register
 from hashinfer.ops.checks import FLOAT16, FLOATS, DTypes, array, need_dtype, need_rank, tensor, text
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.reduce import accumulator, lowest, mean
 
 
@@ -28,6 +32,11 @@ class Window:
     dilation: int
     pads: tuple[int, int]
     count: int
+
+    @property
+    def reach(self) -> int:
+        """The number of elements, those of the padding among them, from the first window's first to the last's last."""
+        return max(self.count - 1, 0) * self.stride + (self.kernel - 1) * self.dilation + 1
 
     def positions(self) -> range:
         """The kernel positions that are within the image for some output."""
@@ -84,6 +93,10 @@ class Mode:
         return Window(size, kernel, stride, dilation, pads, count)
 
 
+WHOLE = Window(1, 1, 1, 1, (0, 0), 1)
+"""Along an axis that is not there."""
+
+
 def windows(call: Call, spatial: Sequence[int]) -> list[Window]:
     """The windows along each spatial axis, as the attributes say. Raises OpError if they make no sense."""
     rank = len(spatial)
@@ -104,6 +117,12 @@ def windows(call: Call, spatial: Sequence[int]) -> list[Window]:
     mode = Mode(auto_pad, bool(call.get("ceil_mode", 0)))
     ends = zip(pads[:rank], pads[rank:], strict=True)
     return [mode.window(*settings) for settings in zip(spatial, kernel, strides, dilations, ends, strict=True)]
+
+
+TILE = 4096
+"""Elements of the planes that make one tile, where a plane has fewer."""
+LONGEST_LINE = 2**24
+"""The most elements that windows may reach over in the kernel, whose scratch holds a line of them."""
 
 
 def fold(ufunc: np.ufunc, x: Array, along: Sequence[Window], out: Array) -> None:
@@ -127,13 +146,36 @@ class Pool(Op):
 
 
 @register("MaxPool")
-class MaxPool(Pool):
+class MaxPool(Pool, NativeOp):
     """The largest element of each window. The indices, as a second output, are not native."""
 
     dtypes = FLOATS | frozenset(map(np.dtype, ("i1", "u1")))
 
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
         return call.outputs == 1
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        x = need(ins, 0, "X")
+        if x.dtype != np.float32 or len(x.shape) > 4:
+            return False
+        return all(axis.reach <= LONGEST_LINE for axis in windows(call, x.shape[2:]))
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        x = need(ins, 0, "X")
+        along = [WHOLE] * (4 - len(x.shape)) + windows(call, x.shape[2:])
+        size, total = prod(x.shape[2:]), prod(x.shape[:2]) if outs[0].size else 0
+        planes = max(1, TILE // max(size, 1))
+        line = along[-1].reach
+        args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "planes": planes, "total": total}
+        for k, axis in enumerate(along):
+            values = (axis.size, axis.count, axis.kernel, axis.stride, axis.dilation, axis.pads[0])
+            args |= {f"{name}_{k}": value for name, value in zip(pooling.AXIS, values, strict=True)}
+        work = NS_PER_ELEMENT * (x.type.size + along[-1].kernel * outs[0].size)
+        tiles = -(-total // planes)
+        return Emission(
+            [KernelCall(pooling.max_pool, tiles, args | {"line": line}, 4 * (line + pooling.SPARE), work)],
+            choice="max_pool",
+        )
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, (out,) = array(ins, 0), outs
