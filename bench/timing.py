@@ -6,23 +6,19 @@ timed ones. The burst's median is one sample. Ratios are taken round by round.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from hashinfer.cli.timing import settle
 
 Run = Callable[[int], Any]
 """Called with a running number, which picks one of the inputs."""
 Samples = dict[str, list[float]]
 
 BURST_SECONDS, BURST_RUNS = 0.002, 50
-PAUSE_SECONDS, MOST_PAUSES = 0.002, 100
-"""Between engines: until no other thread of this process runs. Pools spin for a while after a run (OpenBLAS for 20 ms,
-onnxruntime for 80), and would take a processor from the engine that comes next."""
 WARM_RUNS, WARM_SECONDS = 3, 0.001
 """Runs before a burst is timed: a processor that has slept is slow for its first microseconds."""
 LONG_SECONDS = 0.05
@@ -61,28 +57,6 @@ def once(run: Run) -> float:
     started = time.perf_counter()
     run(0)
     return time.perf_counter() - started
-
-
-def settle() -> None:
-    """Sleep until no other thread of this process wants a processor, or MOST_PAUSES pauses."""
-    for _ in range(MOST_PAUSES):
-        time.sleep(PAUSE_SECONDS)
-        if not _others_run():
-            return
-
-
-def _others_run() -> bool:
-    """Whether another thread of this process runs or is ready to; where the system does not say, no.
-
-    The process's processor time would not do: of a thread that spins, it knows nothing until the next tick of the
-    system's clock, 4 ms or more later.
-    """
-    own = threading.get_native_id()
-    for stat in Path("/proc/self/task").glob("*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.parent.name) != own and stat.read_text().rpartition(")")[2].split()[0] == "R":
-                return True
-    return False
 
 
 def _burst(run: Run, expected: float, number: int) -> float:

@@ -35,8 +35,6 @@ Feed = dict[str, Array]
 
 COLD_STARTS = 3
 PROFILE_REPEATS = 100
-PAUSE = 0.01
-"""Seconds: onnxruntime's threads spin for a while after a run, on processors that ours need."""
 DEFAULT_BATCHES = (1, 64)
 
 
@@ -232,7 +230,7 @@ def _warm(
     functions: dict[str, Callable[[], Any]] = {"hashinfer": lambda: session.run(None, feed)}
     if rival is not None:
         functions["against"] = lambda: rival.run(feed)
-    seen = alternate(functions, seconds, PAUSE if rival is not None and session.threads > 1 else 0.0)
+    seen = alternate(functions, seconds, settled=rival is not None and session.threads > 1)
     out: dict[str, Any] = {
         "batch": rows,
         "threads": session.threads,

@@ -8,11 +8,14 @@ counted before it: what is kept stays small.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,10 @@ import numpy.typing as npt
 BURST_NS, MOST_IN_BURST = 3_000_000, 64
 WARM_UP_NS, WARM_UP_CALLS = 50_000_000, 20
 LEAST_ROUNDS, MOST_ROUNDS = 3, 400
+
+PAUSE_SECONDS, MOST_PAUSES = 0.002, 100
+"""Between functions: until no other thread of this process runs. Pools spin for a while after a run (OpenBLAS's for
+20 ms, onnxruntime's for 80), and would take a processor from the engine that comes next."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,10 +55,12 @@ class Samples:
         return {f"{n}_us": v / 1000 for n, v in zip(names, values, strict=True)} | {"calls": self.all.size}
 
 
-def alternate(functions: Mapping[str, Callable[[], Any]], seconds: float, pause: float = 0.0) -> dict[str, Samples]:
+def alternate(
+    functions: Mapping[str, Callable[[], Any]], seconds: float, *, settled: bool = False
+) -> dict[str, Samples]:
     """Time `functions` in turn for about `seconds` in all, at least three rounds (one where a round takes longer).
 
-    pause: seconds to sleep before each burst, for threads of other functions that still spin to go to sleep.
+    settled: wait before each burst until the threads of other functions have gone to sleep.
     """
     if not functions:
         return {}
@@ -72,11 +81,34 @@ def alternate(functions: Mapping[str, Callable[[], Any]], seconds: float, pause:
             if number >= least and begun - started + longest > budget:
                 break
             for name in order:
-                time.sleep(pause)
+                if settled:
+                    settle()
                 seen[name].append(_burst(functions[name], bursts[name], leads[name]))
             order = [*order[1:], order[0]]
             longest = max(longest, time.perf_counter_ns() - begun)
     return {name: Samples(found) for name, found in seen.items()}
+
+
+def settle() -> None:
+    """Sleep until no other thread of this process wants a processor, or MOST_PAUSES pauses."""
+    for _ in range(MOST_PAUSES):
+        time.sleep(PAUSE_SECONDS)
+        if not _others_run():
+            return
+
+
+def _others_run() -> bool:
+    """Whether another thread of this process runs or is ready to; where the system does not say, no.
+
+    The process's processor time would not do: of a thread that spins, it knows nothing until the next tick of the
+    system's clock, 4 ms or more later.
+    """
+    own = threading.get_native_id()
+    for stat in Path("/proc/self/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.parent.name) != own and stat.read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
 
 
 def ratio(slower: Samples, faster: Samples) -> dict[str, float]:
