@@ -7,8 +7,9 @@ inputs: the biases.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numba
 import numpy as np
@@ -102,24 +103,14 @@ class Masks:
         return x * keep.to(x.dtype).mul_(256 / (256 - level))
 
 
-class Net(nn.Module):
-    """A multi-layer perceptron with ReLU. The output layer always computes in float32."""
+class Stack(nn.Module):
+    """Layers with ReLU between them. The last one always computes in float32."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()
-        if cell.scheme:
-            self.layers = nn.ModuleList(HashedLayer(s) for s in cell.schemes())
-        else:
-            self.layers = nn.ModuleList(DenseLayer(m, n) for m, n in pairwise(cell.units))
-        if self.numbers > cell.budget:
-            raise ValueError(f"{cell.name} stores {self.numbers} numbers; its budget is {cell.budget}")
+        self.layers = nn.ModuleList(layers)
 
-    @property
-    def numbers(self) -> int:
-        """All stored numbers, biases included."""
-        return sum(p.numel() for p in self.parameters())
-
-    def narrow(self, precision: torch.dtype) -> Net:
+    def narrow(self, precision: torch.dtype) -> Self:
         """Itself, for use without training, with all but the output layer's parameters in the products' precision."""
         self.layers[:-1].to(precision)
         return self.requires_grad_(False).eval()
@@ -134,3 +125,21 @@ class Net(nn.Module):
                 x = masks(x, drop[1])
         out: Tensor = self.layers[-1](x.float())
         return out
+
+
+class Net(Stack):
+    """The multi-layer perceptron of a cell."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(
+            [HashedLayer(s) for s in cell.schemes()]
+            if cell.scheme
+            else [DenseLayer(m, n) for m, n in pairwise(cell.units)]
+        )
+        if self.numbers > cell.budget:
+            raise ValueError(f"{cell.name} stores {self.numbers} numbers; its budget is {cell.budget}")
+
+    @property
+    def numbers(self) -> int:
+        """All stored numbers, biases included."""
+        return sum(p.numel() for p in self.parameters())

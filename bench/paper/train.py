@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.paper.cells import OUT_BUCKETS, PIXELS, WIDE, Cell, numbers
-from bench.paper.nets import Masks, Net
+from bench.paper.nets import Masks, Net, Stack
 from bench.paper.sets import VERSION, Images
 from hashinfer.files import atomic_write
 
@@ -61,7 +61,11 @@ class Recipe:
     def drops(self, cell: Cell) -> tuple[float, float]:
         """Dropout of a cell's inputs and of its hidden units."""
         full = numbers([PIXELS, *[WIDE] * (cell.depth - 2), cell.classes])
-        part = max(0.0, 1 - self.ease * math.log2(full / cell.budget))
+        return self.drops_at(full / cell.budget)
+
+    def drops_at(self, factor: float) -> tuple[float, float]:
+        """Dropout of a net that stores the numbers of the full one over `factor`."""
+        part = max(0.0, 1 - self.ease * math.log2(factor))
         return self.drop_in * part, self.drop * part
 
     def digest(self, cell: Cell) -> str:
@@ -99,49 +103,73 @@ def train(
 ) -> tuple[Net, float, int]:
     """(the average over training steps, seconds of training, epochs) for inputs x [N, 784] and labels [N].
 
-    Resumes from `checkpoint` where that file exists. Each epoch draws from its own seed: a resumed run takes the same
-    steps as an unbroken one. Raises ValueError for a checkpoint of another run.
+    Raises ValueError for a checkpoint of another run.
     """
     torch.manual_seed(cell.seed)
-    net, mean = Net(cell), Net(cell)
+    net, mean, epochs = Net(cell), Net(cell), recipe.epochs(len(x))
+    identity = {"cell": cell.name, "recipe": recipe.digest(cell), "images": len(x)}
+    run = Run(cell.seed, epochs, recipe.drops(cell), identity, checkpoint, progress)
+    return mean, fit(net, mean, recipe, run, x, label, teacher), epochs
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its seed, its epochs, dropout of the inputs and of the hidden units, and where it is kept.
+
+    identity: what a checkpoint must say of itself.
+    """
+
+    seed: int
+    epochs: int
+    drop: tuple[float, float]
+    identity: dict[str, Any]
+    checkpoint: Path | None = None
+    progress: Callable[[int, int], None] | None = None
+
+
+def fit(net: Stack, mean: Stack, recipe: Recipe, run: Run, x: Tensor, label: Tensor, teacher: Stack | None) -> float:
+    """Train `net` on inputs x [N, 784] and labels [N]; `mean` becomes the average over the steps. Gives the seconds.
+
+    Resumes from the checkpoint where that file exists. Each epoch draws from its own seed: a resumed run takes the same
+    steps as an unbroken one. Raises ValueError for a checkpoint of another run.
+    """
     mean.load_state_dict(net.state_dict())
     weights, averages = list(net.parameters()), list(mean.parameters())
     optimizer = torch.optim.Adam(weights, lr=recipe.lr, fused=True)
-    epochs, drop = recipe.epochs(len(x)), recipe.drops(cell)
-    identity = {"cell": cell.name, "recipe": recipe.digest(cell), "images": len(x)}
     first, before = 0, 0.0
-    if checkpoint is not None and checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        if saved["identity"] != identity:
-            raise ValueError(f"{checkpoint} is of another run: {saved['identity']}; expected {identity}")
+    if run.checkpoint is not None and run.checkpoint.exists():
+        saved = torch.load(run.checkpoint, weights_only=True)
+        if saved["identity"] != run.identity:
+            raise ValueError(f"{run.checkpoint} is of another run: {saved['identity']}; expected {run.identity}")
         net.load_state_dict(saved["net"])
         mean.load_state_dict(saved["mean"])
         optimizer.load_state_dict(saved["optimizer"])
         first, before = saved["epochs"], saved["seconds"]
     narrow = x.to(getattr(torch, recipe.precision))
     began = time.perf_counter()
-    every = max(1, epochs // 8)
-    for epoch in range(first, epochs):
-        masks = Masks((cell.seed, epoch))
-        order = torch.from_numpy(np.random.default_rng([cell.seed, epoch, 1]).permutation(len(x)))
+    every = max(1, run.epochs // 8)
+    for epoch in range(first, run.epochs):
+        masks = Masks((run.seed, epoch))
+        order = torch.from_numpy(np.random.default_rng([run.seed, epoch, 1]).permutation(len(x)))
         done = 0
-        for at in order.split(recipe.batch_at(epoch, epochs, len(x))):
+        for at in order.split(recipe.batch_at(epoch, run.epochs, len(x))):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * pace((epoch + done / len(x)) / epochs, recipe.rise)
-            loss = loss_of(net, narrow[at], label[at], recipe, drop, masks, teacher)
+                group["lr"] = recipe.lr * pace((epoch + done / len(x)) / run.epochs, recipe.rise)
+            loss = loss_of(net, narrow[at], label[at], recipe, run.drop, masks, teacher)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(averages, weights, 1 - recipe.ema)
             done += len(at)
-        if checkpoint is not None and (epoch + 1) % every == 0:
+        if run.checkpoint is not None and (epoch + 1) % every == 0:
             state = {"net": net.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
             seconds = before + time.perf_counter() - began
-            save(checkpoint, {"identity": identity, "epochs": epoch + 1, "seconds": seconds, **state})
-        if progress is not None:
-            progress(epoch + 1, epochs)
-    return mean.eval(), before + time.perf_counter() - began, epochs
+            save(run.checkpoint, {"identity": run.identity, "epochs": epoch + 1, "seconds": seconds, **state})
+        if run.progress is not None:
+            run.progress(epoch + 1, run.epochs)
+    mean.eval()
+    return before + time.perf_counter() - began
 
 
 def pace(done: float, rise: float) -> float:
@@ -152,7 +180,7 @@ def pace(done: float, rise: float) -> float:
 
 
 def loss_of(
-    net: Net, x: Tensor, label: Tensor, recipe: Recipe, drop: tuple[float, float], masks: Masks, teacher: Net | None
+    net: Stack, x: Tensor, label: Tensor, recipe: Recipe, drop: tuple[float, float], masks: Masks, teacher: Stack | None
 ) -> Tensor:
     """Cross entropy with the labels and, where there is a teacher, with its softened answers (Hinton et al., 2015)."""
     x = masks(x, drop[0])
@@ -167,7 +195,7 @@ def loss_of(
 
 
 @torch.no_grad()
-def logits_of(net: Net, x: Tensor) -> Tensor:
+def logits_of(net: Stack, x: Tensor) -> Tensor:
     """Logits [N, classes] in float32, in blocks."""
     return torch.cat([net(block) for block in x.split(5000)])
 
