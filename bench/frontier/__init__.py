@@ -1,0 +1,1 @@
+"""Test error against stored bytes: hashed nets beside the other families of compression, on one budget of training."""
