@@ -8,7 +8,7 @@ from onnx import AttributeProto, NodeProto, defs
 
 from hashinfer.errors import ModelError, UnsupportedError, at_node
 
-STANDARD_DOMAINS = ("", "ai.onnx.ml")
+STANDARD_DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 
 
 def check_node(proto: NodeProto, name: str, domain: str, opset: int, attributes: dict[str, AttributeProto]) -> None:
