@@ -134,13 +134,17 @@ def _check_versions(proto: ModelProto) -> dict[str, int]:
         opsets[domain] = entry.version
     if proto.ir_version < MIN_IR_VERSION:
         raise UnsupportedError(f"the model has IR version {proto.ir_version}; expected at least {MIN_IR_VERSION}")
-    newest = onnx.defs.onnx_opset_version()
     if not opsets:
         raise ModelError("the model imports no version of any domain; expected an opset_import")
-    if not MIN_OPSET <= opsets.get("", newest) <= newest:
-        raise UnsupportedError(f"the model's default-domain opset is {opsets['']}; expected {MIN_OPSET} to {newest}")
+    _check_default_domain(opsets, "the model")
     _check_hash_domain(opsets, "the model")
     return opsets
+
+
+def _check_default_domain(opsets: Mapping[str, int], where: str) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    if not MIN_OPSET <= opsets.get("", newest) <= newest:
+        raise UnsupportedError(f"{where}'s default-domain opset is {opsets['']}; expected {MIN_OPSET} to {newest}")
 
 
 def _check_hash_domain(opsets: Mapping[str, int], where: str) -> None:
@@ -390,6 +394,7 @@ class _Builder:
                 )
             )
         opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import}
+        _check_default_domain(opsets, what)
         _check_hash_domain(opsets, what)
         given = {a.name: a for a in function.attribute_proto} | dict(attributes)
         self.prefixes += 1

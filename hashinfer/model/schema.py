@@ -20,7 +20,7 @@ def check_node(proto: NodeProto, name: str, domain: str, opset: int, attributes:
         return
     try:
         schema = defs.get_schema(proto.op_type, opset, domain)
-    except defs.SchemaError:
+    except (defs.SchemaError, TypeError):
         shown = domain or "default-domain"
         raise UnsupportedError(at_node(proto.op_type, name, f"{shown} opset {opset} has no such op")) from None
     _check_count(proto, name, "inputs", len(proto.input), schema.min_input, schema.max_input)

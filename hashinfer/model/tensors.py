@@ -13,6 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from hashinfer.errors import MemoryLimitError, ModelError, UnsupportedError
 from hashinfer.model.graph import Array
 
+MAX_RANK, MAX_EXTENT = 64, 2**59
+"""NumPy's limits: axes, and elements of an empty array were its empty dimensions 1, at up to 16 bytes each."""
+
 _FOUR_BIT = {TensorProto.INT4, TensorProto.UINT4, getattr(TensorProto, "FLOAT4E2M1", -1)}
 
 
@@ -33,6 +36,8 @@ def to_array(tensor: TensorProto, where: str, folder: Path | None, max_bytes: in
     dims = tuple(tensor.dims)
     if any(d < 0 for d in dims):
         raise ModelError(f"{where} has dims {list(dims)}; expected none below 0")
+    if len(dims) > MAX_RANK or (0 in dims and prod(max(d, 1) for d in dims) > MAX_EXTENT):
+        raise ModelError(f"{where} has dims {list(dims)}, more than an array can have")
     if tensor.HasField("segment"):
         raise UnsupportedError(f"{where} is stored in segments, which ONNX no longer uses")
     if tensor.data_type == TensorProto.STRING:
