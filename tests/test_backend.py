@@ -16,7 +16,7 @@ import pytest
 from onnx import helper
 
 from hashinfer import backend
-from hashinfer.errors import InputError, MemoryLimitError, ModelError, UnsupportedError
+from hashinfer.errors import InputError, MemoryLimitError, ModelError, OpError, UnsupportedError
 from tests import nets
 from tests.nets import node
 
@@ -153,3 +153,116 @@ def test_one_node():
         backend.run_node(node("Add", ["a", "b"], ["y"]), [A])
     with pytest.raises(ModelError, match="3 inputs; expected 2"):
         backend.run_node(node("Add", ["a", "b", "c"], ["y"]), [A, B, A])
+
+
+# ------------------------------------------------------------------------------ ops that came in for the suite's sake
+
+
+def flex(**attributes: Any) -> onnx.NodeProto:
+    return helper.make_node("FlexAttention", ["q", "k", "v"], ["y"], domain="ai.onnx.preview", **attributes)
+
+
+def graph_of(op_type: str, outputs: int = 1) -> onnx.GraphProto:
+    made = [node(op_type, ["s"], [f"t{k}"]) for k in range(outputs)]
+    return helper.make_graph(
+        made, "g", [onnx.ValueInfoProto(name="s")], [onnx.ValueInfoProto(name=f"t{k}") for k in range(outputs)]
+    )
+
+
+def heads(count: int, rows: int, size: int, seed: int = 0, dtype: Any = F32) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((2, count, rows, size)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, F32, np.float64])
+def test_flex_attention_shares_heads_and_runs_its_graphs(dtype):
+    q, k, v = heads(4, 3, 5, 0, dtype), heads(2, 6, 5, 1, dtype), heads(2, 6, 7, 2, dtype)
+    (y,) = backend.run_node(flex(score_mod=graph_of("Neg"), prob_mod=graph_of("Sqrt"), scale=0.3), [q, k, v])
+    wide = [x.astype(np.float64) for x in (q, np.repeat(k, 2, 1), np.repeat(v, 2, 1))]
+    scores = -0.3 * wide[0] @ wide[1].transpose(0, 1, 3, 2)
+    shares = np.exp(scores) / np.exp(scores).sum(3, keepdims=True)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y, np.sqrt(shares) @ wide[2], atol=2e-2 if dtype == np.float16 else 1e-5)
+
+
+FLEX_ERRORS: dict[str, tuple[list[np.ndarray], dict[str, Any], str]] = {
+    "rank": ([heads(1, 2, 3)[0], heads(1, 2, 3), heads(1, 2, 3)], {}, "expected rank 4"),
+    "sizes": ([heads(1, 2, 3), heads(1, 2, 4), heads(1, 2, 3)], {}, "do not go together"),
+    "heads": ([heads(3, 2, 3), heads(2, 2, 3), heads(2, 2, 3)], {}, "3 heads, K 2 of 2 keys; expected a divisor"),
+    "graph": ([heads(1, 2, 3)] * 3, {"score_mod": graph_of("Neg", 2)}, "1 inputs and 2 outputs; expected one each"),
+    "shape": ([heads(1, 2, 3)] * 3, {"prob_mod": graph_of("Shape")}, "its prob_mod makes shape"),
+}
+
+
+@pytest.mark.parametrize("case", FLEX_ERRORS)
+def test_flex_attention_refuses(case):
+    inputs, attributes, says = FLEX_ERRORS[case]
+    with pytest.raises(OpError, match=f"FlexAttention node '.*{says}"):
+        backend.run_node(flex(**attributes), inputs)
+
+
+def test_flex_attention_within_its_memory():
+    q = np.ones((1, 1, 4000, 1), F32)
+    with pytest.raises(MemoryLimitError, match="its scores take"):
+        backend.run_node(flex(), [q, q, q], max_memory=1 << 20)
+
+
+def old_scan(inputs: int = 1, **attributes: Any) -> onnx.NodeProto:
+    """Sums along a sequence, as opset 8 wrote it."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("Add", ["sum", "next"], ["out"]), node("Identity", ["out"], ["each"])],
+        "body",
+        [value("sum", 1, [2]), value("next", 1, [2])],
+        [value("out", 1, [2]), value("each", 1, [2])],
+    )
+    names = ["lengths", "start", "x"] if attributes.pop("with_lengths", False) else ["", "start", "x"]
+    return node("Scan", names, ["last", "all"], num_scan_inputs=inputs, body=body, **attributes)
+
+
+def test_scan_of_opset_8():
+    start, x = np.zeros((2, 2), F32), np.arange(12, dtype=F32).reshape(2, 3, 2)
+    last, every = backend.run_node(old_scan(), [start, x], opset_version=8)
+    assert np.array_equal(last, x.sum(1))
+    assert np.array_equal(every, x.cumsum(1))
+    last, every = backend.run_node(old_scan(with_lengths=True), [np.array([1, 3]), start, x], opset_version=8)
+    assert np.array_equal(last, [x[0, 0], x[1].sum(0)])
+    assert np.array_equal(every, [[x[0, 0], [0, 0], [0, 0]], *x[1:].cumsum(1)])
+    last, every = backend.run_node(old_scan(directions=[1]), [start, x], opset_version=8)
+    assert np.array_equal(every, x[:, ::-1].cumsum(1))
+    with pytest.raises(OpError, match="batches of"):
+        backend.run_node(old_scan(), [start[:1], x], opset_version=8)
+
+
+def test_optionals():
+    """An optional holds a value as it is, or nothing."""
+    model = nets.model(
+        [
+            node("Optional", ["x"], ["full"]),
+            node("OptionalHasElement", ["full"], ["has"]),
+            node("OptionalGetElement", ["full"], ["y"]),
+        ],
+        {"x": (F32, [2])},
+        {"has": (np.bool_, []), "y": (F32, [2])},
+        {},
+    )
+    has, y = backend.run_model(model, [A])
+    assert bool(has)
+    assert np.array_equal(y, A)
+
+
+def test_models_of_old_opsets_are_converted():
+    """Broadcasting by an attribute, and a slope for each channel, as they were before opset 7."""
+    add = helper.make_node("Add", ["x", "b"], ["s"], broadcast=1)
+    graph = helper.make_graph(
+        [add, node("PRelu", ["s", "slope"], ["y"])],
+        "old",
+        [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", [1, 2, 3]), ("b", [3]), ("slope", [2]))],
+        [helper.make_tensor_value_info("y", 1, [1, 2, 3])],
+        [helper.make_tensor("b", 1, [3], [1.0, -9.0, 0.0]), helper.make_tensor("slope", 1, [2], [3.0, 0.5])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)], ir_version=3)
+    (y,) = backend.run_model(model, [np.ones((1, 2, 3), F32)])
+    assert y.tolist() == [[[2, -24, 1], [2, -4, 1]]]
+    assert [o.version for o in model.opset_import] == [6]
+    with pytest.raises(UnsupportedError, match="opset is 6"):
+        backend.prepare(model.SerializeToString())

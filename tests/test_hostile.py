@@ -21,6 +21,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import hashinfer
 from hashinfer.errors import HashinferError, InputError, MemoryLimitError, ModelError, OpError, TimeLimitError
 from hashinfer.model.write import expand_node
+from hashinfer.plan.limits import Limits, in_time
 from hashinfer.schemes import Dyadic, Xxh32
 from tests import fuzz, nets
 from tests.nets import node
@@ -393,6 +394,22 @@ def test_external_data_larger_than_the_limit_is_not_read(tmp_path):
 ENDLESS: dict[str, Callable[[], ModelProto]] = {
     "a Loop of 2^63 - 1 trips": lambda: loop(node("Neg", ["v"], ["w"]), trips=2**63 - 1),
     "a Loop of no steps": lambda: empty_loop(2**63 - 1),
+    "an op whose reference implementation takes for ever": lambda: simple(
+        node("Cast", ["x"], ["i"], to=7),
+        node(
+            "TfIdfVectorizer",
+            ["i"],
+            ["y"],
+            mode="TF",
+            min_gram_length=2,
+            max_gram_length=2,
+            max_skip_count=2**31,
+            ngram_counts=[0, 0],
+            ngram_indexes=[0],
+            pool_int64s=[1, 1],
+        ),
+        x=(F32, [4]),
+    ),
     "Loops in Loops": lambda: loop(
         node("Loop", ["trips", "", "v"], ["w"], body=empty_loop(1).graph.node[-1].attribute[0].g), trips=2**63 - 1
     ),
@@ -412,7 +429,7 @@ def empty_loop(trips: int) -> ModelProto:
 def test_a_time_limit_ends_a_run_without_end(case):
     session = load(ENDLESS[case](), time_limit=0.1)
     start = time.perf_counter()
-    with pytest.raises(TimeLimitError, match=r"Loop.*time limit of 0\.1 s is over"):
+    with pytest.raises(TimeLimitError, match=r"node '.*time limit of 0\.1 s is over"):
         session.run(None, {"x": np.ones(4, F32)})
     with pytest.raises(TimeoutError):
         session.run(None, {"x": np.ones(4, F32)}, time_limit=0.05)
@@ -447,6 +464,41 @@ def test_time_limits_that_make_no_sense():
     session = hashinfer.InferenceSession(data)
     with pytest.raises(InputError, match="time_limit is 0; expected"):
         session.run(None, {"x": np.ones((1, 9), F32)}, time_limit=0)
+
+
+def test_time_that_ends_while_work_ends():
+    """However the two meet, the limit's exception arrives in the work or nowhere."""
+    rng = np.random.default_rng(0)
+    seen = {"in time": 0, "over": 0, "failed": 0}
+    for k in range(60):
+        until = time.perf_counter() + float(rng.uniform(0, 0.03))
+
+        def work(until: float = until, fails: bool = k % 3 == 0) -> str:
+            while time.perf_counter() < until:
+                pass
+            if fails:
+                raise ValueError
+            return "in time"
+
+        try:
+            seen[in_time(Limits.starting(1, 0.01), "Op", "node", work)] += 1
+        except TimeLimitError:
+            seen["over"] += 1
+        except ValueError:
+            seen["failed"] += 1
+    assert sum(seen.values()) == 60
+
+
+def test_nodes_that_name_outputs_which_nothing_makes():
+    empty = onnx.ValueInfoProto(name="t")
+    branch = helper.make_graph([node("Identity", ["x"], ["t"])], "g", [], [empty])
+    model = simple(
+        node("If", ["c"], ["y", "z"], then_branch=branch, else_branch=branch),
+        node("Neg", ["z"], ["n"]),
+        c=np.array(True),
+    )
+    with pytest.raises(OpError, match="If node 'If_y': it names 2 outputs; the op makes 1"):
+        load(model).run(None, {"x": np.ones(2, F32)})
 
 
 # -------------------------------------------------------------------------------------------------------------- fuzzing

@@ -64,6 +64,10 @@ class ReferenceOp:
                 raise MemoryLimitError(f"the reference implementation of {self.op_type}: {_reason(error)}") from None
             except Exception as error:
                 raise OpError(f"the reference implementation of {self.op_type} failed: {_reason(error)}") from error
+            except BaseException:
+                # Interrupted half-way: what an evaluator keeps between calls may be half-made.
+                self._evaluators.clear()
+                raise
 
     def output_bytes(self, call: Call, ins: Sequence[object | None]) -> int:
         """Bytes that the outputs will take, so far as they can be told beforehand: see hashinfer.ops.growth."""
@@ -72,7 +76,9 @@ class ReferenceOp:
             if key not in self._types:
                 while len(self._types) >= TYPES_KEPT:
                     self._types.pop(next(iter(self._types)))
-                self._types[key] = growth.output_types(self._model(call, ins, shapes=True))
+                # What infers shapes for the other domains dies of models that are not quite right.
+                known = self.domain == ""
+                self._types[key] = growth.output_types(self._model(call, ins, shapes=True)) if known else None
             types = self._types[key]
         if types is None and self.op_type == "MaxUnpool" and len(ins) > 2 and isinstance(ins[2], np.ndarray):
             # The one op whose shape is an input that shape inference does not look at.

@@ -44,9 +44,11 @@ def run_step(step: Step, values: Values, limits: Limits) -> list[Any]:
     ins = [values[name] if name else None for name in step.inputs]
     control = _CONTROL.get((step.domain, step.op_type))
     if control is None:
-        return evaluate(step, ins, limits.bytes)
+        return evaluate(step, ins, limits)
     try:
-        return control(step, ins, values, limits)
+        made = control(step, ins, values, limits)
+        step.check_count(len(made))
+        return made
     except (OpError, MemoryLimitError) as error:
         message = str(error)
         raise type(error)(message if step.nodes[-1] in message else step.explain(error)) from None

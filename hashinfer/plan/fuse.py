@@ -25,6 +25,7 @@ from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.ops.product import Conv, Epilogue, Gemm, MatMul
 from hashinfer.ops.registry import REGISTRY
 from hashinfer.plan.control import is_control
+from hashinfer.plan.limits import Limits
 from hashinfer.plan.program import Program, Step, evaluate
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, Dyadic, Scheme
 
@@ -345,7 +346,7 @@ class _Fuser:
         ins = [self.constants[i] if i else None for i in step.inputs]
         room = min(self.fold_budget, 4 * sum(x.nbytes for x in ins if x is not None) + 65536)
         try:
-            values = evaluate(step, ins, room)
+            values = evaluate(step, ins, Limits(room))
         except HashinferError:
             # What cannot be folded is tried again when the plan is made, where its error belongs.
             return False

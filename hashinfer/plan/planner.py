@@ -19,6 +19,7 @@ from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedP
 from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.plan.arena import Lifetime, lay_out
 from hashinfer.plan.control import is_control
+from hashinfer.plan.limits import Limits
 from hashinfer.plan.program import Program, Step, check_size, evaluate, infer
 
 FOLD_BYTES, ALL_FOLD_BYTES = 65536, 2**24
@@ -184,7 +185,7 @@ class _Builder:
         if any(x is not None and x.value is None for x in ins):
             return None
         self.fold_budget -= size
-        return evaluate(step, [None if x is None else x.value for x in ins], FOLD_BYTES)
+        return evaluate(step, [None if x is None else x.value for x in ins], Limits(FOLD_BYTES))
 
     def place(self, threads: int) -> Plan:
         outputs = [self.operands.get(name) for name in self.program.outputs]

@@ -14,6 +14,7 @@ from hashinfer.errors import HashinferError, MemoryLimitError, OpError, at_node
 from hashinfer.model.graph import ValueType
 from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, is_native
 from hashinfer.ops.reference import ReferenceOp
+from hashinfer.plan.limits import Limits, in_time
 
 LARGEST_EXTENT = 2**62
 """Bytes of an array, its empty dimensions taken as 1, that NumPy makes no more."""
@@ -105,6 +106,11 @@ class Step:
         except Exception as error:
             raise OpError(self.explain(f"{type(error).__name__}: {error}")) from error
 
+    def check_count(self, made: int) -> None:
+        """Raise OpError where the node names more outputs than the op makes."""
+        if any(self.outputs[made:]):
+            raise OpError(f"it names {len(self.outputs)} outputs; the op makes {made}")
+
     def explain(self, error: HashinferError | str) -> str:
         """An error's text with this step's op and node in front."""
         return at_node(self.label, self.nodes[-1], str(error))
@@ -113,7 +119,10 @@ class Step:
 def infer(step: Step, op: Op, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
     """`op.infer` for a step, its errors naming the node."""
     with step.named_errors():
-        return op.infer(step.call, ins)
+        types = op.infer(step.call, ins)
+        if types is not None:
+            step.check_count(len(types))
+        return types
 
 
 def check_size(step: Step, types: Sequence[TensorType], limit: int) -> None:
@@ -128,22 +137,24 @@ def check_size(step: Step, types: Sequence[TensorType], limit: int) -> None:
         raise MemoryLimitError(step.explain(f"its output {shapes} takes {size} bytes; at most {limit} are allowed"))
 
 
-def evaluate(step: Step, ins: Sequence[Any], limit: int) -> list[Any]:
+def evaluate(step: Step, ins: Sequence[Any], limits: Limits) -> list[Any]:
     """Run one step on real values (arrays, or lists for sequences) into fresh arrays.
 
-    Raises OpError naming the node; MemoryLimitError before an output beyond `limit` bytes is made.
+    Raises OpError naming the node; MemoryLimitError before an output beyond `limits` is made; TimeLimitError where the
+    time ends inside the reference implementation.
     """
     if not all(x is None or isinstance(x, np.ndarray) for x in ins):
-        return _by_reference(step, ins, limit)
+        return _by_reference(step, ins, limits)
     operands = [None if x is None else Operand.of(x) for x in ins]
     op = step.native_op(operands)
     if op is None:
-        return _by_reference(step, ins, limit)
+        return _by_reference(step, ins, limits)
     with step.named_errors():
         types = op.infer(step.call, operands)
         if types is None:
             raise OpError("its output's shape cannot be told from its inputs")
-        check_size(step, types, limit)
+        check_size(step, types, limits.bytes)
+        step.check_count(len(types))
         if op.aliases:
             return [np.array(ins[0], order="C").reshape(types[0].shape)]
         outs = [np.empty(t.shape, t.dtype) for t in types]
@@ -151,10 +162,12 @@ def evaluate(step: Step, ins: Sequence[Any], limit: int) -> list[Any]:
     return outs
 
 
-def _by_reference(step: Step, ins: Sequence[Any], limit: int) -> list[Any]:
-    """The step by onnx's reference implementation, if what it will make is within `limit` bytes."""
+def _by_reference(step: Step, ins: Sequence[Any], limits: Limits) -> list[Any]:
+    """The step by onnx's reference implementation, if what it will make is within `limits`."""
     with step.named_errors():
         size = step.reference.output_bytes(step.call, ins)
-        if size > limit:
-            raise MemoryLimitError(step.explain(f"its outputs take {size} bytes; at most {limit} are allowed"))
-        return step.reference.evaluate(step.call, ins)
+        if size > limits.bytes:
+            raise MemoryLimitError(step.explain(f"its outputs take {size} bytes; at most {limits.bytes} are allowed"))
+        made = in_time(limits, step.label, step.nodes[-1], lambda: step.reference.evaluate(step.call, ins))
+        step.check_count(len(made))
+        return made
