@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,14 @@ class InferenceSession:
                 f"the model's weights take {self._weight_bytes} bytes; at most {self._limit} are allowed"
             )
         _tell_of_odd_weights(self._program)
+        log.info(
+            "loaded %s: %d nodes in %d steps, %d bytes of weights, %d threads",
+            self._source if isinstance(self._source, str) else f"a model of {model.file_bytes} bytes",
+            len(model.graph.nodes),
+            len(self._program.steps),
+            self._weight_bytes,
+            self._threads,
+        )
         self._inputs = {v.name: v for v in model.graph.inputs}
         self._outputs = {v.name: v for v in model.graph.outputs}
         self._plans = PlanCache(min(IDLE_BYTES, self._limit - self._weight_bytes))
@@ -297,7 +306,20 @@ class InferenceSession:
         return arrays
 
     def _plan_for(self, key: PlanKey, types: Sequence[TensorType]) -> Plan:
-        return self._plans.plan(key, lambda: make_plan(self._program, types, self._threads, self._limit))
+        return self._plans.plan(key, lambda: self._made_plan(types))
+
+    def _made_plan(self, types: Sequence[TensorType]) -> Plan:
+        plan = make_plan(self._program, types, self._threads, self._limit)
+        if log.isEnabledFor(logging.INFO):
+            kinds = Counter(step.kind for step in plan.steps)
+            shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
+            inputs = ", ".join(map(str, types)) or "no inputs"
+            log.info("planned for %s: steps %s; %d bytes of buffers", inputs, shown, plan.buffer_bytes)
+        if log.isEnabledFor(logging.DEBUG):
+            for step in plan.steps:
+                kernel = "" if step.emission is None else f", {step.emission.choice}: {step.emission.reason}"
+                log.debug("%s", step.step.explain(f"{step.kind}{kernel}"))
+        return plan
 
     @staticmethod
     def _targets(plan: Plan, wanted: Mapping[str, Array]) -> list[Array | None]:
