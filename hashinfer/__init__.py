@@ -31,6 +31,7 @@ _PLACES = {
     "ModelError": "hashinfer.errors",
     "OpError": "hashinfer.errors",
     "SchemeError": "hashinfer.errors",
+    "TimeLimitError": "hashinfer.errors",
     "UnsupportedError": "hashinfer.errors",
 }
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         ModelError,
         OpError,
         SchemeError,
+        TimeLimitError,
         UnsupportedError,
     )
     from hashinfer.session.options import (
@@ -82,6 +84,7 @@ __all__ = [
     "RunOptions",
     "SchemeError",
     "SessionOptions",
+    "TimeLimitError",
     "UnsupportedError",
     "get_all_providers",
     "get_available_providers",

@@ -34,6 +34,10 @@ class MemoryLimitError(HashinferError, MemoryError):
     """A plan, a tensor or a file needs more bytes than it may have. Raised before anything is allocated."""
 
 
+class TimeLimitError(HashinferError, TimeoutError):
+    """A run took longer than its time limit. Raised between two of its steps; the session stays usable."""
+
+
 def at_node(op: str, node: str, text: str) -> str:
     """`text` with the op and the node it is about in front, as every message about a node begins."""
     return f"{op} node {node!r}: {text}"

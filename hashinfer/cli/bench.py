@@ -25,8 +25,10 @@ from hashinfer.cli.shapes import chosen_shapes, random_array
 from hashinfer.cli.stream import batch_axis
 from hashinfer.cli.timing import alternate, ratio
 from hashinfer.errors import HashinferError, InputError
+from hashinfer.files import atomic_write
 
 if TYPE_CHECKING:
+    from hashinfer.plan.profile import Profile
     from hashinfer.session.options import NodeArg
     from hashinfer.session.session import InferenceSession
 
@@ -57,6 +59,7 @@ DEFAULT_BATCHES = (1, 64)
     type=click.FloatRange(min=0),
     help="Largest difference from the dense twin allowed, relative to an output's largest value.",
 )
+@click.option("--trace", type=click.Path(), help="Write the profiles there, as Chrome trace JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
     model: str,
@@ -69,6 +72,7 @@ def command(
     first: bool,
     seed: int,
     tolerance: float,
+    trace: str | None,
     as_json: bool,
 ) -> None:
     """Measure MODEL: cold start, warm times, memory, and where the time of a run goes.
@@ -113,7 +117,10 @@ def command(
                     tell(f"{_batch_text(rows)}, {_threads_text(count)}")
                     figures["warm"].append(_warm(timed, rows, feed, rivals.get(count), seconds))
         tell("profile")
-        figures["profiles"] = [_profile(session, rows, feed, seconds) for rows, feed in cases]
+        profiles = [_profile(session, feed, seconds) for _, feed in cases]
+        figures["profiles"] = [_profile_figures(rows, p) for (rows, _), p in zip(cases, profiles, strict=True)]
+        if trace is not None:
+            _write_trace(trace, [rows for rows, _ in cases], profiles)
     if as_json:
         print_json(figures)
     else:
@@ -243,9 +250,22 @@ def _warm(
     return out
 
 
-def _profile(session: InferenceSession, rows: int | None, feed: Feed, seconds: float) -> dict[str, Any]:
+def _profile(session: InferenceSession, feed: Feed, seconds: float) -> Profile:
     once = alternate({"run": lambda: session.run(None, feed)}, 0.01)["run"].median
-    found = session.profile(feed, max(3, min(PROFILE_REPEATS, int(1e9 * seconds / (4 * once)))))
+    return session.profile(feed, max(3, min(PROFILE_REPEATS, int(1e9 * seconds / (4 * once)))))
+
+
+def _write_trace(path: str, batches: Sequence[int | None], profiles: Sequence[Profile]) -> None:
+    """One trace of all profiles, a row for each."""
+    traces = [
+        p.chrome_trace(_batch_text(rows), k + 1) for k, (rows, p) in enumerate(zip(batches, profiles, strict=True))
+    ]
+    whole = traces[0] | {"traceEvents": [event for t in traces for event in t["traceEvents"]]}
+    with atomic_write(path) as file:
+        file.write(json.dumps(whole, indent=1).encode())
+
+
+def _profile_figures(rows: int | None, found: Profile) -> dict[str, Any]:
     return {
         "batch": rows,
         "threads": 1,

@@ -56,10 +56,11 @@ class Pool:
         if self.threads < 2:
             program.run()
             return
-        mine = False
+        mine: list[bool] = []
         try:
-            mine = self._busy.acquire(blocking=False)
-            if not mine:
+            # In one call, so that no interrupt comes between taking the lock and knowing that it is taken.
+            mine.extend(map(self._busy.acquire, (False,)))
+            if not mine[0]:
                 program.run()
                 return
             if self._state is None:
@@ -67,7 +68,7 @@ class Pool:
                 self._stop = weakref.finalize(self, self._state.stop)
             self._state.run(program)
         finally:
-            if mine:
+            if mine and mine[0]:
                 self._busy.release()
 
     def close(self) -> None:

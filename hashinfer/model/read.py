@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from hashinfer.errors import ModelError, UnsupportedError, at_node
+from hashinfer.errors import MemoryLimitError, ModelError, UnsupportedError, at_node
 from hashinfer.model.graph import Array, Graph, Model, Node, ValueType
 from hashinfer.model.schema import check_node
 from hashinfer.model.tensors import numpy_dtype, to_array
@@ -25,20 +25,26 @@ from hashinfer.schemes import BY_OP_TYPE, DOMAIN, DOMAIN_VERSION
 from hashinfer.schemes.base import BODY_MIN_OPSET
 
 MAX_FILE_BYTES = 2**31 - 1
+PIECE_BYTES = 2**24
 MAX_NODES = 50_000
 MAX_DEPTH = 24
+LONGEST_NAME, LONGEST_PREFIX = 200, 200
+"""Characters of names inside functions and subgraphs that are kept, and of the names put in front of them."""
 MIN_IR_VERSION, MIN_OPSET = 3, 7
 
 ModelSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 
-def read_model(source: ModelSource) -> Model:
+def read_model(source: ModelSource, max_bytes: int | None = None) -> Model:
     """Read a model from a path, bytes, or a binary file object.
 
+    max_bytes: what the file, and tensors in other files, may take in memory together; by default a file's own limit.
+
     Raises ModelError (a ValueError) for anything that is no well-formed model, UnsupportedError where it is one but
-    asks for what this engine lacks, OSError as open() would.
+    asks for what this engine lacks, MemoryLimitError for what is larger than max_bytes, before it is read; OSError as
+    open() would.
     """
-    data, folder = _read_bytes(source)
+    data, folder = _read_bytes(source, max_bytes)
     proto = ModelProto()
     try:
         proto.ParseFromString(data)
@@ -51,7 +57,8 @@ def read_model(source: ModelSource) -> Model:
     check_text(proto)
     opsets = _check_versions(proto)
     bodies = frozenset(f.name for f in proto.functions if f.domain == DOMAIN)
-    builder = _Builder([f for f in proto.functions if f.domain != DOMAIN], folder)
+    room = None if max_bytes is None else max_bytes - size
+    builder = _Builder([f for f in proto.functions if f.domain != DOMAIN], folder, room)
     graph = builder.main_graph(proto.graph, opsets)
     return Model(
         graph=graph,
@@ -70,7 +77,7 @@ def read_model(source: ModelSource) -> Model:
     )
 
 
-def _read_bytes(source: ModelSource) -> tuple[bytes, Path | None]:
+def _read_bytes(source: ModelSource, max_bytes: int | None) -> tuple[bytes, Path | None]:
     if isinstance(source, bytes | bytearray | memoryview):
         return _limited(bytes(source), "the model"), None
     if isinstance(source, str | os.PathLike):
@@ -80,8 +87,10 @@ def _read_bytes(source: ModelSource) -> tuple[bytes, Path | None]:
             raise ModelError(f"{path} is a folder; expected a model file")
         if found.st_size > MAX_FILE_BYTES:
             raise ModelError(f"{path} has {found.st_size} bytes; an ONNX file has at most {MAX_FILE_BYTES}")
+        if max_bytes is not None and found.st_size > max_bytes:
+            raise MemoryLimitError(f"{path} has {found.st_size} bytes; at most {max_bytes} are allowed")
         with path.open("rb") as file:
-            return _limited(file.read(MAX_FILE_BYTES + 1), str(path)), path.parent
+            return _limited(_read_all(file), str(path)), path.parent
     return _limited(read_stream(source), "the model"), None
 
 
@@ -89,10 +98,23 @@ def read_stream(source: object) -> bytes:
     """What a binary file object holds, up to one byte more than a model may have. Raises ModelError if it is none."""
     if not hasattr(source, "read"):
         raise ModelError(f"the model is a {type(source).__name__}; expected a path, bytes or a binary file object")
-    data = source.read(MAX_FILE_BYTES + 1)
-    if not isinstance(data, bytes):
-        raise ModelError(f"the model's file object gives {type(data).__name__}; expected bytes (open it with 'rb')")
-    return data
+    return _read_all(source)
+
+
+def _read_all(file: Any) -> bytes:
+    """What is left in a file, piece by piece: read(n) makes room for n bytes however few there are."""
+    pieces, size = [], 0
+    while size <= MAX_FILE_BYTES:
+        piece = file.read(PIECE_BYTES)
+        if not isinstance(piece, bytes):
+            raise ModelError(
+                f"the model's file object gives {type(piece).__name__}; expected bytes (open it with 'rb')"
+            )
+        if not piece:
+            break
+        pieces.append(piece)
+        size += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _limited(data: bytes, what: str) -> bytes:
@@ -112,13 +134,17 @@ def _check_versions(proto: ModelProto) -> dict[str, int]:
         opsets[domain] = entry.version
     if proto.ir_version < MIN_IR_VERSION:
         raise UnsupportedError(f"the model has IR version {proto.ir_version}; expected at least {MIN_IR_VERSION}")
-    newest = onnx.defs.onnx_opset_version()
     if not opsets:
         raise ModelError("the model imports no version of any domain; expected an opset_import")
-    if not MIN_OPSET <= opsets.get("", newest) <= newest:
-        raise UnsupportedError(f"the model's default-domain opset is {opsets['']}; expected {MIN_OPSET} to {newest}")
+    _check_default_domain(opsets, "the model")
     _check_hash_domain(opsets, "the model")
     return opsets
+
+
+def _check_default_domain(opsets: Mapping[str, int], where: str) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    if not MIN_OPSET <= opsets.get("", newest) <= newest:
+        raise UnsupportedError(f"{where}'s default-domain opset is {opsets['']}; expected {MIN_OPSET} to {newest}")
 
 
 def _check_hash_domain(opsets: Mapping[str, int], where: str) -> None:
@@ -162,8 +188,10 @@ class _Scope:
 
 
 class _Builder:
-    def __init__(self, functions: Sequence[FunctionProto], folder: Path | None) -> None:
+    def __init__(self, functions: Sequence[FunctionProto], folder: Path | None, room: int | None) -> None:
         self.folder = folder
+        self.room = room
+        """Bytes that tensors in other files may still take; None where nobody set a limit."""
         self.functions: dict[tuple[str, str, str], FunctionProto] = {}
         for f in functions:
             key = (f.domain, f.name, getattr(f, "overload", ""))
@@ -174,10 +202,13 @@ class _Builder:
         self.prefixes = 0
         self.taken: set[str] = set()
         """Names of the main graph, which stay as they are, and those made for the inside of functions and subgraphs."""
-        self.sizes: dict[tuple[str, str, str], int] = {}
+        self.sizes: dict[tuple[str, str, str], tuple[int, int]] = {}
+        """Of each function, once known: the nodes it becomes, and how deep functions and subgraphs nest in it."""
+        self.arrays: dict[int, tuple[TensorProto, Array]] = {}
+        """Tensors read so far, by the id of their protobuf: a function's tensor is read once, not at every call."""
 
     def main_graph(self, proto: GraphProto, opsets: Mapping[str, int]) -> Graph:
-        total = sum(self._expanded_size(n, (), 0) for n in proto.node)
+        total = sum(self._expanded_size(n, ())[0] for n in proto.node)
         if total > MAX_NODES:
             raise ModelError(
                 f"the model has {total} nodes after its functions are expanded; expected at most {MAX_NODES}"
@@ -187,20 +218,31 @@ class _Builder:
         self.taken.update(made for n in proto.node for made in n.output)
         return self._graph(proto, None, "", opsets, {}, 0)
 
-    def _expanded_size(self, node: NodeProto, calling: tuple[tuple[str, str, str], ...], depth: int) -> int:
-        """Nodes that `node` becomes, at most MAX_NODES + 1: counted before anything is expanded."""
-        if depth > MAX_DEPTH or len(calling) > MAX_DEPTH:
-            raise ModelError(f"functions or subgraphs are nested more than {MAX_DEPTH} deep at node {node.name!r}")
+    def _expanded_size(self, node: NodeProto, calling: tuple[tuple[str, str, str], ...]) -> tuple[int, int]:
+        """Nodes that `node` becomes, at most MAX_NODES + 1, and how deep they nest: before anything is expanded."""
         key = (node.domain, node.op_type, getattr(node, "overload", ""))
-        if key in self.functions:
-            if key in calling:
-                raise ModelError(f"the function {node.domain}::{node.op_type} calls itself")
-            if key not in self.sizes:
-                body = self.functions[key].node
-                self.sizes[key] = min(MAX_NODES + 1, sum(self._expanded_size(n, (*calling, key), depth) for n in body))
-            return self.sizes[key]
-        inner = (g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs))
-        return min(MAX_NODES + 1, 1 + sum(self._expanded_size(n, calling, depth + 1) for g in inner for n in g.node))
+        inner = [n for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs) for n in g.node]
+        inside = self._total_size(inner, (*calling, key)) if inner else (0, 0)
+        if key not in self.functions:
+            return min(MAX_NODES + 1, 1 + inside[0]), inside[1]
+        if key in calling:
+            raise ModelError(f"the function {node.domain}::{node.op_type} calls itself")
+        if key not in self.sizes:
+            self.sizes[key] = self._total_size(self.functions[key].node, (*calling, key))
+        size, depth = self.sizes[key]
+        if depth + len(calling) > MAX_DEPTH:
+            raise _too_deep(node.name)
+        return min(MAX_NODES + 1, size + inside[0]), max(depth, inside[1])
+
+    def _total_size(self, nodes: Iterable[NodeProto], calling: tuple[tuple[str, str, str], ...]) -> tuple[int, int]:
+        """The sum of what nodes of one body or subgraph become; the depth is one more than that of the deepest."""
+        total, depth = 0, 0
+        for node in nodes:
+            if len(calling) > MAX_DEPTH:
+                raise _too_deep(node.name)
+            size, inner = self._expanded_size(node, calling)
+            total, depth = min(MAX_NODES + 1, total + size), max(depth, inner)
+        return total, depth + 1
 
     def _graph(
         self,
@@ -242,15 +284,23 @@ class _Builder:
         )
 
     def _array(self, tensor: TensorProto, where: str) -> Array:
-        self.external |= tensor.data_location == TensorProto.EXTERNAL
-        return to_array(tensor, where, self.folder)
+        known = self.arrays.get(id(tensor))
+        if known is not None:
+            return known[1]
+        external = tensor.data_location == TensorProto.EXTERNAL
+        array = to_array(tensor, where, self.folder, self.room)
+        self.arrays[id(tensor)] = tensor, array
+        self.external |= external
+        if external and self.room is not None:
+            self.room -= array.nbytes
+        return array
 
     def _define(self, scope: _Scope, name: str, what: str) -> str:
         if not name:
             raise ModelError(f"{what} has no name")
         if name in scope.rename:
             raise ModelError(f"{what} is defined twice in its graph")
-        unique = scope.prefix + name
+        unique = _inner_name(scope, name)
         if scope.prefix:
             while unique in self.taken:
                 unique += "'"
@@ -271,7 +321,7 @@ class _Builder:
         nodes: list[Node] = []
         for position, proto in enumerate(protos):
             domain = "" if proto.domain == "ai.onnx" else proto.domain
-            name = scope.prefix + (proto.name or f"{proto.op_type}_{position}")
+            name = _inner_name(scope, proto.name or f"{proto.op_type}_{position}")
             inputs = []
             for used in proto.input:
                 found = scope.resolve(used) if used else ""
@@ -344,10 +394,11 @@ class _Builder:
                 )
             )
         opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import}
+        _check_default_domain(opsets, what)
         _check_hash_domain(opsets, what)
         given = {a.name: a for a in function.attribute_proto} | dict(attributes)
         self.prefixes += 1
-        inner = _Scope(None, f"{name}#{self.prefixes}/")
+        inner = _Scope(None, f"{name[:LONGEST_PREFIX]}#{self.prefixes}/")
         for position, formal in enumerate(function.input):
             inner.rename[formal] = inputs[position] if position < len(inputs) else ""
         nodes = self._nodes(function.node, inner, opsets, given, depth)
@@ -384,7 +435,8 @@ class _Builder:
             return self._array(attribute.t, where)
         if kind == AttributeProto.GRAPH:
             self.prefixes += 1
-            return self._graph(attribute.g, scope, f"{node}#{self.prefixes}/", opsets, attributes, depth + 1)
+            prefix = f"{node[:LONGEST_PREFIX]}#{self.prefixes}/"
+            return self._graph(attribute.g, scope, prefix, opsets, attributes, depth + 1)
         if kind == AttributeProto.FLOATS:
             return tuple(attribute.floats)
         if kind == AttributeProto.INTS:
@@ -396,6 +448,17 @@ class _Builder:
         if kind == AttributeProto.TYPE_PROTO:
             return attribute.tp.SerializeToString()
         raise UnsupportedError(f"{where} is of kind {AttributeProto.AttributeType.Name(kind)}, which is not read here")
+
+
+def _inner_name(scope: _Scope, name: str) -> str:
+    """A name inside a function or subgraph with its prefix: cut, since bodies are copied at every call."""
+    if not scope.prefix:
+        return name
+    return scope.prefix + (name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}~{len(scope.rename)}")
+
+
+def _too_deep(node: str) -> ModelError:
+    return ModelError(f"functions or subgraphs are nested more than {MAX_DEPTH} deep at node {node!r}")
 
 
 def _text(data: bytes) -> str | bytes:

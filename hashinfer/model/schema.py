@@ -8,7 +8,7 @@ from onnx import AttributeProto, NodeProto, defs
 
 from hashinfer.errors import ModelError, UnsupportedError, at_node
 
-STANDARD_DOMAINS = ("", "ai.onnx.ml")
+STANDARD_DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 
 
 def check_node(proto: NodeProto, name: str, domain: str, opset: int, attributes: dict[str, AttributeProto]) -> None:
@@ -20,11 +20,17 @@ def check_node(proto: NodeProto, name: str, domain: str, opset: int, attributes:
         return
     try:
         schema = defs.get_schema(proto.op_type, opset, domain)
-    except defs.SchemaError:
+    except (defs.SchemaError, TypeError):
         shown = domain or "default-domain"
         raise UnsupportedError(at_node(proto.op_type, name, f"{shown} opset {opset} has no such op")) from None
     _check_count(proto, name, "inputs", len(proto.input), schema.min_input, schema.max_input)
     _check_count(proto, name, "outputs", len(proto.output), schema.min_output, schema.max_output)
+    for position, given in enumerate(proto.input):
+        formal = schema.inputs[min(position, len(schema.inputs) - 1)]
+        if not given and formal.option != defs.OpSchema.FormalParameterOption.Optional:
+            raise ModelError(
+                at_node(proto.op_type, name, f"input {position} ({formal.name}) is left out; the op needs it")
+            )
     for key, attribute in attributes.items():
         expected = schema.attributes.get(key)
         if expected is None:

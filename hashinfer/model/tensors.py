@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from hashinfer.errors import ModelError, UnsupportedError
+from hashinfer.errors import MemoryLimitError, ModelError, UnsupportedError
 from hashinfer.model.graph import Array
+
+MAX_RANK, MAX_EXTENT = 64, 2**59
+"""NumPy's limits: axes, and elements of an empty array were its empty dimensions 1, at up to 16 bytes each."""
 
 _FOUR_BIT = {TensorProto.INT4, TensorProto.UINT4, getattr(TensorProto, "FLOAT4E2M1", -1)}
 
@@ -24,14 +27,17 @@ def numpy_dtype(elem_type: int, where: str) -> np.dtype[Any]:
         raise ModelError(f"{where} has element type {elem_type}, which is no ONNX element type") from None
 
 
-def to_array(tensor: TensorProto, where: str, folder: Path | None) -> Array:
+def to_array(tensor: TensorProto, where: str, folder: Path | None, max_bytes: int | None = None) -> Array:
     """The values of `tensor`, read-only. `folder`: where external data may lie, None if nowhere.
 
-    Raises ModelError where the dims and the stored bytes disagree, before anything of the claimed size is made.
+    Raises ModelError where the dims and the stored bytes disagree, before anything of the claimed size is made;
+    MemoryLimitError where external data takes more than `max_bytes`, before it is read.
     """
     dims = tuple(tensor.dims)
     if any(d < 0 for d in dims):
         raise ModelError(f"{where} has dims {list(dims)}; expected none below 0")
+    if len(dims) > MAX_RANK or (0 in dims and prod(max(d, 1) for d in dims) > MAX_EXTENT):
+        raise ModelError(f"{where} has dims {list(dims)}, more than an array can have")
     if tensor.HasField("segment"):
         raise UnsupportedError(f"{where} is stored in segments, which ONNX no longer uses")
     if tensor.data_type == TensorProto.STRING:
@@ -43,7 +49,7 @@ def to_array(tensor: TensorProto, where: str, folder: Path | None) -> Array:
             raise ModelError(f"{where} holds a string that is not UTF-8") from None
     dtype = numpy_dtype(tensor.data_type, where)
     if tensor.data_location == TensorProto.EXTERNAL:
-        raw = _external_bytes(tensor, where, folder)
+        raw = _external_bytes(tensor, where, folder, max_bytes)
     elif tensor.HasField("raw_data"):
         raw = tensor.raw_data
     else:
@@ -71,7 +77,7 @@ def _typed_data(tensor: TensorProto, dims: tuple[int, ...], where: str) -> Array
         ) from None
 
 
-def _external_bytes(tensor: TensorProto, where: str, folder: Path | None) -> bytes:
+def _external_bytes(tensor: TensorProto, where: str, folder: Path | None, max_bytes: int | None) -> bytes:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
@@ -91,6 +97,8 @@ def _external_bytes(tensor: TensorProto, where: str, folder: Path | None) -> byt
         raise ModelError(f"{where} lies in {location!r}, which cannot be read: {error}") from None
     if not (0 <= offset <= stored and 0 <= length <= stored - offset):
         raise ModelError(f"{where} is bytes {offset} to {offset + length} of {location!r}, which has {stored}")
+    if max_bytes is not None and length > max_bytes:
+        raise MemoryLimitError(f"{where} takes {length} bytes of {location!r}; {max_bytes} are left of those allowed")
     with path.open("rb") as file:
         file.seek(offset, os.SEEK_SET)
         data: bytes = file.read(length)

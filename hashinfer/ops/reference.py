@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashinfer.errors import OpError, UnsupportedError
-from hashinfer.ops.base import Call
+from hashinfer.errors import MemoryLimitError, OpError, UnsupportedError
+from hashinfer.ops import growth
+from hashinfer.ops.base import Call, TensorType
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, TypeProto
+    from onnx import AttributeProto, ModelProto, TypeProto
     from onnx.reference import ReferenceEvaluator
 
 ML_DOMAIN = "ai.onnx.ml"
+TRAINING_DOMAIN = "ai.onnx.preview.training"
+REFERENCE_DOMAINS = ("", ML_DOMAIN, TRAINING_DOMAIN)
 DEFAULT_DOMAINS = ("", "ai.onnx")
+TYPES_KEPT = 64
+"""Output types that an op remembers, by its inputs' types."""
 
 _lock = threading.RLock()
 """Filters for warnings belong to the process, and onnx does not promise that its evaluators may be shared."""
@@ -33,10 +40,10 @@ class ReferenceOp:
         self.op_type = op_type
         self.domain = "" if domain in DEFAULT_DOMAINS else domain
         self._evaluators: dict[tuple[object, ...], ReferenceEvaluator] = {}
-        if self.domain not in {"", ML_DOMAIN}:
-            raise UnsupportedError(
-                f"op {op_type} is of domain {domain!r}; expected a standard one, '' or {ML_DOMAIN!r}"
-            )
+        self._types: dict[tuple[object, ...], list[TensorType] | None] = {}
+        if self.domain not in REFERENCE_DOMAINS:
+            expected = ", ".join(map(repr, REFERENCE_DOMAINS))
+            raise UnsupportedError(f"op {op_type} is of domain {domain!r}; expected a standard one, of {expected}")
         with _lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _require(op_type, self.domain, opset)
@@ -53,8 +60,30 @@ class ReferenceOp:
                 evaluator = self._evaluator(call, ins)
                 feed = {f"i{at}": value for at, value in enumerate(ins) if value is not None}
                 return [_plain(value) for value in evaluator.run(None, feed)]
+            except MemoryError as error:
+                raise MemoryLimitError(f"the reference implementation of {self.op_type}: {_reason(error)}") from None
             except Exception as error:
                 raise OpError(f"the reference implementation of {self.op_type} failed: {_reason(error)}") from error
+            except BaseException:
+                # Interrupted half-way: what an evaluator keeps between calls may be half-made.
+                self._evaluators.clear()
+                raise
+
+    def output_bytes(self, call: Call, ins: Sequence[object | None]) -> int:
+        """Bytes that the outputs will take, so far as they can be told beforehand: see hashinfer.ops.growth."""
+        key = tuple((_kind(x), getattr(x, "shape", None), growth.small_value(x)) for x in ins)
+        with _lock:
+            if key not in self._types:
+                while len(self._types) >= TYPES_KEPT:
+                    self._types.pop(next(iter(self._types)))
+                # What infers shapes for the other domains dies of models that are not quite right.
+                known = self.domain == ""
+                self._types[key] = growth.output_types(self._model(call, ins, shapes=True)) if known else None
+            types = self._types[key]
+        if types is None and self.op_type == "MaxUnpool" and len(ins) > 2 and isinstance(ins[2], np.ndarray):
+            # The one op whose shape is an input that shape inference does not look at.
+            return 8 * math.prod(max(int(d), 0) for d in ins[2].flat)
+        return growth.least_bytes(types, call, ins)
 
     def _evaluator(self, call: Call, ins: Sequence[object | None]) -> ReferenceEvaluator:
         kinds = tuple(_kind(value) for value in ins)
@@ -63,9 +92,16 @@ class ReferenceOp:
         return self._evaluators[kinds]
 
     def _build(self, call: Call, ins: Sequence[object | None]) -> ReferenceEvaluator:
-        from onnx import helper  # noqa: PLC0415
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
 
+        return ReferenceEvaluator(self._model(call, ins))
+
+    def _model(self, call: Call, ins: Sequence[object | None], shapes: bool = False) -> ModelProto:
+        """A model of the one node. With `shapes`, its inputs have those, and small ones their values."""
+        from onnx import ValueInfoProto, helper, numpy_helper  # noqa: PLC0415
+
+        given = {f"i{at}": value for at, value in enumerate(ins) if value is not None}
+        constants: dict[str, Any] = {k: v for k, v in given.items() if shapes and growth.small_value(v) is not None}
         node = helper.make_node(
             self.op_type,
             [f"i{at}" if value is not None else "" for at, value in enumerate(ins)],
@@ -76,12 +112,16 @@ class ReferenceOp:
         graph = helper.make_graph(
             [node],
             self.op_type,
-            [helper.make_value_info(f"i{at}", _type_proto(value)) for at, value in enumerate(ins) if value is not None],
-            [helper.make_value_info(name, helper.make_tensor_type_proto(0, None)) for name in node.output],
+            [helper.make_value_info(k, _type_proto(v, shapes)) for k, v in given.items() if k not in constants],
+            [
+                ValueInfoProto(name=name)
+                if shapes
+                else helper.make_value_info(name, helper.make_tensor_type_proto(0, None))
+                for name in node.output
+            ],
+            [numpy_helper.from_array(v, k) for k, v in constants.items()],
         )
-        return ReferenceEvaluator(
-            helper.make_model(graph, opset_imports=[helper.make_opsetid(self.domain, call.opset)])
-        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid(self.domain, call.opset)])
 
 
 def _require(op_type: str, domain: str, opset: int | None) -> None:
@@ -95,6 +135,10 @@ def _require(op_type: str, domain: str, opset: int | None) -> None:
             from onnx.reference.ops import aionnxml  # noqa: PLC0415
 
             aionnxml.load_op(domain, op_type, opset)
+        elif domain == TRAINING_DOMAIN:
+            from onnx.reference.ops import aionnx_preview_training  # noqa: PLC0415
+
+            aionnx_preview_training.load_op(domain, op_type, opset)
         else:
             from onnx.reference import ops  # noqa: PLC0415
 
@@ -140,14 +184,14 @@ def _kind(value: object | None) -> object:
     return value.dtype if isinstance(value, np.ndarray) else type(value)
 
 
-def _type_proto(value: object) -> TypeProto:
+def _type_proto(value: object, shapes: bool = False) -> TypeProto:
     from onnx import TensorProto, helper  # noqa: PLC0415
 
     if isinstance(value, list):
         return helper.make_sequence_type_proto(_type_proto(value[0] if value else np.zeros(0, np.float32)))
-    dtype = np.asarray(value).dtype
-    number = TensorProto.STRING if dtype.kind in "OUS" else helper.np_dtype_to_tensor_dtype(dtype)
-    return helper.make_tensor_type_proto(number, None)
+    array = np.asarray(value)
+    number = TensorProto.STRING if array.dtype.kind in "OUS" else helper.np_dtype_to_tensor_dtype(array.dtype)
+    return helper.make_tensor_type_proto(number, array.shape if shapes else None)
 
 
 def _plain(value: Any) -> object:
@@ -165,3 +209,13 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _forget_lock() -> None:
+    """In a forked child the lock may be held by a thread that is not there."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)

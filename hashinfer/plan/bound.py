@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,15 @@ from hashinfer.kernels.pool import Pool, Program
 from hashinfer.ops.base import Array
 from hashinfer.ops.emission import KernelCall, NativeOp, Relocation, aligned_empty, assemble
 from hashinfer.plan.control import run_step
+from hashinfer.plan.limits import Limits, value_bytes
 from hashinfer.plan.planner import Place, Plan, PlannedStep
+from hashinfer.plan.program import Step
 
 WORTH_SHARING_NS = 40_000
 """Estimated work below which waking a worker costs more than it saves."""
+
+PIECE_NS = 20_000_000
+"""Estimated work after which a native program ends, so that time limits and interrupts are looked at."""
 
 Values = dict[str, Any]
 Action = Callable[[Values], None]
@@ -41,7 +47,9 @@ class BoundPlan:
     def __init__(self, plan: Plan, pool: Pool, limit: int) -> None:
         self.plan = plan
         self.pool = pool
-        self.limit = limit
+        self.open = Limits(limit - plan.total_bytes)
+        """What a run without a time limit has for its dynamic values."""
+        self.left = _Left(self.open)
         self.memory = aligned_empty(plan.buffer_bytes)
         self.base = address(self.memory)
         self.values: Values = dict(plan.constants)
@@ -51,9 +59,15 @@ class BoundPlan:
             if place.kind == "arena":
                 self.values[name] = self._view(place)
         self.input_aliases = [(name, place) for name, place in plan.places.items() if place.kind in ("input", "output")]
-        self.dynamic_names = [
+        self.dynamic_names = {
             name for p in plan.steps if p.kind in ("dynamic", "reference") for name in p.step.outputs if name
-        ]
+        }
+        self.dying = {
+            id(p): [name for name in names if name in self.dynamic_names]
+            for p, names in zip(plan.steps, plan.program.dying, strict=True)
+        }
+        self.heads: list[Step] = []
+        """The step that each action begins with."""
         self.actions = self._actions()
         self.all_native = self._is_all_native()
 
@@ -70,27 +84,34 @@ class BoundPlan:
         view: Array = part.view(place.type.dtype).reshape(place.type.shape)
         return view
 
-    def run(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> Sequence[Any]:
+    def run(
+        self, inputs: Sequence[Array], outputs: Sequence[Array | None], seconds: float | None = None
+    ) -> Sequence[Any]:
         """Run on C-contiguous inputs of the plan's types. `outputs`: arrays to write, None for a dynamic one.
 
-        Returns the outputs. Raises OpError where data is out of a table; inputs and `outputs` must not overlap.
+        Returns the outputs. Raises OpError where data is out of a table, TimeLimitError where steps are left after
+        `seconds`, MemoryLimitError where dynamic values would take more than is left; inputs and `outputs` must not
+        overlap.
         """
         for cells, cell, is_output, index, offset in self.externals:
             array = outputs[index] if is_output else inputs[index]
             assert array is not None  # noqa: S101
             cells[cell] = address(array) + offset
         values, plan = self.values, self.plan
-        if self.all_native:
+        if self.all_native and seconds is None:
             for action in self.actions:
                 action(values)
             return outputs
+        left = self.left
+        left.limits = self.open if seconds is None else Limits.starting(self.open.bytes, seconds)
         for name, place in self.input_aliases:
             array = inputs[place.index] if place.kind == "input" else outputs[place.index]
             values[name] = (
                 array if array is None or array.shape == place.type.shape else array.reshape(place.type.shape)
             )
         try:
-            for action in self.actions:
+            for action, head in zip(self.actions, self.heads, strict=True):
+                left.limits.check_time(head.label, head.nodes[-1])
                 action(values)
             return [self._result(k, name, outputs[k], inputs) for k, name in enumerate(plan.program.outputs)]
         finally:
@@ -116,24 +137,35 @@ class BoundPlan:
     def _actions(self) -> list[Action]:
         actions: list[Action] = []
         run: list[PlannedStep] = []
+        work = 0.0
+
+        def add(action: Action, planned: PlannedStep) -> None:
+            actions.append(action)
+            self.heads.append(planned.step)
 
         def flush() -> None:
+            nonlocal work
             if run:
-                actions.append(self._native(run))
+                add(self._native(run), run[0])
                 run.clear()
+                work = 0.0
 
         for planned in self.plan.steps:
             if planned.kind == "native":
+                assert planned.emission is not None  # noqa: S101
                 if _checks(planned):
                     flush()
-                    actions.append(_check(planned))
+                    add(_check(planned), planned)
                 run.append(planned)
+                work += planned.emission.work
+                if work >= PIECE_NS:
+                    flush()
             elif planned.kind == "numpy":
                 flush()
-                actions.append(_numpy(planned))
+                add(_numpy(planned), planned)
             elif planned.kind in ("dynamic", "reference"):
                 flush()
-                actions.append(self._dynamic(planned))
+                add(self._dynamic(planned), planned)
         flush()
         return actions
 
@@ -171,13 +203,27 @@ class BoundPlan:
         code[relocation.step, relocation.column] = address(self.values[name]) + buffer.offset
 
     def _dynamic(self, planned: PlannedStep) -> Action:
-        step, limit, memory = planned.step, self.limit, self.memory
+        step, memory, left, dying = planned.step, self.memory, self.left, self.dying[id(planned)]
 
         def action(values: Values) -> None:
-            made = run_step(step, values, limit)
-            values.update({n: _detached(value, memory) for n, value in zip(step.outputs, made, strict=False) if n})
+            made = run_step(step, values, left.limits)
+            held = 0
+            for name, value in zip(step.outputs, made, strict=False):
+                if name:
+                    values[name] = _detached(value, memory)
+                    held += value_bytes(value)
+            for name in dying:
+                held -= value_bytes(values.pop(name, None))
+            left.limits = left.limits.without(held)
 
         return action
+
+
+@dataclass(slots=True)
+class _Left:
+    """What is left to the run that is going on."""
+
+    limits: Limits
 
 
 def _detached(value: Any, memory: Array) -> Any:

@@ -17,17 +17,18 @@ import numpy as np
 
 from hashinfer.errors import HashinferError, ModelError, SchemeError, UnsupportedError, at_node
 from hashinfer.model.graph import Graph, Node
+from hashinfer.model.schema import STANDARD_DOMAINS
 from hashinfer.ops.base import Array, Call, Op
 from hashinfer.ops.expand import ExpandOp
 from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
 from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.ops.product import Conv, Epilogue, Gemm, MatMul
 from hashinfer.ops.registry import REGISTRY
+from hashinfer.plan.control import is_control
+from hashinfer.plan.limits import Limits
 from hashinfer.plan.program import Program, Step, evaluate
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, Dyadic, Scheme
 
-CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-REFERENCE_DOMAINS = frozenset({"", "ai.onnx.ml"})
 FOLD_BYTES = 2**24
 """Constants made by folding may take this much, and as much again as the file's own initializers."""
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -113,7 +114,7 @@ class _Fuser:
         if node.domain == DOMAIN:
             self._add_expand(node)
             return
-        if node.domain not in REFERENCE_DOMAINS:
+        if node.domain not in STANDARD_DOMAINS:
             raise UnsupportedError(
                 at_node(node.op_type, node.name, f"no op of domain {node.domain!r} is known; expected a standard op")
             )
@@ -329,7 +330,7 @@ class _Fuser:
         subgraphs = {k: fuse(v) for k, v in node.attrs.items() if isinstance(v, Graph)}
         step = _step(node, REGISTRY.get(node.op_type) if node.domain == "" else None, node.inputs)
         step.subgraphs = subgraphs
-        if node.op_type not in CONTROL and step.op is None:
+        if step.op is None and not is_control(step):
             try:
                 _ = step.reference
             except UnsupportedError as error:
@@ -345,7 +346,7 @@ class _Fuser:
         ins = [self.constants[i] if i else None for i in step.inputs]
         room = min(self.fold_budget, 4 * sum(x.nbytes for x in ins if x is not None) + 65536)
         try:
-            values = evaluate(step, ins, room)
+            values = evaluate(step, ins, Limits(room))
         except HashinferError:
             # What cannot be folded is tried again when the plan is made, where its error belongs.
             return False

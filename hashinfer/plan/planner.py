@@ -6,7 +6,7 @@ runs, and so do the steps behind it that depend on it. Everything else lies in o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from hashinfer.ops.emission import Emission, NativeOp
 from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
 from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.plan.arena import Lifetime, lay_out
+from hashinfer.plan.control import is_control
+from hashinfer.plan.limits import Limits
 from hashinfer.plan.program import Program, Step, check_size, evaluate, infer
 
 FOLD_BYTES, ALL_FOLD_BYTES = 65536, 2**24
@@ -85,22 +87,30 @@ class Plan:
 
 def matrices(program: Program) -> list[HashedMatrix]:
     """The hashed matrices of a program and its subgraphs, each once."""
-    found: dict[int, HashedMatrix] = {}
-    pending = [program]
-    while pending:
-        for step in pending.pop().steps:
-            if isinstance(step.op, HASHED_OPS):
-                found[id(step.op.matrix)] = step.op.matrix
-            pending.extend(step.subgraphs.values())
+    steps = (step for p in programs(program) for step in p.steps)
+    found = {id(step.op.matrix): step.op.matrix for step in steps if isinstance(step.op, HASHED_OPS)}
     return list(found.values())
 
 
+def programs(program: Program) -> Iterator[Program]:
+    """A program and those of its steps' subgraphs, at any depth."""
+    pending = [program]
+    while pending:
+        yield (last := pending.pop())
+        for step in last.steps:
+            pending.extend(step.subgraphs.values())
+
+
 def weight_bytes(program: Program) -> int:
-    """Bytes of constants and weights once every spectrum that products use has been taken."""
+    """Bytes of constants and weights, those of subgraphs too, once every spectrum that products use has been taken."""
+    constants = {id(c): c.nbytes for p in programs(program) for c in p.constants.values()}
     transformed = {
-        id(s.op.matrix) for s in program.steps if isinstance(s.op, HashedProduct | HashedConv) and s.op.matrix.in_range
+        id(s.op.matrix)
+        for p in programs(program)
+        for s in p.steps
+        if isinstance(s.op, HashedProduct | HashedConv) and s.op.matrix.in_range
     }
-    return sum(c.nbytes for c in program.constants.values()) + sum(
+    return sum(constants.values()) + sum(
         m.w.nbytes + (m.spectrum_bytes if id(m) in transformed else 0) for m in matrices(program)
     )
 
@@ -128,7 +138,7 @@ class _Builder:
     def infer_types(self) -> None:
         for step in self.program.steps:
             known = [name == "" or name in self.operands for name in step.inputs]
-            if not all(known) or step.subgraphs:
+            if not all(known) or step.subgraphs or is_control(step):
                 self.steps.append(PlannedStep(step, "dynamic"))
                 continue
             ins = [self.operands[name] if name else None for name in step.inputs]
@@ -175,7 +185,7 @@ class _Builder:
         if any(x is not None and x.value is None for x in ins):
             return None
         self.fold_budget -= size
-        return evaluate(step, [None if x is None else x.value for x in ins], FOLD_BYTES)
+        return evaluate(step, [None if x is None else x.value for x in ins], Limits(FOLD_BYTES))
 
     def place(self, threads: int) -> Plan:
         outputs = [self.operands.get(name) for name in self.program.outputs]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,32 @@ class Profile:
     def overhead_ns(self) -> float:
         """What a run takes beside its steps: checks, buffers, calls."""
         return self.run_ns - sum(step.ns for step in self.steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as data that JSON can hold; times in nanoseconds."""
+        return asdict(self) | {"overhead_ns": self.overhead_ns}
+
+    def chrome_trace(self, name: str = "run", row: int = 1) -> dict[str, Any]:
+        """The profile in Chrome's trace event format, for chrome://tracing and https://ui.perfetto.dev.
+
+        One event for the run and, below it, one for each step, end to end in their order, as long as their medians: no
+        single run took just this course. Times in the events are in microseconds, as the format has them. name: of the
+        run; row: the number of the row that it is drawn in, for traces put together.
+        """
+        about: dict[str, Any] = {"repeats": self.repeats, "overhead_ns": self.overhead_ns}
+        events = [_event(name, "run", row, 0.0, self.run_ns, about)]
+        start = 0.0
+        for step in self.steps:
+            about = {"nodes": list(step.nodes), "runs": step.runs, "kernel": step.kernel}
+            events.append(_event(step.label, step.runs, row, start, step.ns, about))
+            start += step.ns
+        return {"traceEvents": events, "displayTimeUnit": "ns"}
+
+
+def _event(name: str, category: str, row: int, start_ns: float, ns: float, about: dict[str, Any]) -> dict[str, Any]:
+    """A complete event ("X") of the trace event format."""
+    times = {"ts": start_ns / 1000, "dur": ns / 1000}
+    return {"name": name, "cat": category, "ph": "X", **times, "pid": 1, "tid": row, "args": about}
 
 
 class _Apart(BoundPlan):

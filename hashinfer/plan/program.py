@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ from hashinfer.errors import HashinferError, MemoryLimitError, OpError, at_node
 from hashinfer.model.graph import ValueType
 from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, is_native
 from hashinfer.ops.reference import ReferenceOp
+from hashinfer.plan.limits import Limits, in_time
+
+LARGEST_EXTENT = 2**62
+"""Bytes of an array, its empty dimensions taken as 1, that NumPy makes no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,19 @@ class Program:
     constants: Mapping[str, Array]
     steps: tuple[Step, ...]
     captures: tuple[str, ...] = ()
+    dying: tuple[tuple[str, ...], ...] = field(init=False)
+    """For each step, the values made before or by it that nothing behind it uses."""
+
+    def __post_init__(self) -> None:
+        last: dict[str, int] = {}
+        for k, step in enumerate(self.steps):
+            for name in (*step.outputs, *step.uses()):
+                last[name] = k
+        made = {name for step in self.steps for name in step.outputs if name} - set(self.outputs)
+        dying: list[list[str]] = [[] for _ in self.steps]
+        for name in made:
+            dying[last[name]].append(name)
+        object.__setattr__(self, "dying", tuple(map(tuple, dying)))
 
 
 @dataclass(slots=True)
@@ -47,6 +65,12 @@ class Step:
     outputs: tuple[str, ...]
     subgraphs: Mapping[str, Program] = field(default_factory=dict)
     _reference: ReferenceOp | None = None
+
+    def uses(self) -> Iterator[str]:
+        """Names of the values it reads, those that its subgraphs take from outside among them."""
+        yield from self.inputs
+        for program in self.subgraphs.values():
+            yield from program.captures
 
     def native_op(self, ins: Sequence[Operand | None]) -> Op | None:
         """The op that runs this step for such operands, or None where the reference implementation has to.
@@ -72,12 +96,20 @@ class Step:
         """Errors of the op, foreseen or not, come out as OpError with the op and the node in front."""
         try:
             yield
+        except MemoryLimitError as error:
+            message = str(error)
+            raise MemoryLimitError(message if self.nodes[-1] in message else self.explain(error)) from None
         except (MemoryError, HashinferError) as error:
             if isinstance(error, OpError):
                 raise OpError(self.explain(error)) from None
             raise
         except Exception as error:
             raise OpError(self.explain(f"{type(error).__name__}: {error}")) from error
+
+    def check_count(self, made: int) -> None:
+        """Raise OpError where the node names more outputs than the op makes."""
+        if any(self.outputs[made:]):
+            raise OpError(f"it names {len(self.outputs)} outputs; the op makes {made}")
 
     def explain(self, error: HashinferError | str) -> str:
         """An error's text with this step's op and node in front."""
@@ -87,35 +119,55 @@ class Step:
 def infer(step: Step, op: Op, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
     """`op.infer` for a step, its errors naming the node."""
     with step.named_errors():
-        return op.infer(step.call, ins)
+        types = op.infer(step.call, ins)
+        if types is not None:
+            step.check_count(len(types))
+        return types
 
 
 def check_size(step: Step, types: Sequence[TensorType], limit: int) -> None:
-    """Raise MemoryLimitError where a step's outputs alone exceed `limit` bytes."""
+    """Raise MemoryLimitError where a step's outputs alone exceed `limit` bytes.
+
+    So does an output without elements whose other dimensions are beyond what NumPy can make.
+    """
     size = sum(t.nbytes for t in types)
-    if size > limit:
+    extent = max((prod(max(d, 1) for d in t.shape) * t.dtype.itemsize for t in types), default=0)
+    if size > limit or extent >= LARGEST_EXTENT:
         shapes = ", ".join(map(str, types))
         raise MemoryLimitError(step.explain(f"its output {shapes} takes {size} bytes; at most {limit} are allowed"))
 
 
-def evaluate(step: Step, ins: Sequence[Any], limit: int) -> list[Any]:
+def evaluate(step: Step, ins: Sequence[Any], limits: Limits) -> list[Any]:
     """Run one step on real values (arrays, or lists for sequences) into fresh arrays.
 
-    Raises OpError naming the node; MemoryLimitError before an output beyond `limit` bytes is made.
+    Raises OpError naming the node; MemoryLimitError before an output beyond `limits` is made; TimeLimitError where the
+    time ends inside the reference implementation.
     """
     if not all(x is None or isinstance(x, np.ndarray) for x in ins):
-        return step.reference.evaluate(step.call, ins)
+        return _by_reference(step, ins, limits)
     operands = [None if x is None else Operand.of(x) for x in ins]
     op = step.native_op(operands)
+    if op is None:
+        return _by_reference(step, ins, limits)
     with step.named_errors():
-        if op is None:
-            return step.reference.evaluate(step.call, ins)
         types = op.infer(step.call, operands)
         if types is None:
             raise OpError("its output's shape cannot be told from its inputs")
-        check_size(step, types, limit)
+        check_size(step, types, limits.bytes)
+        step.check_count(len(types))
         if op.aliases:
             return [np.array(ins[0], order="C").reshape(types[0].shape)]
         outs = [np.empty(t.shape, t.dtype) for t in types]
         op.run(step.call, ins, outs)
     return outs
+
+
+def _by_reference(step: Step, ins: Sequence[Any], limits: Limits) -> list[Any]:
+    """The step by onnx's reference implementation, if what it will make is within `limits`."""
+    with step.named_errors():
+        size = step.reference.output_bytes(step.call, ins)
+        if size > limits.bytes:
+            raise MemoryLimitError(step.explain(f"its outputs take {size} bytes; at most {limits.bytes} are allowed"))
+        made = in_time(limits, step.label, step.nodes[-1], lambda: step.reference.evaluate(step.call, ins))
+        step.check_count(len(made))
+        return made

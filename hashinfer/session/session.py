@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hashinfer.ops.base import Array, TensorType
 from hashinfer.plan.bound import BoundPlan
 from hashinfer.plan.control import interpret
 from hashinfer.plan.fuse import fuse
-from hashinfer.plan.limits import physical_memory
+from hashinfer.plan.limits import Limits, physical_memory
 from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, weight_bytes
 from hashinfer.plan.profile import Profile, profile_plan
 from hashinfer.plan.report import plan_report
@@ -46,9 +47,11 @@ class InferenceSession:
     threads: threads of one run. Default: `sess_options.intra_op_num_threads` where not 0, then HASHINFER_NUM_THREADS,
     then the processors that affinity and the cgroup quota leave.
     max_memory: bytes that weights, buffers and outputs of one run may take together. Default: the machine's memory.
+    time_limit: seconds after which a run begins no further step. Default: none.
 
     Raises ModelError, UnsupportedError or OSError where the model cannot be loaded, InputError for an argument that
-    makes no sense, MemoryLimitError where the weights alone exceed max_memory. Safe to use from many threads at once.
+    makes no sense, MemoryLimitError where the file or its weights alone exceed max_memory. Safe to use from many
+    threads at once.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class InferenceSession:
         *,
         threads: int | None = None,
         max_memory: int | None = None,
+        time_limit: float | None = None,
     ) -> None:
         check_providers(providers)
         self._options = sess_options or SessionOptions()
@@ -68,8 +72,9 @@ class InferenceSession:
             raise InputError(f"max_memory is {max_memory!r}; expected a number of bytes above 0")
         self._max_memory = max_memory
         self._limit = physical_memory() if max_memory is None else max_memory
+        self._time_limit = _seconds(time_limit)
         self._source = _reread(path_or_bytes)
-        model = read_model(self._source)
+        model = read_model(self._source, self._limit)
         if not isinstance(self._source, bytes):
             self._source = str(Path(self._source).absolute())
         self._program = fuse(model.graph)
@@ -80,6 +85,14 @@ class InferenceSession:
                 f"the model's weights take {self._weight_bytes} bytes; at most {self._limit} are allowed"
             )
         _tell_of_odd_weights(self._program)
+        log.info(
+            "loaded %s: %d nodes in %d steps, %d bytes of weights, %d threads",
+            self._source if isinstance(self._source, str) else f"a model of {model.file_bytes} bytes",
+            len(model.graph.nodes),
+            len(self._program.steps),
+            self._weight_bytes,
+            self._threads,
+        )
         self._inputs = {v.name: v for v in model.graph.inputs}
         self._outputs = {v.name: v for v in model.graph.outputs}
         self._plans = PlanCache(min(IDLE_BYTES, self._limit - self._weight_bytes))
@@ -95,17 +108,21 @@ class InferenceSession:
         run_options: RunOptions | None = None,
         *,
         out: Sequence[Array] | Mapping[str, Array] | None = None,
+        time_limit: float | None = None,
     ) -> list[Any]:
         """The outputs named (all where None), in that order, as arrays of their own.
 
         input_feed: name -> array of the input's dtype and shape; any strides and byte order. out: arrays to write into,
         one for each output asked for (a sequence or by name): C-contiguous, writable, of the right dtype and shape.
+        time_limit: seconds, in place of the session's. It is looked at between steps: one that runs is not interrupted.
 
         Raises InputError for names, dtypes, ranks or sizes that do not fit, OpError where data is not what an op is
-        defined for, MemoryLimitError beyond max_memory; all but data errors before any work.
+        defined for, MemoryLimitError beyond max_memory; all but data errors before any work, except where shapes hang
+        on data. Raises TimeLimitError where steps are left once the time is over; what `out` holds then is undefined.
         """
         if self._closed:
             raise InputError("the session is closed")
+        seconds = self._time_limit if time_limit is None else _seconds(time_limit)
         repeated = self._repeated
         if repeated is not None and not output_names:
             given = repeated.arrays(input_feed)
@@ -117,13 +134,13 @@ class InferenceSession:
                     or BoundPlan(repeated.plan, self._pool, self._limit)
                 )
                 try:
-                    return list(bound.run(given, targets))
+                    return list(bound.run(given, targets, seconds))
                 finally:
                     self._plans.keep_last(repeated.key, bound)
         names = self._output_names(output_names)
         arrays = self._arrays(input_feed)
         if not all(isinstance(a, np.ndarray) for a in arrays):
-            return self._interpret(names, arrays, out)
+            return self._interpret(names, arrays, out, seconds)
         key = tuple((a.dtype.str, a.shape) for a in arrays)
         plan = self._plan_for(key, [TensorType(a.dtype, a.shape) for a in arrays])
         self._repeated = Repeated.of(self._inputs, key, plan)
@@ -134,7 +151,7 @@ class InferenceSession:
                 arrays = [a.copy() if np.may_share_memory(target, a) else a for a in arrays]
         bound = self._plans.take(key, plan) or BoundPlan(plan, self._pool, self._limit)
         try:
-            results = bound.run(arrays, outputs)
+            results = bound.run(arrays, outputs, seconds)
         finally:
             self._plans.give(key, bound)
         by_name = dict(zip(plan.program.outputs, results, strict=True))
@@ -145,11 +162,11 @@ class InferenceSession:
             return [wanted[name] for name in names]
         return [by_name[name] for name in names]
 
-    def _interpret(self, names: Sequence[str], values: Sequence[Any], out: object) -> list[Any]:
+    def _interpret(self, names: Sequence[str], values: Sequence[Any], out: object, seconds: float | None) -> list[Any]:
         """Run step by step, for inputs that are no tensors (sequences, optionals)."""
         if out is not None:
             raise InputError("out is given; a model whose inputs are not all tensors writes no arrays of the caller's")
-        made = interpret(self._program, values, {}, self._limit)
+        made = interpret(self._program, values, {}, Limits.starting(self._limit - self._weight_bytes, seconds))
         by_name = dict(zip(self._program.outputs, made, strict=True))
         return [by_name[name] for name in names]
 
@@ -253,12 +270,17 @@ class InferenceSession:
         data = self._source
         if isinstance(data, str) and not self._model.external:
             data = Path(data).read_bytes()
-        return {"model": data, "options": self._options, "threads": self._threads, "max_memory": self._max_memory}
+        return {
+            "model": data,
+            "options": self._options,
+            "threads": self._threads,
+            "max_memory": self._max_memory,
+            "time_limit": self._time_limit,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        InferenceSession.__init__(
-            self, state["model"], state["options"], threads=state["threads"], max_memory=state["max_memory"]
-        )
+        limits = {name: state[name] for name in ("threads", "max_memory", "time_limit")}
+        InferenceSession.__init__(self, state["model"], state["options"], **limits)
 
     def _output_names(self, names: Sequence[str] | None) -> Sequence[str]:
         if names is None or len(names) == 0:
@@ -284,7 +306,20 @@ class InferenceSession:
         return arrays
 
     def _plan_for(self, key: PlanKey, types: Sequence[TensorType]) -> Plan:
-        return self._plans.plan(key, lambda: make_plan(self._program, types, self._threads, self._limit))
+        return self._plans.plan(key, lambda: self._made_plan(types))
+
+    def _made_plan(self, types: Sequence[TensorType]) -> Plan:
+        plan = make_plan(self._program, types, self._threads, self._limit)
+        if log.isEnabledFor(logging.INFO):
+            kinds = Counter(step.kind for step in plan.steps)
+            shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
+            inputs = ", ".join(map(str, types)) or "no inputs"
+            log.info("planned for %s: steps %s; %d bytes of buffers", inputs, shown, plan.buffer_bytes)
+        if log.isEnabledFor(logging.DEBUG):
+            for step in plan.steps:
+                kernel = "" if step.emission is None else f", {step.emission.choice}: {step.emission.reason}"
+                log.debug("%s", step.step.explain(f"{step.kind}{kernel}"))
+        return plan
 
     @staticmethod
     def _targets(plan: Plan, wanted: Mapping[str, Array]) -> list[Array | None]:
@@ -310,6 +345,12 @@ def _thread_count(threads: int | None, options: SessionOptions) -> int:
     if isinstance(chosen, bool) or not isinstance(chosen, int) or not 1 <= chosen <= MAX_THREADS:
         raise InputError(f"threads is {chosen!r}; expected a whole number from 1 to {MAX_THREADS}")
     return chosen
+
+
+def _seconds(given: float | None) -> float | None:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int | float) or not given > 0):
+        raise InputError(f"time_limit is {given!r}; expected a number of seconds above 0")
+    return given
 
 
 def _reread(source: ModelSource) -> str | bytes:
