@@ -26,7 +26,7 @@ code = pytest.main([*options, *sys.argv[2:]])
 from hashinfer.kernels.dyadic import dyadic_row_f32
 
 dyadic_row_f32.address
-text = dyadic_row_f32._compiled._library.get_asm_str()
+text = dyadic_row_f32._code._library.get_asm_str()
 print("registers", *[name for name in ("zmm", "ymm", "xmm") if "%" + name in text])
 sys.exit(code)
 """

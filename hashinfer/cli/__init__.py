@@ -1,4 +1,4 @@
-"""The command line: `hashinfer run`, `inspect`, `verify`, `bench`, `compress`, `build`, `expand`."""
+"""The command line: `hashinfer run`, `inspect`, `verify`, `bench`, `compress`, `build`, `cache`, `expand`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ def main() -> None:
 
     `HASHINFER_DEBUG` set makes an unexpected error show its traceback.
     """
+    import gc  # noqa: PLC0415
+
     import click  # noqa: PLC0415
+
+    # A short process that imports 400 modules would collect garbage some thirty times on the way.
+    gc.set_threshold(100_000, 50, 50)
 
     from hashinfer.cli.app import app  # noqa: PLC0415
     from hashinfer.errors import HashinferError  # noqa: PLC0415

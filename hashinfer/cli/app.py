@@ -16,6 +16,7 @@ COMMANDS = {
     "bench": ("hashinfer.cli.bench", "Measure start, time and memory of a model, beside onnxruntime if asked."),
     "compress": ("hashinfer.cli.compress", "Hash the weights of a dense model; distil it where there is data."),
     "build": ("hashinfer.cli.build", "Compile a model ahead of time, for this CPU or another one."),
+    "cache": ("hashinfer.cli.cache", "Show, warm or clear what is kept of compiled kernels."),
     "expand": ("hashinfer.cli.expand", "Write the plain dense twin of a model."),
 }
 

@@ -26,11 +26,13 @@ def _finite(data: Any) -> Any:
 @contextmanager
 def row_progress(rows: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error while rows are worked through, where that is a terminal; yields what to tell it."""
+    if not sys.stderr.isatty():
+        yield lambda _done: None
+        return
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("rows", total=rows)
         yield lambda done: progress.update(task, completed=done)
 
@@ -38,22 +40,24 @@ def row_progress(rows: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def compiling_notice() -> Iterator[None]:
     """Say on standard error that kernels are being compiled, while they are and only then."""
-    from rich.console import Console  # noqa: PLC0415
-
     from hashinfer.kernels import jit  # noqa: PLC0415
 
-    console = Console(stderr=True)
-    status = console.status("")
+    status: Any = None
     started = False
 
     def listener(name: str) -> None:
-        nonlocal started
-        text = f"compiling kernel {name} (once; later runs reuse it)"
-        if console.is_terminal:
+        nonlocal status, started
+        if not sys.stderr.isatty():
+            if not started:
+                print("compiling kernels, once; later runs reuse them ...", file=sys.stderr)
+        else:
+            text = f"compiling kernel {name} (once; later runs reuse it)"
+            if status is None:
+                from rich.console import Console  # noqa: PLC0415
+
+                status = Console(stderr=True).status(text)
+                status.start()
             status.update(text)
-            status.start()
-        elif not started:
-            console.print("compiling kernels, once; later runs reuse them ...", highlight=False)
         started = True
 
     jit.compile_listeners.append(listener)
@@ -61,4 +65,5 @@ def compiling_notice() -> Iterator[None]:
         yield
     finally:
         jit.compile_listeners.remove(listener)
-        status.stop()
+        if status is not None:
+            status.stop()

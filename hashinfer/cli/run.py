@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ import numpy.typing as npt
 from hashinfer.cli.console import compiling_notice, print_json, row_progress
 from hashinfer.cli.inputs import load_inputs, load_labels
 from hashinfer.cli.memory import process_memory, readable
-from hashinfer.cli.stream import NpyWriter, batch_axis, check_rows, chunk_rows, chunks
+from hashinfer.cli.stream import NpyWriter, batch_axis, check_labels, chunk_rows, chunks
 from hashinfer.errors import InputError
 from hashinfer.files import atomic_write
 
@@ -34,7 +36,7 @@ SHOWN_ROWS = 10
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a run. Default: the processors there are.")
 @click.option("--labels", "labels_path", help="An .npy file of class numbers [N]: adds the accuracy.")
 @click.option("--top-k", type=click.IntRange(1), help="Show the K best classes of the first rows (1 by default).")
-@click.option("--chunk", type=click.IntRange(1), help="Rows to run at a time. Default: all, where memory allows it.")
+@click.option("--chunk", type=click.IntRange(1), help="Rows to run at a time. Default: see above.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 def command(
     model: str,
@@ -49,7 +51,8 @@ def command(
     """Run MODEL on INPUT... and show what comes out.
 
     INPUT is an .npy file, an .npz file, NAME=FILE, or - for an .npy array on standard input; an input without a name
-    goes to the model's next one. What would take more than a quarter of the memory is run in chunks of rows.
+    goes to the model's next one. Where no row depends on another, or the whole would take more than a quarter of the
+    memory, rows are run in chunks.
     """
     from hashinfer.session.session import InferenceSession  # noqa: PLC0415
 
@@ -74,7 +77,8 @@ def command(
         "per_row": 1000 * run.seconds / max(run.rows, 1),
     }
     figures["memory_bytes"] = _memory(session, run, floor)
-    figures = {"model": model, "threads": session.threads, "chunk_rows": run.chunk, **figures}
+    chunks_of = {"chunk_rows": run.chunk, "rows_independent": run.independent}
+    figures = {"model": model, "threads": session.threads, **chunks_of, **figures}
     to = sys.stderr if output == "-" else sys.stdout
     if as_json:
         print_json(figures, to)
@@ -104,14 +108,16 @@ class _Run:
         self.top: list[list[tuple[int, float]]] = []
         self.chosen = chunk
         self.chunk: int | None = None
+        self.independent = False
 
     def prepare(self) -> None:
         """Check everything and compile what is needed, before an output file is begun."""
         rows = batch_axis(self.session, self.feed)
         if self.labels is not None and rows is not None:
-            check_rows(self.labels, rows, self.names)
+            check_labels(self.labels, rows, self.names)
         missing = [v.name for v in self.session.get_inputs() if v.name not in self.feed]
-        self.chunk = None if missing else chunk_rows(self.session, self.feed, self.chosen)
+        if not missing:
+            self.chunk, self.independent = chunk_rows(self.session, self.feed, self.chosen)
         outputs = self.session.run(None, self.first_part())
         if self.labels is not None:
             _check_scores(outputs[0], self.names[0])
@@ -143,7 +149,7 @@ class _Run:
         scores = arrays[0]
         if self.labels is not None:
             if self.chunk is None:
-                check_rows(self.labels, len(scores), self.names)
+                check_labels(self.labels, len(scores), self.names)
             part = self.labels[start : start + len(scores)]
             self.correct += int((scores.argmax(axis=-1) == part).sum())
         if scores.ndim == 2 and scores.dtype.kind in "fiu" and scores.shape[1] > 1:
@@ -215,35 +221,22 @@ def _memory(session: InferenceSession, run: _Run, floor: dict[str, int]) -> dict
 
 
 def _show(figures: dict[str, Any], to: Any, top_k: int | None) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    console = Console(file=to, highlight=False, soft_wrap=True)
+    say = partial(print, file=to)
     for entry in figures["outputs"]:
-        console.print(f"output {entry['name']}  {entry['dtype']}{entry['shape']}", markup=False)
+        say(f"output {entry['name']}  {entry['dtype']}{entry['shape']}")
     if figures.get("top"):
-        table = Table(box=None, pad_edge=False)
-        table.add_column("row", justify="right")
-        table.add_column("class" if (top_k or 1) == 1 else f"top {top_k} classes (score)")
-        table.add_column("score" if (top_k or 1) == 1 else "", justify="right")
-        for number, best in enumerate(figures["top"]):
-            if (top_k or 1) == 1:
-                table.add_row(str(number), str(best[0]["class"]), f"{best[0]['score']:.4g}")
-            else:
-                table.add_row(str(number), "  ".join(f"{b['class']} ({b['score']:.4g})" for b in best), "")
-        console.print(table)
-        if figures["rows"] > len(figures["top"]):
-            console.print(f"... and {figures['rows'] - len(figures['top'])} more rows", style="dim")
+        _show_classes(figures["top"], figures["rows"], top_k or 1, say)
     if "accuracy" in figures and figures["accuracy"] is not None:
         wrong = figures["rows"] - figures["correct"]
-        console.print(
-            f"accuracy [bold]{100 * figures['accuracy']:.2f} %[/]  ({figures['correct']} of {figures['rows']} right, "
+        say(
+            f"accuracy {100 * figures['accuracy']:.2f} %  ({figures['correct']} of {figures['rows']} right, "
             f"error {100 * wrong / figures['rows']:.2f} %)"
         )
     times, memory = figures["time_ms"], figures["memory_bytes"]
     if figures["chunk_rows"] is not None:
-        console.print(f"chunks   of {figures['chunk_rows']} rows: right where no row depends on another")
-    console.print(
+        known = "" if figures["rows_independent"] else ": right where no row depends on another"
+        say(f"chunks   of {figures['chunk_rows']} rows{known}")
+    say(
         f"time     load {times['load']:.0f} ms, first run with compiling {times['first_run']:.0f} ms, "
         f"then {times['run']:.2f} ms for {figures['rows']} rows ({1000 * times['per_row']:.1f} us a row), "
         f"{figures['threads']} threads"
@@ -254,4 +247,15 @@ def _show(figures: dict[str, Any], to: Any, top_k: int | None) -> None:
             f", engine floor {readable(memory['engine_floor'])}, peak {readable(memory['peak'])} "
             f"({readable(memory['peak_over_floor'])} over the floor)"
         )
-    console.print(split)
+    say(split)
+
+
+def _show_classes(top: list[list[dict[str, Any]]], rows: int, best: int, say: Callable[[str], None]) -> None:
+    say("row  class  score" if best == 1 else f"row  top {best} classes (score)")
+    for number, classes in enumerate(top):
+        if best == 1:
+            say(f"{number:3}  {classes[0]['class']:<5}  {classes[0]['score']:.4g}")
+        else:
+            say(f"{number:3}  " + "  ".join(f"{c['class']} ({c['score']:.4g})" for c in classes))
+    if rows > len(top):
+        say(f"... and {rows - len(top)} more rows")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from hashinfer.errors import InputError, MemoryLimitError
+from hashinfer.errors import HashinferError, InputError, MemoryLimitError
 from hashinfer.plan.limits import physical_memory
+from hashinfer.plan.rows import check_rows
 
 if TYPE_CHECKING:
     from hashinfer.session.session import InferenceSession
@@ -18,6 +19,8 @@ Array = npt.NDArray[Any]
 
 WHOLE_SHARE = 4
 """A run is split where it would take more than this part of the machine's memory."""
+QUIET_BYTES = 2**21
+"""A run whose rows are known not to depend on each other is split where its buffers would take more than this."""
 
 
 def batch_axis(session: InferenceSession, feed: Mapping[str, Array]) -> int | None:
@@ -30,24 +33,43 @@ def batch_axis(session: InferenceSession, feed: Mapping[str, Array]) -> int | No
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def chunk_rows(session: InferenceSession, feed: Mapping[str, Array], chosen: int | None) -> int | None:
-    """Rows to run at a time, None for all at once.
+def chunk_rows(session: InferenceSession, feed: Mapping[str, Array], chosen: int | None) -> tuple[int | None, bool]:
+    """(rows to run at a time, None for all at once; whether it is known that no row depends on another).
 
-    The rows `chosen`, where the model has a batch dimension at all; otherwise all of them unless that would take more
-    than a share of the memory there is. Raises InputError where rows are chosen and the batch cannot be split.
+    The rows `chosen`, where the model has a batch dimension at all; otherwise as many as QUIET_BYTES hold, if rows are
+    known to be independent; otherwise all of them unless that would take more than a share of the memory there is.
+    Raises InputError where rows are chosen and the batch cannot be split.
     """
     rows = batch_axis(session, feed)
     if rows is None:
         if chosen is not None:
             raise InputError("the model has no common open first dimension: it cannot be run in chunks of rows")
-        return None
+        return None, False
     if chosen is not None:
-        return chosen
-    allowed = physical_memory() // WHOLE_SHARE
-    step = rows
+        return chosen, _independent(session, feed)
+    buffers = _buffers(session, feed, rows)
+    if buffers > QUIET_BYTES and _independent(session, feed):
+        return max(1, rows * QUIET_BYTES // buffers), True
+    allowed, step = physical_memory() // WHOLE_SHARE, rows
     while step > 1 and _bytes_of(session, feed, rows, step) > allowed:
         step = -(-step // 2)
-    return None if step >= rows else step
+    return (None if step >= rows else step), False
+
+
+def _independent(session: InferenceSession, feed: Mapping[str, Array]) -> bool:
+    try:
+        one = session.plan({name: (1, *a.shape[1:]) for name, a in feed.items()})
+        check_rows(one.program, one, list(feed), physical_memory())
+    except HashinferError:
+        return False
+    return True
+
+
+def _buffers(session: InferenceSession, feed: Mapping[str, Array], rows: int) -> int:
+    try:
+        return session.plan({name: (rows, *a.shape[1:]) for name, a in feed.items()}).buffer_bytes
+    except MemoryLimitError:
+        return 2**62
 
 
 def _bytes_of(session: InferenceSession, feed: Mapping[str, Array], rows: int, step: int) -> int:
@@ -97,7 +119,7 @@ class NpyWriter:
         self.file.write(np.ascontiguousarray(chunk).tobytes())
 
 
-def check_rows(labels: Array, rows: int, outputs: Sequence[str]) -> None:
+def check_labels(labels: Array, rows: int, outputs: Sequence[str]) -> None:
     """Raise InputError unless there is one label for each row."""
     if len(labels) != rows:
         raise InputError(f"there are {len(labels)} labels for {rows} rows of {outputs[0]!r}")

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.jit import device, inlined
+from hashinfer.kernels.vectors import (
     add16,
     float32_array,
     float_bits,
@@ -25,7 +26,6 @@ from hashinfer.kernels.intrinsics import (
     splat16,
     store16,
 )
-from hashinfer.kernels.jit import device, inlined
 
 PRODUCT = (
     "x",

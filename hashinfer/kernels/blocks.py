@@ -39,7 +39,9 @@ from hashinfer.kernels.hashing import (
     xxh32_finish,
     xxh32_prefix,
 )
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.jit import device, entry, inlined
+from hashinfer.kernels.rows import read_rows
+from hashinfer.kernels.vectors import (
     add_word16,
     flip_odd16,
     float32_array,
@@ -57,8 +59,6 @@ from hashinfer.kernels.intrinsics import (
     weights16,
     xxh32_slots16,
 )
-from hashinfer.kernels.jit import device, entry, inlined
-from hashinfer.kernels.rows import read_rows
 
 ROW_BLOCK, ROWS_AT_ONCE, STRIP, CHUNK = 128, 32, 64, 128
 ARGUMENT_BYTES = 512

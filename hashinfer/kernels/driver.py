@@ -18,11 +18,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import types
 
-from hashinfer.kernels.intrinsics import atomic_add, atomic_load, atomic_store, call_entry, int64_at, relax
-from hashinfer.kernels.jit import Kernel, compiled, device
+from hashinfer.kernels.jit import Kernel, compiled, device, external
 from hashinfer.kernels.parking import PARKED, SEAT, call, dismiss, sleep
+from hashinfer.kernels.vectors import atomic_add, atomic_load, atomic_store, call_entry, int64_at, relax
 
 ROW = 64
 TILES, ADDRESS = ROW - 2, ROW - 1
@@ -59,7 +58,7 @@ if sys.platform == "win32":
         relax()
 
 else:
-    _sched_yield = types.ExternalFunction("sched_yield", types.int32())
+    _sched_yield = external("sched_yield", "int32")
 
     @device
     def _yield_processor() -> None:
@@ -93,7 +92,7 @@ def _run_steps(control: Any, thread: Any) -> None:
             spins += 1
 
 
-@compiled(types.void(types.int64, types.int64, types.int64))
+@compiled
 def run_alone(code, steps, scratch):  # type: ignore[no-untyped-def]
     """Every tile of every step, in order, on the calling thread."""
     for s in range(steps):
@@ -102,7 +101,7 @@ def run_alone(code, steps, scratch):  # type: ignore[no-untyped-def]
             call_entry(row[ADDRESS], row, tile, scratch)
 
 
-@compiled(types.void(types.int64, types.int64))
+@compiled
 def run_shared(control_address, job):  # type: ignore[no-untyped-def]
     """Open the job in the control block, work on it, close it, wait for the workers to leave."""
     control = int64_at(control_address)
@@ -120,7 +119,7 @@ def run_shared(control_address, job):  # type: ignore[no-untyped-def]
         spins += 1
 
 
-@compiled(types.void(types.int64, types.int64))
+@compiled
 def serve(control_address, worker):  # type: ignore[no-untyped-def]
     """Join jobs as they open, as worker 0, 1, ...; park after a short spin without one.
 
@@ -153,7 +152,7 @@ def serve(control_address, worker):  # type: ignore[no-untyped-def]
         spins = 0
 
 
-@compiled(types.void(types.int64))
+@compiled
 def stop(control_address):  # type: ignore[no-untyped-def]
     """Have all workers return."""
     control = int64_at(control_address)

@@ -39,7 +39,10 @@ from hashinfer.kernels.arguments import (
 )
 from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
 from hashinfer.kernels.hashing import permute, weight
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.isa import RADIX
+from hashinfer.kernels.jit import device, entry, inlined
+from hashinfer.kernels.rows import read_rows
+from hashinfer.kernels.vectors import (
     add16,
     flip16,
     float32_array,
@@ -60,9 +63,6 @@ from hashinfer.kernels.intrinsics import (
     store_lanes16,
     uint16_array,
 )
-from hashinfer.kernels.isa import RADIX
-from hashinfer.kernels.jit import device, entry, inlined
-from hashinfer.kernels.rows import read_rows
 
 GROUP_LANES = 16
 SMALLEST, LARGEST = np.float32(2.0**-40), np.float32(2.0**40)

@@ -43,7 +43,11 @@ from hashinfer.kernels.dyadic import (
     vector_floats,
 )
 from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.isa import RADIX
+from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels
+from hashinfer.kernels.rows import read_rows
+from hashinfer.kernels.vectors import (
     float32_array,
     fma16,
     int8_array,
@@ -57,10 +61,6 @@ from hashinfer.kernels.intrinsics import (
     store16,
     uint16_array,
 )
-from hashinfer.kernels.isa import RADIX
-from hashinfer.kernels.jit import device, entry
-from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels
-from hashinfer.kernels.rows import read_rows
 
 CHUNK = 64
 """Patch entries that are read at once."""

@@ -36,7 +36,8 @@ from hashinfer.kernels.dyadic import (
 )
 from hashinfer.kernels.hadamard import hadamard
 from hashinfer.kernels.hashing import permute
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.vectors import (
     float32_array,
     fma16,
     int8_array,
@@ -46,7 +47,6 @@ from hashinfer.kernels.intrinsics import (
     store16,
     uint16_array,
 )
-from hashinfer.kernels.jit import device, entry
 
 
 def transposed_scratch_bytes(width: int) -> int:

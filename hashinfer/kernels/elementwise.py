@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.jit import device, entry, inlined
+from hashinfer.kernels.vectors import (
     float32_array,
     float64_array,
     int8_array,
@@ -18,7 +19,6 @@ from hashinfer.kernels.intrinsics import (
     uint8_array,
     uint16_array,
 )
-from hashinfer.kernels.jit import device, entry, inlined
 
 TILE = 16384
 """Elements of one tile of a flat kernel."""

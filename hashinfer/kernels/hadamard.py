@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.isa import RADIX
+from hashinfer.kernels.jit import device, inlined
+from hashinfer.kernels.vectors import (
     butterflies2,
     butterflies4,
     butterflies8,
@@ -30,8 +32,6 @@ from hashinfer.kernels.intrinsics import (
     swap4,
     swap8,
 )
-from hashinfer.kernels.isa import RADIX
-from hashinfer.kernels.jit import device, inlined
 
 BLOCK_BITS = 8
 """log2 of the vectors that stay in a first-level cache between passes: 16 KiB."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import overload
 
-from hashinfer.kernels.intrinsics import ramp16
-from hashinfer.kernels.jit import device, inlined
+from hashinfer.kernels.jit import at_first_compile, device, inlined
+from hashinfer.kernels.vectors import ramp16
 
 _P2, _P3, _P4, _P5 = np.uint32(0x85EBCA77), np.uint32(0xC2B2AE3D), np.uint32(0x27D4EB2F), np.uint32(0x165667B1)
 _M1, _M2 = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
@@ -121,8 +120,14 @@ def weight(w: Any, k: Any) -> Any:
     return half_to_float(w[k]) if w.dtype == np.uint16 else np.float32(w[k])
 
 
-@overload(weight, inline="always", strict=False)  # type: ignore[untyped-decorator]
-def _weight(w: Any, k: Any) -> Any:
-    if w.dtype.name == "uint16":
-        return lambda w, k: half_to_float(w[k])
-    return lambda w, k: np.float32(w[k])
+def _type_weight() -> None:
+    from numba.extending import overload  # noqa: PLC0415
+
+    @overload(weight, inline="always", strict=False)  # type: ignore[untyped-decorator]
+    def _weight(w: Any, k: Any) -> Any:
+        if w.dtype.name == "uint16":
+            return lambda w, k: half_to_float(w[k])
+        return lambda w, k: np.float32(w[k])
+
+
+at_first_compile.append(_type_weight)

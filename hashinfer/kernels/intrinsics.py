@@ -49,8 +49,7 @@ from numba.extending import intrinsic, models, register_model
 from numba.np.arrayobj import populate_array
 
 from hashinfer.kernels.isa import RADIX
-
-LANES = 16
+from hashinfer.kernels.vectors import LANES
 
 _F32, _F64, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
 _VECTOR, _WORDS, _MASK = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(1), LANES)

@@ -14,38 +14,69 @@ A name that the CPU cannot run is refused. Kernels are the same source for all t
 from __future__ import annotations
 
 import os
-
-import llvmlite.binding as llvm
-import numba
+import platform
+import sys
+from functools import cache
+from pathlib import Path
 
 from hashinfer.errors import InputError
 
 AVX512, AVX2, PORTABLE = "avx512", "avx2", "portable"
 NAMES = (AVX512, AVX2, PORTABLE)
 _NEEDED = {AVX512: ("avx512f", "avx512bw", "avx512dq", "avx512vl"), AVX2: ("avx2", "fma"), PORTABLE: ()}
-_MACHINES = {AVX512: "skylake-avx512", AVX2: "haswell", PORTABLE: "x86-64"}
+MACHINES = {AVX512: "skylake-avx512", AVX2: "haswell", PORTABLE: "x86-64"}
+"""LLVM's name of a CPU that has what a name stands for, and no more."""
+
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+_IDENTITY = (
+    *("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "isa", "uarch"),
+    *("Features", "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision"),
+)
+"""Lines of /proc/cpuinfo, on one architecture or another."""
+
+
+@cache
+def _processor() -> dict[str, str]:
+    """What Linux says of the first processor; nothing on other systems."""
+    if sys.platform != "linux":
+        return {}
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in lines)
+    return {key.strip(): value.strip() for key, _, value in pairs if key.strip() in _IDENTITY}
+
+
+def cpu_identity() -> tuple[tuple[str, str], ...]:
+    """What tells this CPU from another model; empty where the system does not say."""
+    return tuple(sorted(_processor().items()))
 
 
 def _available() -> set[str]:
-    named = numba.config.CPU_FEATURES
-    if numba.config.CPU_NAME and named is not None:
+    named = os.environ.get("NUMBA_CPU_FEATURES")
+    if os.environ.get("NUMBA_CPU_NAME") and named is not None:
         return {part[1:] for part in named.split(",") if part.startswith("+")}
+    if not X86:
+        return set()
+    if "flags" in _processor():
+        return set(_processor()["flags"].split())
+    import llvmlite.binding as llvm  # noqa: PLC0415
+
     return {name for name, there in llvm.get_host_cpu_features().items() if there}
 
 
-def _choose() -> str:
+def _choose() -> tuple[str, bool]:
     features = _available()
     possible = [name for name in NAMES if features.issuperset(_NEEDED[name])]
     chosen = os.environ.get("HASHINFER_ISA") or possible[0]
     if chosen not in possible:
         raise InputError(f"HASHINFER_ISA is {chosen!r}; this CPU runs {', '.join(possible)}")
-    if chosen != possible[0] and "x86_64" in llvm.get_process_triple():
-        # Numba reads these when it compiles for the first time in a process.
-        numba.config.CPU_NAME = _MACHINES[chosen]
-        numba.config.CPU_FEATURES = ""
-    return chosen
+    return chosen, chosen != possible[0] and X86
 
 
-ISA = _choose()
+ISA, NARROWED = _choose()
+"""NARROWED: whether the compiler must be kept from using all that the CPU has."""
 RADIX = 16 if ISA == AVX512 else 8
 """Vectors that one pass of the transform holds in registers."""

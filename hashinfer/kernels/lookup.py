@@ -12,7 +12,8 @@ import numpy as np
 
 from hashinfer.kernels.arguments import float_at
 from hashinfer.kernels.hashing import column_word, slot_sign, weight, xxh32_prefix
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.vectors import (
     float32_array,
     int8_array,
     int32_array,
@@ -23,7 +24,6 @@ from hashinfer.kernels.intrinsics import (
     uint16_array,
     weights16,
 )
-from hashinfer.kernels.jit import device, entry
 from hashinfer.kernels.xxh32 import add_list, hash_list
 
 IDS_PER_TILE, CHUNK = 16, 256

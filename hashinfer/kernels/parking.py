@@ -13,10 +13,9 @@ import sys
 from typing import Any
 
 import numpy as np
-from numba import types
 
-from hashinfer.kernels.intrinsics import atomic_load, atomic_store, int64_at
-from hashinfer.kernels.jit import device
+from hashinfer.kernels.jit import device, external
+from hashinfer.kernels.vectors import atomic_load, atomic_store, int64_at
 
 PARKED, THREAD_ID, BARRED, ALLOWED, MASK, SEAT = 0, 1, 2, 8, 24, 40
 """Places in a worker's seat, int64 [SEAT]: PARKED is 1 while the worker sleeps or is about to, THREAD_ID the system's
@@ -31,11 +30,11 @@ NATIVE = sys.platform == "linux" and sys.byteorder == "little" and _FUTEX != 0
 """Whether workers sleep in native code. A futex is an int32: the lower half of PARKED."""
 
 if NATIVE:
-    _syscall = types.ExternalFunction("syscall", types.int64(*[types.int64] * 7))
-    _sched_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
-    _affinity = types.int32(types.int32, types.int64, types.int64)
-    _sched_getaffinity = types.ExternalFunction("sched_getaffinity", _affinity)
-    _sched_setaffinity = types.ExternalFunction("sched_setaffinity", _affinity)
+    _syscall = external("syscall", "int64", *["int64"] * 7)
+    _sched_getcpu = external("sched_getcpu", "int32")
+    _affinity = ("int32", "int32", "int64", "int64")
+    _sched_getaffinity = external("sched_getaffinity", *_affinity)
+    _sched_setaffinity = external("sched_setaffinity", *_affinity)
 
     @device
     def _bar(seat_address: Any) -> bool:

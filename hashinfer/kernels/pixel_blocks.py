@@ -13,7 +13,9 @@ import numpy as np
 from hashinfer.kernels.arguments import IMAGE_ROWS, INPUTS, NO_LIMIT, OUTPUTS
 from hashinfer.kernels.blocks import BUCKETS, DENSE, HASHED, STRIP, W, fill
 from hashinfer.kernels.blocks import CHUNK as FILLED
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.jit import device, entry, inlined
+from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels
+from hashinfer.kernels.vectors import (
     float32_array,
     fma16,
     int8_array,
@@ -23,8 +25,6 @@ from hashinfer.kernels.intrinsics import (
     store16,
     uint16_array,
 )
-from hashinfer.kernels.jit import device, entry, inlined
-from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels
 
 BLOCK, CHUNK = 128, 64
 SCRATCH_BYTES = PLACES_BYTES + 4 * (CHUNK * BLOCK + CHUNK * STRIP + STRIP * BLOCK + 2 * FILLED + PIXELS)

@@ -27,7 +27,9 @@ from hashinfer.kernels.arguments import (
     float_at,
     row_start,
 )
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.jit import inlined
+from hashinfer.kernels.rows import PATCH_FIELDS
+from hashinfer.kernels.vectors import (
     add16,
     float32_array,
     int32_array,
@@ -40,8 +42,6 @@ from hashinfer.kernels.intrinsics import (
     store16,
     store_lanes16,
 )
-from hashinfer.kernels.jit import inlined
-from hashinfer.kernels.rows import PATCH_FIELDS
 
 PIXELS = 16
 PLACES_BYTES = 4 * 2 * PIXELS

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.jit import device, entry, inlined
+from hashinfer.kernels.vectors import (
     LANES,
     float32_array,
     load16,
@@ -20,7 +21,6 @@ from hashinfer.kernels.intrinsics import (
     splat16,
     store_lanes16,
 )
-from hashinfer.kernels.jit import device, entry, inlined
 
 AXIS = ("size", "count", "kernel", "stride", "dilation", "pad")
 """Of an axis: elements, outputs, and how the window goes along it; pad: elements of padding before the first."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels.arguments import IMAGE_ROWS, NO_LIMIT, PATCHES, ROWS, X_ROW_STRIDE, X_SCALE, X, float_at
-from hashinfer.kernels.intrinsics import float32_array, int64_array
 from hashinfer.kernels.jit import device
+from hashinfer.kernels.vectors import float32_array, int64_array
 
 PATCH_FIELDS = (
     "channels",

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import types
 
 from hashinfer.kernels.hadamard import hadamard
 from hashinfer.kernels.hashing import signed_slot, xxh32_finish, xxh32_prefix
-from hashinfer.kernels.intrinsics import float32_array, int32_array, int64_array
 from hashinfer.kernels.jit import compiled, device
+from hashinfer.kernels.vectors import float32_array, int32_array, int64_array
 
 _ONE = np.uint32(1)
 
@@ -25,7 +24,7 @@ def signed_bucket(slot: Any, buckets: Any) -> Any:
     return np.int32(np.uint32(slot >> _ONE)) + np.int32(np.uint32(slot & _ONE)) * np.int32(buckets)
 
 
-@compiled(types.void(*[types.int64] * 7))
+@compiled
 def xxh32_cells(ids, rows, cols, buckets, seed, block, out):  # type: ignore[no-untyped-def]
     """out[r, j], int32 [rows, cols] = bucket of W[ids[r], j], plus K where its sign is -1. ids: int64 [rows]."""
     row_of, cells = int64_array(ids, rows), int32_array(out, rows * cols)
@@ -42,14 +41,14 @@ def xxh32_cells(ids, rows, cols, buckets, seed, block, out):  # type: ignore[no-
                     cells[at + start + t] = first + np.int32(t)
 
 
-@compiled(types.void(*[types.int64] * 3))
+@compiled
 def hadamard_rows(v, rows, width):  # type: ignore[no-untyped-def]
     """v[rows, width], float32, each row transformed in place: v <- H v, unnormalised."""
     for r in range(rows):
         hadamard(float32_array(v + 4 * r * width, width), width, 1)
 
 
-@compiled(types.void(*[types.int64] * 10))
+@compiled
 def dyadic_products(spectrum, u, batch, width, groups, cols, perm, scale, y, scratch):  # type: ignore[no-untyped-def]
     """y[b, j] = scale[j] (H (spectrum[g] . u[b]))[perm[t]], g = j mod G, t = j div G.
 
@@ -72,7 +71,7 @@ def dyadic_products(spectrum, u, batch, width, groups, cols, perm, scale, y, scr
                 out[b * cols + j] = v[places[t]] * factor[j]
 
 
-@compiled(types.void(*[types.int64] * 12))
+@compiled
 def dyadic_gradients(spectrum, u, dy, batch, width, groups, cols, perm, scale, d_spectrum, d_u, scratch):  # type: ignore[no-untyped-def]
     """d_spectrum += and d_u += the gradients of sum(y . dy), y as `dyadic_products` has it; shapes as there."""
     s, x, slope = (

@@ -26,7 +26,8 @@ from hashinfer.kernels.arguments import (
     float_at,
 )
 from hashinfer.kernels.hashing import column_word, slot_sign, weight, xxh32_prefix
-from hashinfer.kernels.intrinsics import (
+from hashinfer.kernels.jit import device, entry, inlined
+from hashinfer.kernels.vectors import (
     add16,
     add_word16,
     flip_odd16,
@@ -45,7 +46,6 @@ from hashinfer.kernels.intrinsics import (
     weights16,
     xxh32_slots16,
 )
-from hashinfer.kernels.jit import device, entry, inlined
 
 STRIP, LIST = 1024, 4096
 SCRATCH_BYTES = 4 * (4 * LIST + STRIP + 16)

@@ -13,12 +13,12 @@ from hashinfer.errors import InputError, MemoryLimitError, UnsupportedError
 from hashinfer.kernels.arguments import float_argument
 from hashinfer.kernels.jit import Kernel
 from hashinfer.model.graph import Model, ValueType
-from hashinfer.native.emit.rows import check_rows
 from hashinfer.ops.base import Array, TensorType
 from hashinfer.ops.emission import Argument, Buffer, KernelCall, NativeOp, aligned
 from hashinfer.ops.hashed import HashedLookup
 from hashinfer.plan.fuse import fuse
 from hashinfer.plan.planner import Place, Plan, PlannedStep, make_plan
+from hashinfer.plan.rows import check_rows
 
 NATIVE_KINDS = ("native", "alias", "folded")
 

@@ -8,33 +8,11 @@ from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 
-from hashinfer.errors import HashinferError, InputError
+from hashinfer.errors import InputError
+from hashinfer.kernels.compiler import MATHS, refuse_others
 from hashinfer.kernels.jit import Kernel
 from hashinfer.native.emit.plain import plain_ir
 from hashinfer.native.emit.targets import Target
-
-OUTSIDE = frozenset(
-    (
-        "memcpy",
-        "memset",
-        "memmove",
-        "expf",
-        "exp",
-        "tanhf",
-        "tanh",
-        "erff",
-        "erf",
-        "logf",
-        "log",
-        "powf",
-        "sqrtf",
-        "floorf",
-        "ceilf",
-        "rintf",
-        "fmaf",
-    )
-)
-"""What an object may leave to the C library and libm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +72,7 @@ class Machine:
         tuning.loop_vectorization = tuning.slp_vectorization = not self.target.small
         passes = llvm.create_pass_builder(self.machine, tuning)
         passes.getModulePassManager().run(module, passes)
-        self._check(module)
+        refuse_others(module, MATHS)
         return bytes(self.machine.emit_object(module))
 
     def _parsed(self, text: str) -> llvm.ModuleRef:
@@ -106,9 +84,3 @@ class Machine:
         module = llvm.parse_assembly(text)
         module.triple, module.data_layout = self.triple, str(self.machine.target_data)
         return module
-
-    @staticmethod
-    def _check(module: llvm.ModuleRef) -> None:
-        for item in (*module.functions, *module.global_variables):
-            if item.is_declaration and not item.name.startswith("llvm.") and item.name not in OUTSIDE:
-                raise HashinferError(f"the compiled model would need {item.name}, which is outside the native subset")

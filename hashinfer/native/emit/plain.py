@@ -10,7 +10,9 @@ import numba
 
 from hashinfer.errors import HashinferError
 from hashinfer.files import atomic_write
-from hashinfer.kernels.jit import Kernel, cache_folder
+from hashinfer.kernels.cache import cache_folder
+from hashinfer.kernels.compiler import entry_ir
+from hashinfer.kernels.jit import Kernel
 from hashinfer.native.emit.driver import symbol
 
 LARGEST_IR = 2**27
@@ -38,13 +40,9 @@ def plain_ir(kernel: Kernel) -> str:
 
 
 def _reduced(kernel: Kernel) -> str:
-    text = kernel.llvm_ir()
-    entry = re.search(r"^define i32 @([\w.$]+)\(", text, re.MULTILINE)
-    assert entry is not None, kernel.name  # noqa: S101
-    # What would be raised is never looked at: a kernel's status is.
-    text = re.sub(r"^ *store ptr @\.const\.picklebuf\..*$", "", text, flags=re.MULTILINE)
+    text, name = entry_ir(kernel)
     text = re.sub(r"^target (?:triple|datalayout) = .*$", "", text, flags=re.MULTILINE)
-    text = text.replace(f"@{entry[1]}(", f'@"{symbol(kernel.name)}"(')
+    text = text.replace(f"@{name}(", f'@"{symbol(kernel.name)}"(')
     module = llvm.parse_assembly(text)
     for function in module.functions:
         if function.name.startswith("cfunc."):
