@@ -148,7 +148,10 @@ def test_interrupted(folder: Path) -> None:
         time.sleep(10)
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert not out
     assert b"Traceback" not in err

@@ -405,3 +405,33 @@ def test_subclasses_and_class_attributes_are_the_engines():
     assert isinstance(session, hashinfer.InferenceSession)
     assert session(floats(1, 40)).shape == (1, 5)
     assert callable(hashinfer.InferenceSession.run)
+
+
+def test_the_example_in_c(tmp_path, digits):
+    """As its own comment and the README have it, but for the folder."""
+    example = MODELS.parent / "bench" / "native" / "classify.c"
+    assert (
+        run_cli("build", MODELS / "mnist-dyadic-64x.hnet", "--name", "digits", "-o", tmp_path / "digits.o").returncode
+        == 0
+    )
+    command = [
+        LINKER,
+        f"-I{tmp_path}",
+        "-Wall",
+        "-Werror",
+        example,
+        tmp_path / "digits.o",
+        "-lm",
+        "-o",
+        tmp_path / "classify",
+    ]
+    subprocess.run(command, check=True)
+    rows = [7, 2, 1, 999]
+    line = [tmp_path / "classify", MODELS / "mnist-test-1k.npy", *map(str, rows)]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    engine = hashinfer.InferenceSession(MODELS / "mnist-dyadic-64x.hnet")
+    assert done.stdout.split("\n")[:-1] == [f"row {r}: {engine(digits[r : r + 1]).argmax()}" for r in rows]
+    for wrong in (["1000"], ["-1"], []):
+        done = subprocess.run([*line[:2], *wrong], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr

@@ -54,7 +54,8 @@ def cpu_identity() -> tuple[tuple[str, str], ...]:
     return tuple(sorted(_processor().items()))
 
 
-def _available() -> set[str]:
+def available() -> set[str]:
+    """Names of what this CPU can do, of those that Numba may use."""
     named = os.environ.get("NUMBA_CPU_FEATURES")
     if os.environ.get("NUMBA_CPU_NAME") and named is not None:
         return {part[1:] for part in named.split(",") if part.startswith("+")}
@@ -68,7 +69,7 @@ def _available() -> set[str]:
 
 
 def _choose() -> tuple[str, bool]:
-    features = _available()
+    features = available()
     possible = [name for name in NAMES if features.issuperset(_NEEDED[name])]
     chosen = os.environ.get("HASHINFER_ISA") or possible[0]
     if chosen not in possible:

@@ -24,7 +24,7 @@ class Target:
     about: str = ""
 
 
-_X86, _ARM64, _BARE = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "thumbv7em-none-eabihf"
+_X86, _ARM64, _BARE = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "thumbv7em-unknown-none-eabihf"
 
 PRESETS = (
     Target("host", "", "", about="this machine"),
@@ -37,6 +37,7 @@ PRESETS = (
     Target("raspberry-pi-5", _ARM64, "cortex-a76", about="Pi 5; 64-bit Linux"),
     Target("armv7", "armv7-unknown-linux-gnueabihf", "cortex-a7", "+neon,+vfp4", about="32-bit ARM with NEON, Linux"),
     Target("riscv64", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "lp64d", about="RV64GC, Linux"),
+    Target("wasm32", "wasm32-unknown-wasi", "generic", "+simd128", fma=False, about="WebAssembly with SIMD"),
     Target("cortex-m4", _BARE, "cortex-m4", small=True, about="Cortex-M4F, no system"),
     Target("cortex-m7", _BARE, "cortex-m7", small=True, about="Cortex-M7 with FPU, no system"),
 )

@@ -1,0 +1,155 @@
+"""Compiled models on other CPUs: built for every target, run there under an emulator, held against the engine here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import hashinfer
+from bench.native.emulate import PLACES, program
+from hashinfer.model.write import expand_node
+from hashinfer.native.emit.targets import PRESETS
+from tests import nets
+
+MODELS = Path(__file__).parent.parent / "models"
+SHIPPED = sorted(path.stem for path in MODELS.glob("*.hnet"))
+ROWS = 3
+
+Feed = Mapping[str, np.ndarray]
+
+
+def cnn() -> tuple[onnx.ModelProto, Feed]:
+    """A hashed convolution, pooling, dense and hashed layers, each activation that is fused."""
+    first, last = nets.scheme("dyadic", 9, 8, 32), nets.scheme("xxh32", 72, 24, 200, parameter=4)
+    nodes = [
+        expand_node(first, "w", "W"),
+        nets.node("Transpose", ["W"], ["T"], perm=[1, 0]),
+        nets.node("Reshape", ["T", "shape"], ["K"]),
+        nets.node("Conv", ["x", "K", "b"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
+        nets.node("Relu", ["c"], ["r"]),
+        nets.node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        nets.node("Flatten", ["p"], ["f"]),
+        expand_node(last, "v", "V"),
+        nets.node("MatMul", ["f", "V"], ["m"]),
+        nets.node("Sigmoid", ["m"], ["s"]),
+        nets.node("Gemm", ["s", "D", "d"], ["g"], alpha=0.5),
+        nets.node("Tanh", ["g"], ["y"]),
+    ]
+    constants = {
+        "w": nets.weights(first.buckets),
+        "shape": np.array([8, 1, 3, 3]),
+        "b": nets.weights(8, 1),
+        "v": nets.weights(last.buckets, 2),
+        "D": nets.weights(24 * 5, 3).reshape(24, 5),
+        "d": nets.weights(5, 4),
+    }
+    model = nets.model(nodes, {"x": (np.float32, ["N", 1, 12, 12])}, {"y": (np.float32, ["N", 5])}, constants)
+    return model, {"x": nets.weights(ROWS * 144, 5).reshape(ROWS, 1, 12, 12)}
+
+
+def embedding() -> tuple[onnx.ModelProto, Feed]:
+    """Rows of a hashed table: no arithmetic that could round."""
+    table = nets.scheme("xxh32", 50, 8, 64, parameter=4)
+    nodes = [expand_node(table, "w", "W"), nets.node("Gather", ["W", "ids"], ["y"], axis=0)]
+    ids = np.array([[0, 49, -50], [1, 2, 3], [48, -1, 7]])
+    model = nets.model(
+        nodes, {"ids": (np.int64, ["N", 3])}, {"y": (np.float32, ["N", 3, 8])}, {"w": nets.weights(table.buckets)}
+    )
+    return model, {"ids": ids}
+
+
+def narrow_weights() -> tuple[onnx.ModelProto, Feed]:
+    """Weight vectors of int8 and of float16."""
+    first, last = nets.scheme("dyadic", 64, 32, 128), nets.scheme("xxh32", 32, 20, 64, parameter=1)
+    nodes = [
+        nets.node("DequantizeLinear", ["q", "scale"], ["w"]),
+        expand_node(first, "w", "W"),
+        nets.node("MatMul", ["x", "W"], ["m"]),
+        nets.node("Relu", ["m"], ["r"]),
+        nets.node("Cast", ["h"], ["v"], to=onnx.TensorProto.FLOAT),
+        expand_node(last, "v", "V"),
+        nets.node("MatMul", ["r", "V"], ["y"]),
+    ]
+    constants = {
+        "q": np.random.default_rng(0).integers(-100, 100, first.buckets).astype(np.int8),
+        "scale": np.float32(0.01),
+        "h": nets.weights(last.buckets, 1).astype(np.float16),
+    }
+    model = nets.model(nodes, {"x": (np.float32, ["N", 64])}, {"y": (np.float32, ["N", 20])}, constants)
+    x = nets.weights(ROWS * 64, 2).reshape(ROWS, 64)
+    x[1, 3], x[2] = np.nan, 1e-30
+    return model, {"x": x}
+
+
+def arithmetic() -> tuple[onnx.ModelProto, Feed]:
+    """Several inputs and outputs, integers among them; each operation rounds once, so bits are the same everywhere."""
+    nodes = [
+        nets.node("Cast", ["n"], ["a"], to=onnx.TensorProto.FLOAT),
+        nets.node("Sub", ["a", "b"], ["s"]),
+        nets.node("Mul", ["s", "k"], ["y"]),
+        nets.node("Div", ["b", "k"], ["z"]),
+    ]
+    model = nets.model(
+        nodes,
+        {"n": (np.uint8, ["N", 40]), "b": (np.float32, ["N", 40])},
+        {"y": (np.float32, ["N", 40]), "z": (np.float32, ["N", 40])},
+        {"k": nets.weights(40).reshape(1, 40)},
+    )
+    n = np.arange(ROWS * 40, dtype=np.uint8).reshape(ROWS, 40)
+    return model, {"n": n, "b": nets.weights(ROWS * 40, 1).reshape(ROWS, 40)}
+
+
+SMALL: dict[str, tuple[Callable[[], tuple[onnx.ModelProto, Feed]], bool]] = {
+    "cnn": (cnn, False),
+    "embedding": (embedding, True),
+    "narrow weights": (narrow_weights, False),
+    "arithmetic": (arithmetic, True),
+}
+"""Each with whether its bits must be the same."""
+
+
+def compare(path: Path, target: str, feed: Feed, folder: Path, exact: bool) -> None:
+    """The program's outputs, row by row, and the engine's."""
+    rows = [{name: array[r : r + 1] for name, array in feed.items()} for r in range(ROWS)]
+    found, _ = program(path, target, folder).run(rows)
+    with hashinfer.InferenceSession(path, threads=1) as session:
+        for row, outputs in zip(rows, found, strict=True):
+            for mine, theirs in zip(outputs, session.run(None, row), strict=True):
+                if exact:
+                    assert np.array_equal(mine, theirs.ravel())
+                else:
+                    scale = np.nanmax(np.abs(theirs), initial=1e-30)
+                    np.testing.assert_allclose(mine, theirs.ravel(), rtol=0, atol=2e-5 * scale, equal_nan=True)
+
+
+def here(target: str) -> str:
+    """The target, or a skip that says what is missing."""
+    missing = PLACES[target].missing()
+    if missing:
+        pytest.skip(f"{target}: {missing}")
+    return target
+
+
+@pytest.mark.parametrize("target", PLACES)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_models(name: str, target: str, tmp_path: Path) -> None:
+    digits = np.load(MODELS / "mnist-test-1k.npy")[:ROWS]
+    compare(MODELS / f"{name}.hnet", here(target), {"image": digits}, tmp_path / "program", exact=False)
+
+
+@pytest.mark.parametrize("target", PLACES)
+@pytest.mark.parametrize("name", SMALL)
+def test_the_native_subset(name: str, target: str, tmp_path: Path) -> None:
+    make, exact = SMALL[name]
+    model, feed = make()
+    path = tmp_path / "net.hnet"
+    path.write_bytes(model.SerializeToString())
+    compare(path, here(target), feed, tmp_path / "program", exact)
+
+
+def test_every_preset_runs_somewhere() -> None:
+    assert {target.name for target in PRESETS} == {"host", *PLACES}
