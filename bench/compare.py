@@ -61,7 +61,7 @@ def main() -> None:
     for path in draw(parts, options.out):
         print(f"wrote {path}", file=sys.stderr)
     if options.out == RESULTS:
-        readme.update(ROOT / "README.md", parts)
+        readme.update(ROOT / "README.md", readme.render(parts))
 
 
 def _options() -> argparse.Namespace:

@@ -10,7 +10,7 @@ from bench.tables import duration, size, table, where
 from bench.targets import figures
 from hashinfer.files import atomic_write
 
-BEGIN, END = "<!-- measured by python -m bench.compare -->\n", "<!-- end of what was measured -->\n"
+END = "<!-- end of what was measured -->\n"
 SHOWN = ("dyadic 64", "dyadic 8", "dyadic 512", "xxh32/16 64", "xxh32/1 64", "xxh32/16 1000")
 BATCHES = (1, 64)
 
@@ -46,14 +46,20 @@ def _cell(case: dict[str, Any] | None, label: str) -> str:
     return f"{duration(case['us'][label]['median'])}; {', '.join(found)}"
 
 
-def between(text: str) -> str:
-    """What stands between the marks. Raises ValueError where they are missing."""
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
+def begin(program: str) -> str:
+    """The mark before what `python -m PROGRAM` measured."""
+    return f"<!-- measured by python -m {program} -->\n"
 
 
-def update(path: Path, parts: dict[str, Any]) -> None:
-    """Write the measured part into the README at `path`."""
+def between(text: str, program: str = "bench.compare") -> str:
+    """What stands between a program's marks. Raises ValueError where they are missing."""
+    start = text.index(begin(program)) + len(begin(program))
+    return text[start : text.index(END, start)]
+
+
+def update(path: Path, measured: str, program: str = "bench.compare") -> None:
+    """Write what a program measured into the README at `path`."""
     text = path.read_text()
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    start = text.index(begin(program)) + len(begin(program))
     with atomic_write(path) as file:
-        file.write((before + render(parts) + after).encode())
+        file.write((text[:start] + measured + text[text.index(END, start) :]).encode())

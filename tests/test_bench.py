@@ -207,11 +207,11 @@ def test_the_readme_says_what_was_measured() -> None:
 
 
 def test_the_measured_part_alone_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text(f"before\n{readme.BEGIN}old\n{readme.END}after\n")
+    path, mark = tmp_path / "README.md", readme.begin("bench.compare")
+    path.write_text(f"before\n{mark}old\n{readme.END}after\n")
     parts = json.loads((ROOT / "bench" / "results" / "compare.json").read_text())
-    readme.update(path, parts)
-    assert path.read_text() == f"before\n{readme.BEGIN}{readme.render(parts)}{readme.END}after\n"
+    readme.update(path, readme.render(parts))
+    assert path.read_text() == f"before\n{mark}{readme.render(parts)}{readme.END}after\n"
 
 
 def test_random_ids_of_the_command_reach_over_the_whole_table() -> None:

@@ -44,7 +44,7 @@ def run(name: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", [isa.AVX2, isa.PORTABLE])
+@pytest.mark.parametrize("name", [isa.AVX2, isa.PORTABLE, isa.SMALL])
 def test_narrower_vectors_compute_the_same(name):
     if isa.NAMES.index(name) <= isa.NAMES.index(isa.ISA):
         pytest.skip(f"this run's kernels are {isa.ISA} already, or the CPU has no {name}")
@@ -53,7 +53,7 @@ def test_narrower_vectors_compute_the_same(name):
     assert " passed" in done.stdout
     if "x86_64" in llvm.get_process_triple():
         used = done.stdout.split("registers")[1].split()
-        assert used[0] == {"avx2": "ymm", "portable": "xmm"}[name]
+        assert used[0] == {"avx2": "ymm", "portable": "xmm", "small": "xmm"}[name]
 
 
 @pytest.mark.parametrize("name", ["avx1024", "AVX2"])

@@ -39,10 +39,11 @@ from hashinfer.kernels.arguments import (
 )
 from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
 from hashinfer.kernels.hashing import permute, weight
-from hashinfer.kernels.isa import RADIX
+from hashinfer.kernels.isa import MOST_LANES, RADIX
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.rows import read_rows
 from hashinfer.kernels.vectors import (
+    LANES,
     add16,
     flip16,
     float32_array,
@@ -64,7 +65,6 @@ from hashinfer.kernels.vectors import (
     uint16_array,
 )
 
-GROUP_LANES = 16
 SMALLEST, LARGEST = np.float32(2.0**-40), np.float32(2.0**40)
 SMALLEST_BITS, LARGEST_BITS = SMALLEST.view(np.uint32), LARGEST.view(np.uint32)
 
@@ -147,7 +147,7 @@ def _cut(groups: int, width: int, outputs: int) -> tuple[float, tuple[int, ...]]
     if groups <= 0:
         return 0.0, ()
     found = []
-    for lanes in (16, 8, 4, 2, 1):
+    for lanes in (n for n in (16, 8, 4, 2, 1) if n <= MOST_LANES):
         vectors = width * lanes // 16
         after, others = _cut(groups - lanes, width, outputs) if lanes < 2 * groups else (np.inf, ())
         own = transform_ns(vectors, lanes, outputs, best_tail(vectors, lanes, outputs))
@@ -158,8 +158,8 @@ def _cut(groups: int, width: int, outputs: int) -> tuple[float, tuple[int, ...]]
 def chunk_table(groups: int, width: int, outputs: int) -> NDArray[np.int64]:
     """int64 [chunks, 4]: first group, lanes, first float in the spectrum, tail, for each chunk."""
     places = -(-outputs // groups)
-    whole = (groups - 1) // GROUP_LANES
-    lanes = (GROUP_LANES,) * whole + _cut(groups - GROUP_LANES * whole, width, places)[1]
+    whole = (groups - 1) // MOST_LANES
+    lanes = (MOST_LANES,) * whole + _cut(groups - MOST_LANES * whole, width, places)[1]
     first = np.cumsum((0, *lanes[:-1]))
     tails = [best_tail(width * n // 16, n, places) for n in lanes]
     return np.ascontiguousarray(np.stack([first, lanes, first * width, tails], 1), np.int64)
@@ -167,17 +167,17 @@ def chunk_table(groups: int, width: int, outputs: int) -> NDArray[np.int64]:
 
 def raw_floats(outputs: int, groups: int) -> int:
     """Floats of a row of unsigned outputs: whole rows t of groups, and room for a vector that begins in the last."""
-    return -(-outputs // groups) * groups + GROUP_LANES
+    return -(-outputs // groups) * groups + LANES
 
 
 def vector_floats(width: int) -> int:
     """Floats of V: RADIX blocks, a vector apart so that they do not share the sets of a cache."""
-    return GROUP_LANES * (width + RADIX)
+    return MOST_LANES * width + LANES * RADIX
 
 
 def row_scratch_bytes(width: int, inputs: int, outputs: int, groups: int) -> int:
     """Scratch of dyadic_row: u, V, outputs, and the row's inputs where they are gathered from patches."""
-    return 4 * (width + GROUP_LANES + vector_floats(width) + raw_floats(outputs, groups) + inputs)
+    return 4 * (width + LANES + vector_floats(width) + raw_floats(outputs, groups) + inputs)
 
 
 def inverse_scratch_bytes(width: int) -> int:
@@ -188,14 +188,14 @@ def inverse_scratch_bytes(width: int) -> int:
 @inlined
 def vector_count(width: Any) -> Any:
     """vector_floats, for kernels."""
-    return GROUP_LANES * (width + RADIX)
+    return MOST_LANES * width + LANES * RADIX
 
 
 @inlined
 def raw_count(args: Any) -> Any:
     """raw_floats, for kernels."""
     groups = args[BUCKETS] // args[WIDTH]
-    return (args[OUTPUTS] + groups - 1) // groups * groups + GROUP_LANES
+    return (args[OUTPUTS] + groups - 1) // groups * groups + LANES
 
 
 @inlined
@@ -209,7 +209,7 @@ def stored_vector(h: Any, vectors: Any) -> Any:
 
 @device
 def make_spectrum(w: Any, width: Any, chunks: Any, count: Any, spectrum: Any, v: Any) -> None:
-    """Write H w_g / width for each group of w [groups * width] into `spectrum`. v: float32 [width * 16] of scratch."""
+    """Write H w_g / width for each group of w [groups * width] into `spectrum`. v: float32 [width * MOST_LANES]."""
     groups = w.size // width
     factor = np.float32(1.0) / np.float32(width)
     for chunk in range(count):
@@ -233,13 +233,14 @@ SPECTRUM_FIELDS = ("w", "buckets", "width", "chunks", "chunk_count", "spectrum",
 @device
 def _spectrum(args: Any, scratch: Any, w: Any) -> None:
     chunks = int64_array(args[3], CHUNK_FIELDS * args[4])
-    v = float32_array(scratch, args[2] * GROUP_LANES)
+    v = float32_array(scratch, args[2] * MOST_LANES)
     make_spectrum(w, args[2], chunks, args[4], float32_array(args[5], args[6]), v)
 
 
 @entry(*SPECTRUM_FIELDS)
 def dyadic_spectrum_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
-    """make_spectrum as an entry of one tile; `floats` is the length of the spectrum. Scratch: 64 bytes times width."""
+    """make_spectrum as an entry of one tile; `floats` is the length of the spectrum. Scratch: 4 MOST_LANES bytes
+    times width."""
     _spectrum(args, scratch, float32_array(args[0], args[1]))
 
 
@@ -330,7 +331,7 @@ def direct_row(args: Any, x: Any, scale: Any, w: Any, first: Any, last: Any, v: 
     v: float32 [vector_floats(width)] of scratch, for the list of non-zero inputs where it is long enough.
     """
     width, half, seed, inputs = args[WIDTH], args[HALF], np.uint32(args[SEED]), args[INPUTS]
-    groups, room = args[BUCKETS] // width, width * GROUP_LANES // 2
+    groups, room = args[BUCKETS] // width, width * MOST_LANES // 2
     signs, nonzero = uint16_array(args[ROW_SIGNS], NO_LIMIT), 0
     for i in range(inputs):
         nonzero += 1 if x[i] != np.float32(0.0) else 0
@@ -358,16 +359,16 @@ def direct_row(args: Any, x: Any, scale: Any, w: Any, first: Any, last: Any, v: 
 def _first_pass(spectrum: Any, at: Any, u: Any, v: Any, lanes: Any, block: Any) -> None:
     """The stages across RADIX blocks of spectrum . u, into blocks of `block` vectors, a vector apart."""
     step = (block + 1) * 16
-    if lanes == 16:
+    if MOST_LANES >= 16 and lanes == 16:
         for q in range(block):
             modulated_lanes16(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
-    elif lanes == 8:
+    elif MOST_LANES >= 8 and lanes == 8:
         for q in range(block):
             modulated_lanes8(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
-    elif lanes == 4:
+    elif MOST_LANES >= 4 and lanes == 4:
         for q in range(block):
             modulated_lanes4(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
-    elif lanes == 2:
+    elif MOST_LANES >= 2 and lanes == 2:
         for q in range(block):
             modulated_lanes2(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
     else:

@@ -39,12 +39,10 @@ from hashinfer.kernels.dyadic import (
     raw_floats,
     sign_at,
     stored_vector,
-    vector_count,
-    vector_floats,
 )
 from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
 from hashinfer.kernels.isa import RADIX
-from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels
 from hashinfer.kernels.rows import read_rows
 from hashinfer.kernels.vectors import (
@@ -66,10 +64,16 @@ CHUNK = 64
 """Patch entries that are read at once."""
 
 
+@inlined
+def _vector_floats(width: Any) -> Any:
+    """Floats of V: RADIX blocks of one vector for each place, a vector apart."""
+    return PIXELS * (width + RADIX)
+
+
 def pixel_scratch_bytes(width: int, inputs: int, outputs: int, groups: int) -> int:
     """Lane places, U [width][16], V, one group of the spectrum and a vector, entries; outputs and inputs of one row."""
     own = raw_floats(outputs, groups) + inputs
-    return PLACES_BYTES + 4 * (PIXELS * width + vector_floats(width) + width + 16 + CHUNK * PIXELS + own)
+    return PLACES_BYTES + 4 * (PIXELS * width + PIXELS * (width + RADIX) + width + 16 + CHUNK * PIXELS + own)
 
 
 @device
@@ -137,8 +141,8 @@ def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     tiles, groups = (pixels + PIXELS - 1) // PIXELS, args[BUCKETS] // width
     image, p0 = tile // tiles, tile % tiles * PIXELS
     count, at = min(PIXELS, pixels - p0), scratch + PLACES_BYTES
-    u, v = float32_array(at, 16 * width), float32_array(at + 64 * width, vector_count(width))
-    at += 64 * width + 4 * vector_count(width)
+    u, v = float32_array(at, 16 * width), float32_array(at + 64 * width, _vector_floats(width))
+    at += 64 * width + 4 * _vector_floats(width)
     one, entries = float32_array(at, width + 16), float32_array(at + 4 * (width + 16), CHUNK * PIXELS)
     at += 4 * (width + 16 + CHUNK * PIXELS)
     _fold(args, image, p0, count, v, entries, scratch)

@@ -22,7 +22,6 @@ from hashinfer.kernels.dyadic import (
     COL_SIGNS,
     FIELDS,
     FIRST_GROUP,
-    GROUP_LANES,
     HALF,
     ROW_SIGNS,
     SEED,
@@ -36,6 +35,7 @@ from hashinfer.kernels.dyadic import (
 )
 from hashinfer.kernels.hadamard import hadamard
 from hashinfer.kernels.hashing import permute
+from hashinfer.kernels.isa import MOST_LANES
 from hashinfer.kernels.jit import device, entry
 from hashinfer.kernels.vectors import (
     float32_array,
@@ -51,7 +51,7 @@ from hashinfer.kernels.vectors import (
 
 def transposed_scratch_bytes(width: int) -> int:
     """V [width][16], u [width], a vector."""
-    return 4 * (GROUP_LANES * width + width + 16)
+    return 4 * (MOST_LANES * width + width + 16)
 
 
 @device
@@ -105,8 +105,8 @@ def _transposed(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     if must_go_direct(x, 0, 1, inputs):
         _direct(args, tile, x, scale, w)
         return
-    v, u = float32_array(scratch, width * GROUP_LANES), float32_array(scratch + 4 * width * GROUP_LANES, width)
-    spare = float32_array(scratch + 4 * width * (GROUP_LANES + 1), 16)
+    v, u = float32_array(scratch, width * MOST_LANES), float32_array(scratch + 4 * width * MOST_LANES, width)
+    spare = float32_array(scratch + 4 * width * (MOST_LANES + 1), 16)
     spectrum, signs = float32_array(args[SPECTRUM], NO_LIMIT), uint16_array(args[ROW_SIGNS], NO_LIMIT)
     table = int64_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
     for k in range(width):

@@ -59,10 +59,10 @@ def one_pass(v: Any, first: Any, last: Any, bits: Any, radix_bits: Any) -> None:
     """The `radix_bits` widest stages of each block of 2^bits vectors in v[first : last, 16]."""
     step = 1 << (bits - radix_bits)
     for start in range(first, last, 1 << bits):
-        if radix_bits == 4:
+        if RADIX_BITS >= 4 and radix_bits == 4:
             for q in range(start, start + step):
                 butterflies16(v, q * 16, step * 16)
-        elif radix_bits == 3:
+        elif RADIX_BITS >= 3 and radix_bits == 3:
             for q in range(start, start + step):
                 butterflies8(v, q * 16, step * 16)
         elif radix_bits == 2:
@@ -77,7 +77,7 @@ def one_pass(v: Any, first: Any, last: Any, bits: Any, radix_bits: Any) -> None:
 def passes(v: Any, first: Any, bits: Any, tail_bits: Any) -> None:
     """The stages over the 2^bits vectors v[first :, 16], down to blocks of 2^tail_bits."""
     last = first + (1 << bits)
-    while bits > BLOCK_BITS and bits - tail_bits >= 3:
+    while RADIX_BITS >= 3 and bits > BLOCK_BITS and bits - tail_bits >= 3:
         # Radix 16 at strides of a power of two would meet in too few sets of the cache.
         one_pass(v, first, last, bits, 3)
         bits -= 3

@@ -1,14 +1,15 @@
 """Which vector instructions kernels are compiled for: what the CPU has, or what HASHINFER_ISA names.
 
-===========  ==============================================================  =======================================
+===========  ==============================================================  ==========================================
 name         chosen where                                                    sixteen floats are
-===========  ==============================================================  =======================================
+===========  ==============================================================  ==========================================
 avx512       the CPU has AVX-512 F, BW, DQ and VL                            one register; radix-16 passes
 avx2         the CPU has AVX2 and FMA, but no AVX-512                        two registers; radix-8 passes
 portable     anything else: SSE2, NEON, ...                                  what LLVM makes of them; radix-8 passes
-===========  ==============================================================  =======================================
+small        by name alone: cores without vectors, little memory             the same; radix-4 passes, one group at once
+===========  ==============================================================  ==========================================
 
-A name that the CPU cannot run is refused. Kernels are the same source for all three; only the constants here differ.
+A name that the CPU cannot run is refused. Kernels are the same source for all; only the constants here differ.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from pathlib import Path
 
 from hashinfer.errors import InputError
 
-AVX512, AVX2, PORTABLE = "avx512", "avx2", "portable"
-NAMES = (AVX512, AVX2, PORTABLE)
-_NEEDED = {AVX512: ("avx512f", "avx512bw", "avx512dq", "avx512vl"), AVX2: ("avx2", "fma"), PORTABLE: ()}
-MACHINES = {AVX512: "skylake-avx512", AVX2: "haswell", PORTABLE: "x86-64"}
+AVX512, AVX2, PORTABLE, SMALL = "avx512", "avx2", "portable", "small"
+NAMES = (AVX512, AVX2, PORTABLE, SMALL)
+_NEEDED = {AVX512: ("avx512f", "avx512bw", "avx512dq", "avx512vl"), AVX2: ("avx2", "fma"), PORTABLE: (), SMALL: ()}
+MACHINES = {AVX512: "skylake-avx512", AVX2: "haswell", PORTABLE: "x86-64", SMALL: "x86-64"}
 """LLVM's name of a CPU that has what a name stands for, and no more."""
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -79,5 +80,7 @@ def _choose() -> tuple[str, bool]:
 
 ISA, NARROWED = _choose()
 """NARROWED: whether the compiler must be kept from using all that the CPU has."""
-RADIX = 16 if ISA == AVX512 else 8
+RADIX = {AVX512: 16, SMALL: 4}.get(ISA, 8)
 """Vectors that one pass of the transform holds in registers."""
+MOST_LANES = 1 if ISA == SMALL else 16
+"""Groups that a dyadic product transforms side by side: what its scratch grows with."""

@@ -15,6 +15,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import blocks, dyadic, dyadic_pixels, dyadic_transposed, lookup, pixel_blocks, xxh32
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pixels import PIXELS
+from hashinfer.kernels.vectors import LANES
 from hashinfer.ops.base import Array, Call, Operand, TensorType, need, optional
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
@@ -320,7 +321,7 @@ def _dyadic_args(matrix: HashedMatrix, source: Rows, direct_below: int = 0) -> d
         "col_signs": lambda: matrix.col_signs,
         "direct_below": direct_below,
         "skip_zeros": 1,
-        "tail": dyadic.best_tail(scheme.width, dyadic.GROUP_LANES, -(-scheme.cols // scheme.groups)),
+        "tail": dyadic.best_tail(scheme.width, LANES, -(-scheme.cols // scheme.groups)),
     }
 
 
@@ -350,7 +351,7 @@ def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
             KernelCall(dyadic.dyadic_finish, source.rows, args, 0, source.rows * ends / 2),
         ]
         raw = dyadic.raw_floats(source.outputs, groups)
-        temps = (4 * (width + dyadic.GROUP_LANES) * source.rows, 8 * source.rows, 4 * raw * source.rows)
+        temps = (4 * (width + LANES) * source.rows, 8 * source.rows, 4 * raw * source.rows)
         return Emission(calls, temps, kernel.name, f"{reason}, chunk by chunk")
     kernel = getattr(dyadic, f"dyadic_row_{matrix.suffix}")
     call = KernelCall(kernel, source.rows, args, scratch, source.rows * row_ns)
@@ -360,8 +361,8 @@ def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
 def _dyadic_pixels(matrix: HashedMatrix, source: Rows) -> Emission:
     scheme = matrix.dyadic
     width, groups, places = scheme.width, scheme.groups, -(-scheme.cols // scheme.groups)
-    tail = dyadic.best_tail(width, dyadic.GROUP_LANES, places)
-    one = dyadic.transform_ns(width, dyadic.GROUP_LANES, places, tail) + _NS_UNPACK * width
+    tail = dyadic.best_tail(width, LANES, places)
+    one = dyadic.transform_ns(width, LANES, places, tail) + _NS_UNPACK * width
     ends = _NS_PIXEL * source.inputs + _NS_STAGE * width * (6 + log2(width)) + _NS_OUTPUT * source.outputs
     kernel: Kernel = getattr(dyadic_pixels, f"dyadic_pixels_{matrix.suffix}")
     tiles = source.rows // source.image_rows * ceil(source.image_rows / PIXELS)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hashinfer.errors import SchemeError
 from hashinfer.kernels import dyadic
+from hashinfer.kernels.isa import MOST_LANES
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pool import Program
 from hashinfer.ops.base import Array
@@ -115,7 +116,7 @@ class HashedMatrix:
             "floats": out.size,
         }
         kernel: Kernel = getattr(dyadic, f"dyadic_spectrum_{self.suffix}")
-        scratch = aligned_empty(4 * dyadic.GROUP_LANES * scheme.width)
+        scratch = aligned_empty(4 * MOST_LANES * scheme.width)
         program = assemble([KernelCall(kernel, 1, args, scratch.nbytes, 0.0)])
         Program(program.code, scratch.ctypes.data, scratch.nbytes).run()
         return out

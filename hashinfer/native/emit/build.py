@@ -14,6 +14,7 @@ from typing import Any
 
 from hashinfer import errors
 from hashinfer.errors import HashinferError, InputError
+from hashinfer.kernels.isa import AVX512, PORTABLE, SMALL
 from hashinfer.native.emit.header import KEYWORDS, c_name
 from hashinfer.native.emit.link import link_shared, linker
 from hashinfer.native.emit.targets import Target
@@ -111,10 +112,13 @@ def _environment(target: Target) -> dict[str, str]:
 
 
 def _isa(target: Target) -> str:
-    """How the spectrum is laid out: for AVX-512 where the target has it, and this CPU, which takes the spectrum."""
+    """How the spectrum, which this CPU takes, is laid out: for AVX-512 where target and CPU have it; for one group at a
+    time, in little scratch, where the target has no system."""
+    if target.small:
+        return SMALL
     import llvmlite.binding as llvm  # noqa: PLC0415
 
     features = llvm.get_host_cpu_features()
     there = all(features.get(f) for f in ("avx512f", "avx512bw", "avx512dq", "avx512vl"))
     wanted = target.name == "x86-64-v4" or (target.name == "host" and not target.cpu) or "avx512" in target.cpu
-    return "avx512" if wanted and there else "portable"
+    return AVX512 if wanted and there else PORTABLE
