@@ -14,6 +14,7 @@ from hashinfer.errors import InputError
 
 MODELS = Path(__file__).parent.parent / "models"
 NAMES = ("mnist-dyadic-64x", "mnist-xxh32-64x", "mnist-dyadic-8x", "mnist-xxh32-8x")
+DERIVED = ("mnist-dyadic-64x-int8", "mnist-cnn-64x")
 NUMBERS_ALLOWED = {"64x": 12_422, "8x": 99_376}
 ERROR_ALLOWED = {"64x": 3.0, "8x": 1.6}
 POINTS = 0.05
@@ -48,7 +49,7 @@ def test_the_sample_is_what_the_models_take(digits, labels):
     assert set(labels.tolist()) == set(range(10))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *DERIVED])
 def test_answers(name, digits, labels):
     session = hashinfer.InferenceSession(there(f"{name}.hnet"))
     ((_, kind, shape),) = [(v.name, v.type, v.shape) for v in session.get_inputs()]
@@ -65,7 +66,7 @@ def test_answers(name, digits, labels):
     np.testing.assert_allclose(one_by_one, logits[:100], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *DERIVED])
 def test_onnxruntime_agrees(name, digits):
     path = there(f"{name}.hnet")
     logits = hashinfer.InferenceSession(path)(digits)
@@ -90,10 +91,30 @@ def test_sizes_and_stated_error(name):
     assert stated <= ERROR_ALLOWED[ratio]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *DERIVED])
 def test_digits_of_another_kind_are_refused(name, digits):
     session = hashinfer.InferenceSession(there(f"{name}.hnet"))
     with pytest.raises(InputError, match=r"float32\[1000, 28, 28\]; expected uint8"):
         session(digits.astype(np.float32))
     with pytest.raises(InputError, match=r"shape \[1000, 784\]"):
         session(digits.reshape(1000, 784))
+
+
+def test_every_model_is_tested_and_has_a_card():
+    assert {path.stem for path in MODELS.glob("*.hnet")} == {*NAMES, *DERIVED}
+    assert {path.stem for path in MODELS.glob("*.md")} == {*NAMES, *DERIVED}
+
+
+def test_int8_weights_take_a_quarter_of_the_bytes():
+    whole, narrow = (hashinfer.InferenceSession(there(f"mnist-dyadic-64x{end}.hnet")) for end in ("", "-int8"))
+    layers = [[s["hashed"] for s in session.report()["steps"] if "hashed" in s] for session in (whole, narrow)]
+    assert [(h["buckets"], h["seed"]) for h in layers[0]] == [(h["buckets"], h["seed"]) for h in layers[1]]
+    assert {h["dtype"] for h in layers[1]} == {"int8"}
+    assert there("mnist-dyadic-64x-int8.hnet").stat().st_size < 20_000
+
+
+def test_the_cnns_dense_layers_are_hashed():
+    report = hashinfer.InferenceSession(there("mnist-cnn-64x.hnet")).report()
+    hashed = [step["hashed"] for step in report["steps"] if "hashed" in step]
+    assert [(h["rows"], h["cols"]) for h in hashed] == [(1568, 128), (128, 10)]
+    assert report["fallbacks"] == []

@@ -145,12 +145,10 @@ def draw(name: str, rows: list[Row], spent: dict[tuple[str, str, str, str], floa
     mpl.use("Agg")
     from matplotlib import pyplot
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
-    with mpl.rc_context(
-        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-    ):
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6), constrained_layout=True, sharey=True)
+    with mpl.rc_context(STYLE):
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.6), constrained_layout=True, sharey=True)
         groups: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             groups[family(row)].append(row)
@@ -179,6 +177,8 @@ def draw(name: str, rows: list[Row], spent: dict[tuple[str, str, str, str], floa
         for axes in (left, right):
             axes.set_xscale("log")
             axes.grid(alpha=0.25, which="both")
+        left.set_xticks([2.0**k for k in range(10, 23, 2)], minor=False)
+        left.xaxis.set_minor_locator(NullLocator())
         left.xaxis.set_major_formatter(FuncFormatter(lambda v, _: size(v)))
         for axis in (left.yaxis, right.xaxis):
             axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
@@ -186,7 +186,7 @@ def draw(name: str, rows: list[Row], spent: dict[tuple[str, str, str, str], floa
         handles = [Line2D([], [], color=c, label=k) for k, c in COLOURS.items() if k in groups]
         handles += [Line2D([], [], color="#000000", marker=m, ls="", mfc="none", label=k) for k, m in MARKERS.items()]
         handles.append(Line2D([], [], color="#000000", marker="o", ls="", label="filled: distilled"))
-        right.legend(handles=handles, fontsize=7, loc="upper right")
+        figure.legend(handles=handles, fontsize=8, loc="outside right upper")
         left.set_title(f"{name}: lines join the best points of a family", loc="left")
         with atomic_write(path) as file:
             figure.savefig(file, format="png", dpi=100)
