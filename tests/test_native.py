@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -435,3 +437,73 @@ def test_the_example_in_c(tmp_path, digits):
         done = subprocess.run([*line[:2], *wrong], capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert done.stderr
+
+
+USE_PROJECT = """
+import sys
+import numpy as np
+import digits
+session = digits.session()
+logits = session(np.load(sys.argv[1])[:3])
+np.save(sys.argv[2], logits)
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The folder that --format wheel-dir makes of a shipped model."""
+    folder = tmp_path_factory.mktemp("project") / "out"
+    source = MODELS / "mnist-dyadic-64x.hnet"
+    done = run_cli("build", source, "--name", "digits", "--format", "wheel-dir", "--version", "2.1", "-o", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def use(folder, tmp_path, digits):
+    """Logits, and the modules imported, of a process that has the package in a folder and nothing else of ours."""
+    command = [sys.executable, "-c", USE_PROJECT, MODELS / "mnist-test-1k.npy", tmp_path / "y.npy"]
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    expected = hashinfer.InferenceSession(MODELS / "mnist-dyadic-64x.hnet")(digits[:3])
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=0, atol=1e-3)
+    assert not (HEAVY | {"hashinfer"}) & set(done.stdout.split())
+
+
+def test_a_project_needs_numpy_alone(project, tmp_path, digits):
+    use(project, tmp_path, digits)
+    about = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    assert (about["name"], about["version"], about["dependencies"]) == ("digits", "2.1", ["numpy>=2.0"])
+    assert (project / "digits" / "model.h").exists()
+
+
+def test_a_wheel_of_a_project_installs(project, tmp_path, digits):
+    pytest.importorskip("hatchling")
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    built = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "wheels", project]
+    subprocess.run(built, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "wheels").glob("*.whl")
+    assert wheel.name.startswith("digits-2.1-py3-none-linux_")
+    install = [*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    use(tmp_path / "site", tmp_path, digits)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-o", "{folder}"), "is there already"),
+        (("-o", "{folder}/new", "--version", "1\nx"), "expected numbers with dots"),
+        (("-o", "{folder}/new", "--name", "_x"), "begins or ends with _"),
+    ],
+)
+def test_projects_that_are_refused(tmp_path, arguments, said):
+    (tmp_path / "net.hnet").write_bytes(mlp().SerializeToString())
+    before = sorted(tmp_path.iterdir())
+    words = [word.format(folder=tmp_path) for word in arguments]
+    done = run_cli("build", tmp_path / "net.hnet", "--format", "wheel-dir", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before

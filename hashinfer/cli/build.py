@@ -29,12 +29,16 @@ def _list_targets(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
 @click.option("--cpu", help="LLVM's name of the CPU, in place of the target's.")
 @click.option("--features", help="LLVM's CPU features, such as +neon,+vfp4, in place of the target's.")
 @click.option(
-    "--format", "kind", type=click.Choice(["o", "so"]), help="Object or shared library. Default: as OUTPUT ends."
+    "--format",
+    "kind",
+    type=click.Choice(["o", "so", "wheel-dir"]),
+    help="Object, shared library, or a Python project for pip to install. Default: as OUTPUT ends.",
 )
 @click.option("--name", help="What C names begin with. Default: MODEL's file name.")
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=D0,D1,...", help="A fixed shape of one input. Repeatable."
 )
+@click.option("--version", default="0.1.0", show_default=True, help="Of the project, with --format wheel-dir.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 @click.option(
     "--list-targets", is_flag=True, is_eager=True, expose_value=False, callback=_list_targets, help="Show presets."
@@ -48,19 +52,24 @@ def command(
     kind: str | None,
     name: str | None,
     shapes: tuple[str, ...],
+    version: str,
     as_json: bool,
 ) -> None:
     """Compile MODEL ahead of time: an object file, or a shared library, and a C header beside it (OUTPUT's name, .h).
 
     A library opens as hashinfer.InferenceSession("model.so") with NumPy alone. An object needs memcpy, memset and libm.
+    With --format wheel-dir OUTPUT is a new folder: `pip install OUTPUT` or `pip wheel OUTPUT`, then import its package.
     """
     from rich.console import Console  # noqa: PLC0415
 
     from hashinfer.files import atomic_write  # noqa: PLC0415
     from hashinfer.native.emit.build import build  # noqa: PLC0415
+    from hashinfer.native.emit.project import project_files, write_folder  # noqa: PLC0415
     from hashinfer.native.emit.targets import resolve  # noqa: PLC0415
 
     target = resolve(target_name, cpu, features)
+    if kind == "wheel-dir" and Path(output).exists():
+        raise InputError(f"{output} is there already; a project is written into a new folder")
     header = Path(output).with_suffix(".h")
     if Path(model).resolve() in (Path(output).resolve(), header.resolve()) or header == Path(output):
         raise InputError(f"the output {output} or its header {header} is the model, or both are one file")
@@ -69,13 +78,17 @@ def command(
         built = build(
             model, target, kind or _kind(output), name, _shapes(shapes), lambda step: status.update(f"compiling {step}")
         )
-    with atomic_write(output) as file, atomic_write(header) as text:
-        file.write(built.data)
-        text.write(built.header.encode())
-    if as_json:
-        print_json({"output": output, "header": str(header), "bytes": len(built.data), **built.about})
-        return
     about = built.about
+    if kind == "wheel-dir":
+        header = Path(output) / about["name"] / "model.h"
+        write_folder(Path(output), project_files(built, version))
+    else:
+        with atomic_write(output) as file, atomic_write(header) as text:
+            file.write(built.data)
+            text.write(built.header.encode())
+    if as_json:
+        print_json({"output": output, "header": str(header), "bytes": len(built.data), **about})
+        return
     print(f"{output}: {readable(len(built.data))} for {about['target']}, {readable(about['weights'])} of it constants")
     rows = "any number of rows, one by one" if about["batched"] else "one run of fixed shapes"
     print(f"{header}: {about['name']}_run takes {rows}, with {readable(about['scratch'])} of scratch")

@@ -19,7 +19,7 @@ from hashinfer.native.emit.header import KEYWORDS, c_name
 from hashinfer.native.emit.link import link_shared, linker
 from hashinfer.native.emit.targets import Target
 
-FORMATS = ("o", "so")
+FORMATS = ("o", "so", "wheel-dir")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,9 @@ def build(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     told: Callable[[str], None] = lambda _step: None,
 ) -> Built:
-    """Compile a model file. kind: "o" or "so". name: what C names begin with, by default the file's own.
+    """Compile a model file. kind: "o", or "so" and "wheel-dir", which both make a shared library.
+
+    name: what C names begin with, by default the file's own.
 
     shapes: fixed shapes of inputs; an input without one is taken row by row where its first dimension is open.
     Raises InputError, ModelError, UnsupportedError (a node outside the native subset, a missing linker) before anything
@@ -51,7 +53,8 @@ def build(
     chosen = c_name(path.stem) if name is None else name
     if chosen != c_name(chosen) or chosen in KEYWORDS:
         raise InputError(f"name {chosen!r} is no C identifier")
-    if kind == "so":
+    shared = kind != "o"
+    if shared:
         linker(target)
     with tempfile.TemporaryDirectory(prefix="hashinfer-") as folder:
         job = {
@@ -60,12 +63,12 @@ def build(
             "target": asdict(target),
             "name": chosen,
             "shapes": {k: list(v) for k, v in (shapes or {}).items()},
-            "shared": kind == "so",
+            "shared": shared,
             "folder": folder,
         }
         about = _work(job, target, told)
         object_file, header = Path(folder) / "model.o", (Path(folder) / "model.h").read_text()
-        if kind == "so":
+        if shared:
             told("linking")
             return Built(link_shared(object_file, target, Path(folder)), header, about)
         return Built(object_file.read_bytes(), header, about)
