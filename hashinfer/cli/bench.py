@@ -24,6 +24,7 @@ from hashinfer.cli.rival import Rival, open_rival
 from hashinfer.cli.shapes import chosen_shapes, random_array
 from hashinfer.cli.stream import batch_axis
 from hashinfer.cli.timing import alternate, ratio
+from hashinfer.cli.trade import budget_option
 from hashinfer.errors import HashinferError, InputError
 from hashinfer.files import atomic_write
 
@@ -59,6 +60,7 @@ DEFAULT_BATCHES = (1, 64)
     type=click.FloatRange(min=0),
     help="Largest difference from the dense twin allowed, relative to an output's largest value.",
 )
+@budget_option
 @click.option("--trace", type=click.Path(), help="Write the profiles there, as Chrome trace JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
@@ -72,6 +74,7 @@ def command(
     first: bool,
     seed: int,
     tolerance: float,
+    memory_budget: str | None,
     trace: str | None,
     as_json: bool,
 ) -> None:
@@ -84,7 +87,7 @@ def command(
 
     with compiling_notice(), _progress() as tell:
         tell("loading")
-        session = InferenceSession(model, threads=1)
+        session = InferenceSession(model, threads=1, memory_budget=memory_budget)
         given = load_inputs(inputs, [v.name for v in session.get_inputs()])
         cases = list(_cases(session, given, batches, shapes, seed))
         counts = tuple(dict.fromkeys(threads)) or (1,)
@@ -92,6 +95,7 @@ def command(
             "model": model,
             "file_bytes": session.file_bytes,
             "weight_bytes": session.weight_bytes,
+            "materialised_bytes": session.materialised_bytes,
             "seed": None if len(given) == len(session.get_inputs()) else seed,
             "against": None,
         }
@@ -112,7 +116,7 @@ def command(
         figures["cold"] = _cold(model, cases[0][1], counts[0], first)
         figures["warm"] = []
         for count in counts:
-            with InferenceSession(model, threads=count) as timed:
+            with InferenceSession(model, threads=count, memory_budget=memory_budget) as timed:
                 for rows, feed in cases:
                     tell(f"{_batch_text(rows)}, {_threads_text(count)}")
                     figures["warm"].append(_warm(timed, rows, feed, rivals.get(count), seconds))

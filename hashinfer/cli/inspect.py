@@ -6,27 +6,51 @@ from typing import Any
 
 import click
 
+from hashinfer.cli import trade
 from hashinfer.cli.console import compiling_notice, print_json
 from hashinfer.cli.memory import readable
 from hashinfer.cli.shapes import chosen_shapes, shape_options
+from hashinfer.cli.trade import budget_option
+from hashinfer.errors import InputError
 
 
 @click.command()
 @click.argument("model", type=click.Path())
 @shape_options
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads to plan for.")
+@budget_option
+@click.option("--trade", "measured", is_flag=True, help="Also measure what a memory budget buys, from none upwards.")
+@click.option("--picture", type=click.Path(), help="With --trade: draw it there, as PNG.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
-def command(model: str, batch: int, shapes: tuple[str, ...], threads: int | None, as_json: bool) -> None:
+def command(
+    model: str,
+    batch: int,
+    shapes: tuple[str, ...],
+    threads: int | None,
+    memory_budget: str | None,
+    measured: bool,
+    picture: str | None,
+    as_json: bool,
+) -> None:
     """Show the layers, sizes, kernels, buffers and fallbacks of MODEL for one batch size."""
     from hashinfer.session.session import InferenceSession  # noqa: PLC0415
 
+    if picture is not None and not measured:
+        raise InputError("--picture draws what --trade measures; give both")
     with compiling_notice():
-        session = InferenceSession(model, threads=threads)
-        report = session.report(chosen_shapes(session.get_inputs(), batch, shapes))
+        session = InferenceSession(model, threads=threads, memory_budget=memory_budget)
+        wanted = chosen_shapes(session.get_inputs(), batch, shapes)
+        report = session.report(wanted)
+        if measured:
+            report["trade"] = trade.trade(model, threads, wanted)
+    if picture is not None:
+        trade.draw(report["trade"], f"{model}, batch {batch}, {session.threads} threads", picture)
     if as_json:
         print_json(report)
-    else:
-        _show(model, report)
+        return
+    _show(model, report)
+    if measured:
+        trade.show(report["trade"])
 
 
 def _show(path: str, report: dict[str, Any]) -> None:
@@ -83,7 +107,8 @@ def _show(path: str, report: dict[str, Any]) -> None:
         table.add_row(escape(b["name"]), where, escape(f"{b['dtype']}{b['shape']}"), str(b["bytes"]))
     console.print(table)
     console.print(
-        f"memory   weights {readable(memory['weights'])}, arena {readable(memory['arena'])}, scratch "
+        f"memory   weights {readable(memory['weights'])} ({readable(memory['materialised'])} of them W held), "
+        f"arena {readable(memory['arena'])}, scratch "
         f"{memory['threads']} x {readable(memory['scratch_per_thread'])}: {readable(memory['total'])} with outputs"
     )
     if report["fallbacks"]:

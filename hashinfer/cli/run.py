@@ -18,6 +18,7 @@ from hashinfer.cli.console import compiling_notice, print_json, row_progress
 from hashinfer.cli.inputs import load_inputs, load_labels
 from hashinfer.cli.memory import process_memory, readable
 from hashinfer.cli.stream import NpyWriter, batch_axis, check_labels, chunk_rows, chunks
+from hashinfer.cli.trade import budget_option
 from hashinfer.errors import InputError
 from hashinfer.files import atomic_write
 
@@ -37,6 +38,7 @@ SHOWN_ROWS = 10
 @click.option("--labels", "labels_path", help="An .npy file of class numbers [N]: adds the accuracy.")
 @click.option("--top-k", type=click.IntRange(1), help="Show the K best classes of the first rows (1 by default).")
 @click.option("--chunk", type=click.IntRange(1), help="Rows to run at a time. Default: see above.")
+@budget_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 def command(
     model: str,
@@ -46,6 +48,7 @@ def command(
     labels_path: str | None,
     top_k: int | None,
     chunk: int | None,
+    memory_budget: str | None,
     as_json: bool,
 ) -> None:
     """Run MODEL on INPUT... and show what comes out.
@@ -61,7 +64,7 @@ def command(
     floor = process_memory()
     with compiling_notice():
         started = time.perf_counter()
-        session = InferenceSession(model, threads=threads)
+        session = InferenceSession(model, threads=threads, memory_budget=memory_budget)
         loaded = time.perf_counter()
         feed = load_inputs(inputs, [v.name for v in session.get_inputs()])
         labels = None if labels_path is None else load_labels(labels_path)

@@ -74,7 +74,7 @@ def kept_sets() -> list[Kept]:
     found = []
     with suppress(OSError):
         for folder in sorted(base.glob(f"{PREFIX}*")) if base is not None else ():
-            files = [f for f in folder.iterdir() if f.is_file() and not f.is_symlink()]
+            files = [f for f in folder.rglob("*") if f.is_file() and not f.is_symlink()]
             names = {f.name.rpartition("-")[0] for f in files if f.suffix == ".so"}
             names |= {f.name.split(".")[1].partition("-")[0] for f in files if f.suffix == ".nbi"}
             size = sum(f.stat().st_size for f in files)
@@ -115,6 +115,13 @@ def _user_cache() -> Path | None:
     return home / ".cache" / "hashinfer" if home and home != Path("/nonexistent") else None
 
 
+def _version(package: str) -> str:
+    """An installed package's version."""
+    import importlib.metadata  # noqa: PLC0415
+
+    return importlib.metadata.version(package)
+
+
 @functools.cache
 def _sources() -> bytes:
     """Every kernel source, and the versions of the compiler: Numba stamps only the file of the outer function."""
@@ -124,8 +131,8 @@ def _sources() -> bytes:
     for package in ("numba", "llvmlite"):
         # What importlib.metadata knows takes it several times as long to find.
         found = importlib.util.find_spec(package)
-        if found is not None and found.origin is not None:
-            digest.update(Path(found.origin).with_name("_version.py").read_bytes())
+        file = None if found is None or found.origin is None else Path(found.origin).with_name("_version.py")
+        digest.update(file.read_bytes() if file is not None and file.exists() else _version(package).encode())
     return digest.digest()
 
 

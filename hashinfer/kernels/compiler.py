@@ -89,15 +89,15 @@ def compile_kernel(kernel: Kernel) -> Any:
         found = libraries.open_kept(folder, kernel.name)
         if found is not None:
             return found
-        command = linker()
-        if command is not None:
+        # Numba has what no library could be opened of before, as on a file system that runs no programs.
+        if not _numba_has(kernel.function, folder):
             _tell(kernel)
-            try:
-                return libraries.keep(folder, kernel.name, host_object(kernel), command)
-            except (HashinferError, OSError) as error:
-                _give_up(error)
-        elif not _numba_has(kernel.function, folder):
-            _tell(kernel)
+            command = linker()
+            if command is not None:
+                try:
+                    return libraries.keep(folder, kernel.name, host_object(kernel), command)
+                except (HashinferError, OSError) as error:
+                    _give_up(error)
         return _cached_by_numba(kernel, folder)
 
 

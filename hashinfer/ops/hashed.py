@@ -29,6 +29,7 @@ from hashinfer.ops.product import (
     block_tiles,
     check_bias,
     conv_rows,
+    dense_emission,
     matmul_shape,
     pixel_tiles,
     pixel_work,
@@ -201,6 +202,24 @@ def emit_product(matrix: HashedMatrix, source: Rows, transposed: bool = False) -
 
 def candidates(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> list[Emission]:
     """Every choice of kernels that computes rows @ W, or rows @ W^T, whatever the data is."""
+    found = _by_hash(matrix, source, transposed)
+    return [*found, _whole_emission(matrix, source, transposed)] if matrix.materialise else found
+
+
+def _whole_emission(matrix: HashedMatrix, source: Rows, transposed: bool) -> Emission:
+    """The product with W held as it is."""
+    cols = matrix.scheme.cols
+    weights: dict[str, Argument] = {
+        "w": lambda: matrix.take_whole(lambda out: HashedExpand(matrix).run(Call({}, 0), [], [out])),
+        "kind": blocks.DENSE_KIND,
+        "w_row_stride": 1 if transposed else cols,
+        "w_col_stride": cols if transposed else 1,
+    }
+    made = dense_emission(source, weights, np.zeros((1, 3), np.int64), 1)
+    return replace(made, reason=f"W is held, by the memory budget; {made.reason}")
+
+
+def _by_hash(matrix: HashedMatrix, source: Rows, transposed: bool) -> list[Emission]:
     if isinstance(matrix.scheme, Dyadic):
         if not matrix.in_range:
             why = "not finite" if not matrix.finite else "outside the transform's safe range"

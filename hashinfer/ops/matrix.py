@@ -36,6 +36,9 @@ class HashedMatrix:
         self.scale = scale
         self._lock = threading.Lock()
         self._spectrum: Array | None = None
+        self._whole: Array | None = None
+        self.materialise = False
+        """Whether W may be held as it is: set before any plan is made, by what spends a memory budget."""
         self.w: Array = np.ascontiguousarray(w.view(np.uint16) if w.dtype == np.float16 else w)
         values = w if w.dtype == np.int8 else w.astype(np.float32, copy=False)
         self.finite = bool(np.isfinite(values).all()) and bool(np.isfinite(scale))
@@ -73,6 +76,15 @@ class HashedMatrix:
             if self._spectrum is None:
                 self._spectrum = self._transformed(self.dyadic)
             return self._spectrum
+
+    def take_whole(self, expand: Callable[[Array], None]) -> Array:
+        """W [rows, cols], float32, written by `expand` once and held from then on: only where it is materialised."""
+        with self._lock:
+            if self._whole is None:
+                out = np.empty((self.scheme.rows, self.scheme.cols), np.float32)
+                expand(out)
+                self._whole = out
+            return self._whole
 
     @property
     def dyadic(self) -> Dyadic:
@@ -137,7 +149,13 @@ class HashedMatrix:
     @property
     def resident_bytes(self) -> int:
         """Bytes that the weights take in memory now."""
-        return self.w.nbytes + (0 if self._spectrum is None else self._spectrum.nbytes)
+        held = (self._spectrum, self._whole)
+        return self.w.nbytes + sum(array.nbytes for array in held if array is not None)
+
+    @property
+    def materialised_bytes(self) -> int:
+        """Bytes of W where it is held as it is, taken yet or not; else 0."""
+        return 4 * self.scheme.virtual_size if self.materialise else 0
 
 
 def spectrum_size(scheme: Dyadic) -> int:

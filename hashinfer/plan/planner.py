@@ -111,7 +111,7 @@ def weight_bytes(program: Program) -> int:
         if isinstance(s.op, HashedProduct | HashedConv) and s.op.matrix.in_range
     }
     return sum(constants.values()) + sum(
-        m.w.nbytes + (m.spectrum_bytes if id(m) in transformed else 0) for m in matrices(program)
+        m.w.nbytes + (m.spectrum_bytes if id(m) in transformed else 0) + m.materialised_bytes for m in matrices(program)
     )
 
 

@@ -37,6 +37,7 @@ def plan_report(model: Model, plan: Plan) -> dict[str, Any]:
         "buffers": describe_places(plan.places),
         "memory": {
             "weights": plan.weight_bytes,
+            "materialised": sum(m.materialised_bytes for m in hashed),
             "arena": plan.arena_bytes,
             "scratch_per_thread": plan.scratch_bytes,
             "threads": plan.threads,
@@ -88,6 +89,7 @@ def describe_matrix(matrix: HashedMatrix) -> dict[str, Any]:
         "virtual_bytes": 4 * scheme.virtual_size,
         "stored_bytes": matrix.w.nbytes,
         "resident_bytes": matrix.resident_bytes,
+        "materialised": matrix.materialise,
         "finite": matrix.finite,
         "bucket_load": bucket_load(matrix),
     }

@@ -16,7 +16,8 @@ from hashinfer.session.options import PROVIDER, ModelMetadata, NodeArg, RunOptio
 class CompiledSession:
     """A loaded shared library. Arguments, calls and errors are those of hashinfer.InferenceSession.
 
-    A run uses the calling thread alone: threads and intra_op_num_threads are accepted and change nothing. What only a
+    A run uses the calling thread alone: threads, intra_op_num_threads and memory_budget are accepted and change
+    nothing. What only a
     plan knows (plan, report, profile) is not here.
     """
 
@@ -29,6 +30,7 @@ class CompiledSession:
         *,
         threads: int | None = None,
         max_memory: int | None = None,
+        memory_budget: int | float | str | None = None,
     ) -> None:
         check_providers(providers)
         if max_memory is not None and (not isinstance(max_memory, int) or max_memory < 1):

@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.errors import InputError, MemoryLimitError
+from hashinfer.errors import HashinferError, InputError, MemoryLimitError
 from hashinfer.kernels.pool import Pool
 from hashinfer.model.graph import ValueType
 from hashinfer.model.read import ModelSource, read_model, read_stream
 from hashinfer.ops.base import Array, TensorType
 from hashinfer.plan.bound import BoundPlan
+from hashinfer.plan.budget import budget_bytes, chosen, offers
 from hashinfer.plan.control import interpret
 from hashinfer.plan.fuse import fuse
 from hashinfer.plan.limits import Limits, physical_memory
-from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, weight_bytes
+from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, matrices, weight_bytes
 from hashinfer.plan.profile import Profile, profile_plan
 from hashinfer.plan.report import plan_report
 from hashinfer.session.options import PROVIDER, ModelMetadata, NodeArg, RunOptions, SessionOptions, check_providers
@@ -48,6 +49,8 @@ class InferenceSession:
     then the processors that affinity and the cgroup quota leave.
     max_memory: bytes that weights, buffers and outputs of one run may take together. Default: the machine's memory.
     time_limit: seconds after which a run begins no further step. Default: none.
+    memory_budget: bytes, "8MiB", or a share of the free memory (0.1, "10%") that weight matrices held as they are may
+    take, where that makes a run faster. Default: none, and no W is ever held.
 
     Raises ModelError, UnsupportedError or OSError where the model cannot be loaded, InputError for an argument that
     makes no sense, MemoryLimitError where the file or its weights alone exceed max_memory. Safe to use from many
@@ -64,6 +67,7 @@ class InferenceSession:
         threads: int | None = None,
         max_memory: int | None = None,
         time_limit: float | None = None,
+        memory_budget: int | float | str | None = None,
     ) -> None:
         check_providers(providers)
         self._options = sess_options or SessionOptions()
@@ -73,12 +77,18 @@ class InferenceSession:
         self._max_memory = max_memory
         self._limit = physical_memory() if max_memory is None else max_memory
         self._time_limit = _seconds(time_limit)
+        self._budget = memory_budget
+        budget = budget_bytes(memory_budget)
         self._source = _reread(path_or_bytes)
         model = read_model(self._source, self._limit)
         if not isinstance(self._source, bytes):
             self._source = str(Path(self._source).absolute())
         self._program = fuse(model.graph)
         self._model = model
+        self._inputs = {v.name: v for v in model.graph.inputs}
+        self._outputs = {v.name: v for v in model.graph.outputs}
+        if budget:
+            self._spend(budget)
         self._weight_bytes = weight_bytes(self._program)
         if self._weight_bytes > self._limit:
             raise MemoryLimitError(
@@ -93,13 +103,23 @@ class InferenceSession:
             self._weight_bytes,
             self._threads,
         )
-        self._inputs = {v.name: v for v in model.graph.inputs}
-        self._outputs = {v.name: v for v in model.graph.outputs}
         self._plans = PlanCache(min(IDLE_BYTES, self._limit - self._weight_bytes))
         self._pool = Pool(self._threads)
         self._repeated: Repeated | None = None
         self._closed = False
         _sessions.add(self)
+
+    def _spend(self, budget: int) -> None:
+        """Mark the matrices that are worth it, for runs of one row, as held."""
+        try:
+            plan = make_plan(self._program, self._types(None), self._threads, self._limit)
+        except HashinferError as error:
+            log.info("the memory budget buys nothing: %s", error)
+            return
+        taken = chosen(offers(plan), budget)
+        for offer in taken:
+            offer.matrix.materialise = True
+        log.info("the memory budget holds %d matrices, %d bytes", len(taken), sum(offer.bytes for offer in taken))
 
     def run(
         self,
@@ -218,6 +238,11 @@ class InferenceSession:
         return self._weight_bytes
 
     @property
+    def materialised_bytes(self) -> int:
+        """Bytes of weight matrices that the memory budget holds, among weight_bytes."""
+        return sum(m.materialised_bytes for m in matrices(self._program))
+
+    @property
     def file_bytes(self) -> int:
         """Size of the model file."""
         return self._model.file_bytes
@@ -227,6 +252,10 @@ class InferenceSession:
 
         Raises what `run` raises before any work.
         """
+        types = self._types(shapes)
+        return self._plan_for(tuple((t.dtype.str, t.shape) for t in types), types)
+
+    def _types(self, shapes: Mapping[str, Sequence[int]] | None) -> list[TensorType]:
         types = []
         for value in self._inputs.values():
             given = None if shapes is None else shapes.get(value.name)
@@ -234,7 +263,7 @@ class InferenceSession:
                 given = [d if isinstance(d, int) else 1 for d in value.shape or ()]
             types.append(TensorType(value.dtype or np.dtype(np.float32), tuple(given)))
             _check_shape(value, tuple(given))
-        return self._plan_for(tuple((t.dtype.str, t.shape) for t in types), types)
+        return types
 
     def report(self, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
         """The plan for such inputs as data that JSON can hold: layers, kernels and why, buffers, bytes, fallbacks."""
@@ -276,10 +305,11 @@ class InferenceSession:
             "threads": self._threads,
             "max_memory": self._max_memory,
             "time_limit": self._time_limit,
+            "memory_budget": self._budget,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        limits = {name: state[name] for name in ("threads", "max_memory", "time_limit")}
+        limits = {name: state[name] for name in ("threads", "max_memory", "time_limit", "memory_budget")}
         InferenceSession.__init__(self, state["model"], state["options"], **limits)
 
     def _output_names(self, names: Sequence[str] | None) -> Sequence[str]:
