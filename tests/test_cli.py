@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from hashinfer.cli.app import COMMANDS, app
 from hashinfer.schemes import Dyadic
 from tests import nets
 
@@ -285,3 +287,38 @@ def test_help_needs_no_engine() -> None:
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
     assert "run" in text
     assert not {"numba", "onnx", "torch", "rich"} & set(text.splitlines()[-1].replace("'", "").strip("[]").split(", "))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("hashinfer in", ["inspect"]),
+        ("hashinfer run --thr", ["--threads"]),
+        ("hashinfer cache ", ["clear", "show", "warm"]),
+    ],
+)
+def test_shells_complete_commands_and_options(words: str, expected: list[str]) -> None:
+    env = os.environ | {
+        "_HASHINFER_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    program = "import sys; from hashinfer.cli import main; sys.argv[0] = 'hashinfer'; main()"
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+    assert [line.removeprefix("plain,") for line in done.stdout.splitlines()] == expected
+
+
+def test_every_command_and_option_explains_itself() -> None:
+    pending: list[tuple[str, click.Command]] = [("hashinfer", app)]
+    seen = 0
+    while pending:
+        name, command = pending.pop()
+        assert command.help, name
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        assert all(option.help for option in options), name
+        seen += 1
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            found = [(n, command.get_command(context, n)) for n in command.list_commands(context)]
+            pending += [(f"{name} {n}", c) for n, c in found if c is not None]
+    assert seen == 1 + len(COMMANDS) + len(("show", "warm", "clear"))

@@ -52,3 +52,14 @@ def test_exporting(tmp_path):
     assert numbers == 40_000 + 1024 + 256 + 4 * 257
     ids = np.random.default_rng(0).integers(0, 20_000, (5, 12))
     assert hashinfer.InferenceSession(out)(ids).shape == (5, 4)
+
+
+def test_the_tutorial(tmp_path):
+    pytest.importorskip("torch")
+    text = run("tutorial.py", "--out", tmp_path, "--epochs", 15)
+    assert [line[:2] for line in text.splitlines() if line[:1].isdigit()] == [f"{k}." for k in range(1, 7)]
+    errors = [float(line.split("error")[1].split("%")[0]) for line in text.splitlines() if "us a digit" in line]
+    assert len(errors) == 2
+    assert max(errors) < 25
+    assert (tmp_path / "hashed.hnet").stat().st_size < (tmp_path / "dense.onnx").stat().st_size / 8
+    assert (tmp_path / "digits.o").stat().st_size > 0

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
+
+import pytest
 
 import hashinfer
 
@@ -61,3 +67,55 @@ def test_version_and_typing_marker() -> None:
     pyproject = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
     assert hashinfer.__version__ == pyproject["project"]["version"] == metadata.version("hashinfer")
     assert (Path(hashinfer.__file__).parent / "py.typed").exists()
+
+
+API = ("session.session", "session.options", "errors", "compress", "backend", "schemes")
+
+
+def test_api_pages_are_made_of_the_docstrings(tmp_path: Path) -> None:
+    pytest.importorskip("pdoc")
+    modules = [f"hashinfer.{name}" for name in API]
+    done = subprocess.run(
+        [sys.executable, "-m", "pdoc", "-o", str(tmp_path), *modules], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "hashinfer" / "session" / "session.html").read_text()
+    assert "memory_budget: bytes" in page
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of this package, by way of a source distribution."""
+    pytest.importorskip("hatchling")
+    folder, root = tmp_path_factory.mktemp("dist"), Path(__file__).parent.parent
+    for kind in ("sdist", "wheel"):
+        command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
+        source = root
+        if kind == "wheel":
+            (archive,) = folder.glob("*.tar.gz")
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+            source = folder / archive.name.removesuffix(".tar.gz")
+        subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+def test_a_wheel_of_the_source_distribution_runs_where_it_is_put(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)  # noqa: S202
+        names = archive.namelist()
+    assert {"hashinfer/py.typed", "hashinfer/model/schemas.json", "hashinfer/model/FORMAT.md"} <= set(names)
+    assert sum(i.file_size for i in zipfile.ZipFile(wheel).infolist()) < 2**20
+    models = Path(__file__).parent.parent / "models"
+    arguments = ["run", models / "mnist-dyadic-64x.hnet", models / "mnist-test-1k.npy"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hashinfer", *map(str, arguments), "--json"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 1000
