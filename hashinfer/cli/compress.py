@@ -34,7 +34,13 @@ LINES_UNSEEN = 10
     help="Dense numbers to stored numbers, biases included; auto:ERR finds the largest ratio that keeps the outputs' "
     "relative error, by least squares, within ERR.",
 )
-@click.option("--scheme", type=click.Choice(["dyadic", "xxh32"]), default="dyadic", show_default=True)
+@click.option(
+    "--scheme",
+    type=click.Choice(["dyadic", "xxh32"]),
+    default="dyadic",
+    show_default=True,
+    help="How weights are hashed; tables of Gather are always of xxh32.",
+)
 @click.option("--block", type=int, default=1, show_default=True, help="Outputs that share a hash, of scheme xxh32.")
 @click.option(
     "--layers",
