@@ -129,8 +129,9 @@ def _check_versions(proto: ModelProto) -> dict[str, int]:
     opsets: dict[str, int] = {}
     for entry in proto.opset_import:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
-        if domain in opsets:
-            raise ModelError(f"the model imports domain {domain!r} twice")
+        if opsets.get(domain, entry.version) != entry.version:
+            found = f"versions {opsets[domain]} and {entry.version}"
+            raise ModelError(f"the model imports domain {domain!r} twice, in {found}")
         opsets[domain] = entry.version
     if proto.ir_version < MIN_IR_VERSION:
         raise UnsupportedError(f"the model has IR version {proto.ir_version}; expected at least {MIN_IR_VERSION}")
