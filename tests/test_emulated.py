@@ -19,6 +19,8 @@ MODELS = Path(__file__).parent.parent / "models"
 SHIPPED = sorted(path.stem for path in MODELS.glob("*.hnet"))
 ROWS = 3
 
+pytestmark = pytest.mark.emulated
+
 Feed = Mapping[str, np.ndarray]
 
 
@@ -85,6 +87,23 @@ def narrow_weights() -> tuple[onnx.ModelProto, Feed]:
     return model, {"x": x}
 
 
+def row_by_row() -> tuple[onnx.ModelProto, Feed]:
+    """Layer normalisation, GELU in both forms, softmax."""
+    nodes = [
+        nets.node("LayerNormalization", ["x", "scale", "bias"], ["n"]),
+        nets.node("Gelu", ["n"], ["g"]),
+        nets.node("Gelu", ["g"], ["h"], approximate="tanh"),
+        nets.node("Softmax", ["h"], ["y"], axis=-1),
+    ]
+    model = nets.model(
+        nodes,
+        {"x": (np.float32, ["N", 3, 20])},
+        {"y": (np.float32, ["N", 3, 20])},
+        {"scale": nets.weights(20), "bias": nets.weights(20, 1)},
+    )
+    return model, {"x": nets.weights(ROWS * 60, 2).reshape(ROWS, 3, 20)}
+
+
 def arithmetic() -> tuple[onnx.ModelProto, Feed]:
     """Several inputs and outputs, integers among them; each operation rounds once, so bits are the same everywhere."""
     nodes = [
@@ -107,6 +126,7 @@ SMALL: dict[str, tuple[Callable[[], tuple[onnx.ModelProto, Feed]], bool]] = {
     "cnn": (cnn, False),
     "embedding": (embedding, True),
     "narrow weights": (narrow_weights, False),
+    "row by row": (row_by_row, False),
     "arithmetic": (arithmetic, True),
 }
 """Each with whether its bits must be the same."""

@@ -69,10 +69,11 @@ class Emission:
         return sum(c.work for c in self.calls)
 
 
-def flat_emission(kernel: Kernel, count: int, kind: int = 0) -> Emission:
-    """A kernel of hashinfer.kernels.elementwise over `count` elements that lie side by side."""
+def flat_emission(kernel: Kernel, count: int, kind: int = 0, more_ns: float = 0.0) -> Emission:
+    """A kernel of FLAT's fields over `count` elements that lie side by side; more_ns: of each, beyond a plain one's."""
     args: dict[str, Argument] = {"x": Buffer("in", 0), "kind": kind, "count": count, "y": Buffer("out", 0)}
-    return Emission([KernelCall(kernel, -(-count // TILE), args, 0, NS_PER_ELEMENT * count)], choice=kernel.name)
+    work = (NS_PER_ELEMENT + more_ns) * count
+    return Emission([KernelCall(kernel, -(-count // TILE), args, 0, work)], choice=kernel.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 
 import numpy as np
 
 from hashinfer.errors import OpError
+from hashinfer.kernels import rowwise
+from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, normalize_axis, optional, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
@@ -26,6 +29,7 @@ from hashinfer.ops.checks import (
     need_rank,
     need_same_dtype,
 )
+from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.reduce import Axes, lowest, mean, norm, sum_of_squares
 
 
@@ -62,7 +66,21 @@ def log_softmax(x: Array, out: Array, axes: Axes) -> None:
     np.subtract(out, log_sum, out=out)
 
 
-class SoftmaxOp(Op):
+NS_PER_SOFTMAX, NS_PER_NORMALISED, TILE_ELEMENTS = 4.0, 1.5, 4096
+"""Rough times of an element, in nanoseconds; elements of a tile of rows."""
+
+
+def rows_emission(kernel: Kernel, shape: Shape, first: int, ns: float, **more: Argument) -> Emission:
+    """A kernel of hashinfer.kernels.rowwise over rows that are the axes from `first` on."""
+    rows, cols = prod(shape[:first]), prod(shape[first:])
+    together = max(1, TILE_ELEMENTS // max(cols, 1))
+    args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "rows": rows, "cols": cols}
+    args |= {"rows_per_tile": together, **more}
+    call = KernelCall(kernel, -(-rows // together), args, 0, ns * rows * cols)
+    return Emission([call], choice=kernel.name)
+
+
+class SoftmaxOp(NativeOp):
     """Along `axis`; before opset 13 over all axes from `axis` on, as if they were one."""
 
     def __init__(self, function: Callable[[Array, Array, Axes], None]) -> None:
@@ -78,6 +96,16 @@ class SoftmaxOp(Op):
         need_dtype(x, FLOATS, "input")
         self.axes(call, len(x.shape))
         return [x.type]
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        x = need(ins, 0, "input")
+        rank = len(x.shape)
+        last = self.function is softmax and rank > 0 and self.axes(call, rank)[-1:] == (rank - 1,)
+        return last and x.dtype == FLOAT32
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        shape = outs[0].shape
+        return rows_emission(rowwise.softmax_rows, shape, self.axes(call, len(shape))[0], NS_PER_SOFTMAX)
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
@@ -122,7 +150,7 @@ def epsilon_of(call: Call) -> float:
     return float(call.get("epsilon", 1e-5))
 
 
-class AxisNormalization(Op):
+class AxisNormalization(NativeOp):
     """What LayerNormalization and RMSNormalization share: they work on all axes from `axis` on.
 
     `stash_type` names the dtype to compute in; float64 stays float64 all the same. The statistics, where the node
@@ -148,6 +176,21 @@ class AxisNormalization(Op):
                 need_broadcasts_to(operand.shape, x.shape, what)
         kept = (*x.shape[:axis], *[1] * (len(x.shape) - axis))
         return [x.type, *[TensorType(self.stash(call), kept)] * (call.outputs - 1)]
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        given = [operand for operand in ins if operand is not None]
+        x = given[0]
+        row = x.shape[normalize_axis(int(call.get("axis", -1)), len(x.shape)) :]
+        plain = self.center and call.outputs == 1 and self.stash(call) == FLOAT32
+        return plain and all(o.dtype == FLOAT32 for o in given) and all(o.shape == row for o in given[1:])
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        shape = outs[0].shape
+        more: dict[str, Argument] = {"epsilon": epsilon_of(call), "scale": Buffer("in", 1)}
+        if optional(ins, 2) is not None:
+            more["bias"] = Buffer("in", 2)
+        first = normalize_axis(int(call.get("axis", -1)), len(shape))
+        return rows_emission(rowwise.layer_norm_rows, shape, first, NS_PER_NORMALISED, **more)
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, scale = array(ins, 0), array(ins, 1)

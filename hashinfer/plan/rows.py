@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hashinfer.errors import HashinferError, InputError, UnsupportedError
+from hashinfer.ops.activation import Gelu
 from hashinfer.ops.base import TensorType
 from hashinfer.ops.cast import Cast
 from hashinfer.ops.elementwise import Arithmetic, Relu
 from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
+from hashinfer.ops.normalize import AxisNormalization, SoftmaxOp
 from hashinfer.ops.pool import MaxPool
 from hashinfer.ops.product import Conv, Gemm, MatMul
 from hashinfer.plan.planner import Plan, PlannedStep, make_plan
@@ -97,8 +99,11 @@ def _by_rows(planned: PlannedStep, carried: set[str], types: Mapping[str, Tensor
     """Whether row r of the output depends on row r of each carried operand and on what all rows share, alone."""
     names, rank = [n for n in planned.step.inputs if n], len(planned.types[0].shape)
     first, rest = names[0] in carried, names[1:]
-    if isinstance(planned.op, Cast | Relu | MaxPool | HashedLookup):
+    if isinstance(planned.op, Cast | Relu | Gelu | MaxPool | HashedLookup):
         return first
+    if isinstance(planned.op, SoftmaxOp | AxisNormalization):
+        axis = int(planned.step.call.get("axis", -1))
+        return first and not any(n in carried for n in rest) and axis % rank != 0
     if isinstance(planned.op, HashedProduct | HashedConv | Conv):
         return first and not any(n in carried for n in rest)
     if isinstance(planned.op, Gemm):
