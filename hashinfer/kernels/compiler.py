@@ -32,7 +32,9 @@ OPTIONS: dict[str, Any] = {"fastmath": {"reassoc", "nsz", "contract"}, "error_mo
 """Sums may be reordered and products fused; NaN and Inf stay. Kernels own no memory: with Numba's runtime on, every
 array that is handed to a function costs two calls that count references."""
 
-_MATHS = "memcpy memset memmove expf exp tanhf tanh erff erf erfcf erfc logf log powf sqrtf floorf ceilf rintf fmaf"
+_MATHS = """
+    memcpy memset memmove expf exp tanhf tanh erff erf erfcf erfc logf log powf sqrtf sqrt floorf ceilf rintf fmaf
+"""
 MATHS = frozenset(_MATHS.split())
 """What compiled code may leave to the C library and libm."""
 SYSTEM = frozenset(("syscall", "sched_yield", "sched_getcpu", "sched_getaffinity", "sched_setaffinity"))
