@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from hashinfer.ops import activation, cast, create, elementwise, indexing, normalize, pool, product, reduce, shapes
+from hashinfer.ops import (
+    activation,
+    cast,
+    create,
+    elementwise,
+    indexing,
+    normalize,
+    pool,
+    product,
+    recurrent,
+    reduce,
+    shapes,
+)
 from hashinfer.ops.base import REGISTRY
 
-MODULES = (activation, cast, create, elementwise, indexing, normalize, pool, product, reduce, shapes)
+MODULES = (activation, cast, create, elementwise, indexing, normalize, pool, product, recurrent, reduce, shapes)
 
 __all__ = ["MODULES", "REGISTRY"]

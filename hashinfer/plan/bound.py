@@ -194,6 +194,10 @@ class BoundPlan:
             code[relocation.step, relocation.column] = self.base + owner.temps[buffer.number] + buffer.offset
             return
         name = (owner.step.inputs if buffer.kind == "in" else owner.step.outputs)[buffer.number]
+        if not name:
+            # An output that nobody asked for: the kernel sees that its address is 0.
+            code[relocation.step, relocation.column] = 0
+            return
         place = self.plan.places.get(name)
         if place is not None and place.kind in ("input", "output"):
             cell = relocation.step * code.shape[1] + relocation.column

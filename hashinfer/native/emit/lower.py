@@ -207,6 +207,8 @@ class _Lowering:
             if value.kind == "temp":
                 return Memory("scratch", 0, planned.temps[value.number] + value.offset)
             names = planned.step.inputs if value.kind == "in" else planned.step.outputs
+            if not names[value.number]:
+                return 0
             found = self._value(names[value.number])
             return Memory(found.kind, found.number, found.offset + value.offset)
         return float_argument(value) if isinstance(value, float) else int(value)

@@ -1,0 +1,164 @@
+"""LSTM and GRU over whole sequences: a tile is one sequence in one direction.
+
+Weights are read transposed, so that gates are the lanes. Sums run over inputs and over the hidden state, in float32: a
+gate's sum is within (inputs + hidden + 4) eps sum |x| |w| of the exact one, and errors then pass from step to step.
+Scratch: two states, and gates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hashinfer.kernels.arguments import SIGMOID, TANH, activate
+from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.vectors import float32_array, fma16, load16, splat16, store16
+
+_NAMES = """
+    x w r b h0 c0 y yh yc steps batch inputs hidden backwards
+    x_step x_row y_step y_direction y_row s_direction s_row reset_after
+"""
+FIELDS = tuple(_NAMES.split())
+X, W, R, B, H0, C0, Y, YH, YC, STEPS, BATCH, INPUTS, HIDDEN, BACKWARDS = range(14)
+X_STEP, X_ROW, Y_STEP, Y_DIRECTION, Y_ROW, S_DIRECTION, S_ROW, RESET_AFTER = range(14, len(FIELDS))
+"""w: [directions, inputs, gates hidden]; r: [directions, hidden, gates hidden]; b: [directions, 2 gates hidden], of w,
+then of r. b, h0, c0, y, yh, yc: 0 where missing. backwards: bit d is set where direction d runs from the last step to
+the first. Strides count floats: of x, of y, and of the states h0, c0, yh, yc. reset_after: linear_before_reset of a
+GRU."""
+
+
+def scratch_bytes(hidden: int) -> int:
+    """Scratch of a tile: of a GRU, two states and twice three gates."""
+    return 4 * 8 * hidden
+
+
+@device
+def _start(args: Any, at: Any, first: Any, last: Any, gates: Any) -> None:
+    """gates[first : last] = the bias from `at` on, or 0."""
+    if args[B] == 0:
+        for g in range(first, last):
+            gates[g] = np.float32(0.0)
+        return
+    b = float32_array(args[B] + 4 * at, last)
+    for g in range(first, last):
+        gates[g] = b[g]
+
+
+@device
+def _add_product(x: Any, w: Any, width: Any, first: Any, last: Any, gates: Any) -> None:
+    """gates[first : last] += x @ w[:, first : last], w: [x.size, width]."""
+    whole = first + ((last - first) & ~15)
+    for k in range(x.size):
+        value, at = splat16(x[k]), k * width
+        for g in range(first, whole, 16):
+            store16(gates, g, fma16(value, load16(w, at + g), load16(gates, g)))
+        for g in range(whole, last):
+            gates[g] += x[k] * w[at + g]
+
+
+@device
+def _sigmoid(value: Any) -> Any:
+    return activate(value, SIGMOID, np.float32(0.0), np.float32(0.0))
+
+
+@device
+def _tanh(value: Any) -> Any:
+    return activate(value, TANH, np.float32(0.0), np.float32(0.0))
+
+
+@device
+def _load_state(address: Any, args: Any, direction: Any, row: Any, state: Any) -> None:
+    if address == 0:
+        for k in range(state.size):
+            state[k] = np.float32(0.0)
+        return
+    at = direction * args[S_DIRECTION] + row * args[S_ROW]
+    given = float32_array(address + 4 * at, state.size)
+    for k in range(state.size):
+        state[k] = given[k]
+
+
+@device
+def _store_state(address: Any, args: Any, direction: Any, row: Any, state: Any) -> None:
+    if address != 0:
+        at = direction * args[S_DIRECTION] + row * args[S_ROW]
+        out = float32_array(address + 4 * at, state.size)
+        for k in range(state.size):
+            out[k] = state[k]
+
+
+@device
+def _output(args: Any, step: Any, direction: Any, row: Any, state: Any) -> None:
+    if args[Y] != 0:
+        at = step * args[Y_STEP] + direction * args[Y_DIRECTION] + row * args[Y_ROW]
+        y = float32_array(args[Y] + 4 * at, state.size)
+        for k in range(state.size):
+            y[k] = state[k]
+
+
+@entry(*FIELDS)
+def lstm(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """i, o, f, c gates: c = f c + i tanh(.), h = o tanh(c), as ONNX's LSTM with its default activations."""
+    n, ni, steps = args[HIDDEN], args[INPUTS], args[STEPS]
+    d, row, width = tile // args[BATCH], tile % args[BATCH], 4 * n
+    w, r = (
+        float32_array(args[W] + 4 * d * width * ni, width * ni),
+        float32_array(args[R] + 4 * d * width * n, width * n),
+    )
+    h, c = float32_array(scratch, n), float32_array(scratch + 4 * n, n)
+    gates = float32_array(scratch + 8 * n, width)
+    _load_state(args[H0], args, d, row, h)
+    _load_state(args[C0], args, d, row, c)
+    for s in range(steps):
+        step = steps - 1 - s if (args[BACKWARDS] >> d) & 1 else s
+        x = float32_array(args[X] + 4 * (step * args[X_STEP] + row * args[X_ROW]), ni)
+        _start(args, 2 * d * width, 0, width, gates)
+        if args[B] != 0:
+            other = float32_array(args[B] + 4 * (2 * d + 1) * width, width)
+            for g in range(width):
+                gates[g] += other[g]
+        _add_product(x, w, width, 0, width, gates)
+        _add_product(h, r, width, 0, width, gates)
+        for k in range(n):
+            c[k] = _sigmoid(gates[2 * n + k]) * c[k] + _sigmoid(gates[k]) * _tanh(gates[3 * n + k])
+            h[k] = _sigmoid(gates[n + k]) * _tanh(c[k])
+        _output(args, step, d, row, h)
+    _store_state(args[YH], args, d, row, h)
+    _store_state(args[YC], args, d, row, c)
+
+
+@entry(*FIELDS)
+def gru(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """z, r, h gates: h = (1 - z) tanh(.) + z h, as ONNX's GRU with its default activations."""
+    n, ni, steps = args[HIDDEN], args[INPUTS], args[STEPS]
+    d, row, width = tile // args[BATCH], tile % args[BATCH], 3 * n
+    w, r = (
+        float32_array(args[W] + 4 * d * width * ni, width * ni),
+        float32_array(args[R] + 4 * d * width * n, width * n),
+    )
+    h, old = float32_array(scratch, n), float32_array(scratch + 4 * n, n)
+    mine, states = float32_array(scratch + 8 * n, width), float32_array(scratch + 8 * n + 4 * width, width)
+    _load_state(args[H0], args, d, row, h)
+    for s in range(steps):
+        step = steps - 1 - s if (args[BACKWARDS] >> d) & 1 else s
+        x = float32_array(args[X] + 4 * (step * args[X_STEP] + row * args[X_ROW]), ni)
+        _start(args, 2 * d * width, 0, width, mine)
+        _start(args, (2 * d + 1) * width, 0, width, states)
+        _add_product(x, w, width, 0, width, mine)
+        _add_product(h, r, width, 0, 2 * n, states)
+        for g in range(2 * n):
+            mine[g] = _sigmoid(mine[g] + states[g])
+        if args[RESET_AFTER] != 0:
+            _add_product(h, r, width, 2 * n, width, states)
+            for k in range(n):
+                states[2 * n + k] *= mine[n + k]
+        else:
+            for k in range(n):
+                old[k] = mine[n + k] * h[k]
+            _add_product(old, r, width, 2 * n, width, states)
+        for k in range(n):
+            new = _tanh(mine[2 * n + k] + states[2 * n + k])
+            h[k] = (np.float32(1.0) - mine[k]) * new + mine[k] * h[k]
+        _output(args, step, d, row, h)
+    _store_state(args[YH], args, d, row, h)

@@ -1,0 +1,132 @@
+"""LSTM and GRU with their default activations, float32: kernels over whole sequences.
+
+Peepholes, clipping, sequence lengths, coupled gates and other activations go to the reference implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.kernels import recurrent
+from hashinfer.kernels.jit import Kernel
+from hashinfer.ops.base import Array, Call, Operand, Shape, TensorType, need, optional, register
+from hashinfer.ops.checks import FLOAT32, text
+from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
+
+NS_PER_WEIGHT, NS_PER_GATE = 0.05, 12.0
+"""Rough times: of one multiply-add, of one gate's activation."""
+DIRECTIONS = {"forward": (1, 0), "reverse": (1, 1), "bidirectional": (2, 2)}
+"""How many there are, and which run backwards, as bits."""
+SEQUENCE_LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES = 4, 5, 6, 7
+
+
+class Recurrent(NativeOp):
+    """What LSTM and GRU share. Inputs: X, W, R, B, sequence lengths, initial h (and c); outputs: Y, Y_h (and Y_c)."""
+
+    kernel: Kernel
+    gates: int
+    activations: tuple[str, ...]
+    outputs: int
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        given = [text(name).lower() for name in call.get("activations", [])]
+        count = DIRECTIONS.get(text(call.get("direction", "forward")), (0, 0))[0]
+        plain = not given or given == list(self.activations) * count
+        parts = [optional(ins, at) for at in range(PEEPHOLES + 1)]
+        floats = all(p is None or p.dtype == FLOAT32 for at, p in enumerate(parts) if at != SEQUENCE_LENGTHS)
+        whole = parts[SEQUENCE_LENGTHS] is None and parts[PEEPHOLES] is None
+        return plain and count > 0 and floats and whole and not call.get("clip", 0) and not call.get("input_forget", 0)
+
+    def sizes(self, call: Call, ins: Sequence[Operand | None]) -> tuple[int, int, int, int, int]:
+        """(directions, steps, batch, inputs, hidden). Raises OpError where shapes do not fit together."""
+        x, w, r = need(ins, 0, "X"), need(ins, 1, "W"), need(ins, 2, "R")
+        directions = DIRECTIONS[text(call.get("direction", "forward"))][0]
+        if len(x.shape) != 3 or len(w.shape) != 3 or len(r.shape) != 3:
+            raise OpError(f"X is {x.type}, W is {w.type} and R is {r.type}; expected three dimensions each")
+        first, second, inputs = x.shape
+        steps, batch = (second, first) if call.get("layout", 0) else (first, second)
+        hidden = r.shape[2]
+        if w.shape != (directions, self.gates * hidden, inputs) or r.shape[:2] != w.shape[:2]:
+            expected = f"[{directions}, {self.gates} hidden, {inputs}] and [{directions}, {self.gates} hidden, hidden]"
+            raise OpError(f"W is {w.type} and R is {r.type}; expected {expected}")
+        if call.get("hidden_size", hidden) != hidden:
+            raise OpError(f"hidden_size is {call.get('hidden_size', 0)}; R is {r.type}")
+        for at, what, shape in (
+            (3, "B", (directions, 2 * self.gates * hidden)),
+            (INITIAL_H, "initial_h", self.state(call, directions, batch, hidden)),
+            (INITIAL_C, "initial_c", self.state(call, directions, batch, hidden)),
+        ):
+            operand = optional(ins, at)
+            if operand is not None and operand.shape != shape:
+                raise OpError(f"{what} is {operand.type}; expected shape {list(shape)}")
+        return directions, steps, batch, inputs, hidden
+
+    @staticmethod
+    def state(call: Call, directions: int, batch: int, hidden: int) -> Shape:
+        """Of an initial or final state."""
+        return (batch, directions, hidden) if call.get("layout", 0) else (directions, batch, hidden)
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        directions, steps, batch, _, hidden = self.sizes(call, ins)
+        by_row = (batch, steps, directions, hidden)
+        y = by_row if call.get("layout", 0) else (steps, directions, batch, hidden)
+        state = TensorType(FLOAT32, self.state(call, directions, batch, hidden))
+        return [TensorType(FLOAT32, y), *[state] * (self.outputs - 1)][: call.outputs]
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        # Kernels read weights transposed, which is done once where they are known; else at each run.
+        return all(need(ins, at, "the weights").value is not None for at in (1, 2))
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        directions, steps, batch, inputs, hidden = self.sizes(call, ins)
+        by_row = bool(call.get("layout", 0))
+        args: dict[str, Argument] = {
+            "steps": steps,
+            "batch": batch,
+            "inputs": inputs,
+            "hidden": hidden,
+            "backwards": DIRECTIONS[text(call.get("direction", "forward"))][1],
+            "x_step": inputs if by_row else batch * inputs,
+            "x_row": steps * inputs if by_row else inputs,
+            "y_step": directions * hidden if by_row else directions * batch * hidden,
+            "y_direction": hidden if by_row else batch * hidden,
+            "y_row": steps * directions * hidden if by_row else hidden,
+            "s_direction": hidden if by_row else batch * hidden,
+            "s_row": directions * hidden if by_row else hidden,
+            "reset_after": int(call.get("linear_before_reset", 0)),
+        }
+        for name, at in (("w", 1), ("r", 2)):
+            weights = need(ins, at, name).value
+            assert weights is not None  # noqa: S101
+            args[name] = partial(_transposed, weights)
+        sources = {"x": 0, "b": 3, "h0": INITIAL_H, "c0": INITIAL_C}
+        args |= {name: Buffer("in", at) for name, at in sources.items() if optional(ins, at) is not None}
+        args |= {name: Buffer("out", at) for at, name in enumerate(("y", "yh", "yc")[: len(outs)])}
+        products = self.gates * hidden * (inputs + hidden)
+        work = directions * batch * steps * (NS_PER_WEIGHT * products + NS_PER_GATE * self.gates * hidden)
+        made = KernelCall(self.kernel, directions * batch, args, recurrent.scratch_bytes(hidden), work)
+        return Emission([made], choice=self.kernel.name, reason=f"{directions * batch} sequences of {steps} steps")
+
+
+def _transposed(weights: Array) -> Array:
+    return np.ascontiguousarray(weights.transpose(0, 2, 1))
+
+
+@register("LSTM")
+class Lstm(Recurrent):
+    """Long short-term memory."""
+
+    kernel, gates, outputs = recurrent.lstm, 4, 3
+    activations = ("sigmoid", "tanh", "tanh")
+
+
+@register("GRU")
+class Gru(Recurrent):
+    """A gated recurrent unit."""
+
+    kernel, gates, outputs = recurrent.gru, 3, 2
+    activations = ("sigmoid", "tanh")
