@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import readme
 from bench.paper.cells import DEPTHS, DK, HASHNET, HASHNET_DK, NN, RATIOS, SCHEMES, TEACHER, Cell, plan
 from bench.paper.run import RESULTS, Row, read, row_of
 from bench.paper.sets import NAMES
@@ -32,6 +33,8 @@ COMPARABLE = tuple(name for name in NAMES if not name.startswith("BG-IMG"))
 """The BG-IMG sets use other photographs than the paper's."""
 
 Key = tuple[str, int, int, str, str]
+
+README, PROGRAM = Path(__file__).resolve().parent.parent.parent / "README.md", "bench.paper.report"
 
 
 def paper() -> dict[tuple[str, int, int, str], float]:
@@ -150,6 +153,19 @@ def summary(found: list[Claim]) -> list[str]:
     if over:
         lines.append("Over the paper's: " + "; ".join(over))
     return lines
+
+
+def readme_table(found: list[Claim]) -> str:
+    """The cells that have been trained, ours beside the paper's: for the README."""
+    cells = dict.fromkeys((c.data, c.depth, c.ratio) for c in found if c.ours is not None)
+    by = {(c.data, c.depth, c.ratio, c.method): c for c in found}
+    lines = ["| set, layers, storage | HashNet | the paper's | HashNet_DK | the paper's |", "|---|--:|--:|--:|--:|"]
+    for data, depth, ratio in cells:
+        claims_of = [by[data, depth, ratio, method] for method in (HASHNET, HASHNET_DK)]
+        ours = [("-" if c.ours is None else f"{c.ours:.2f}{'' if c.held else ' (over)'}") for c in claims_of]
+        figures = [text for mine, c in zip(ours, claims_of, strict=True) for text in (mine, f"{c.theirs:.2f}")]
+        lines.append(f"| {data}, {depth}L, 1/{ratio} | " + " | ".join(figures) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def readings(found: list[Claim]) -> str:
@@ -328,6 +344,8 @@ def main() -> None:
         file.write(text.encode())
     draw_tables(seen, options.out / "tables.png")
     draw_inflation(points, options.out / "inflation.png")
+    if options.out == RESULTS.parent:
+        readme.update(README, readme_table(claims(seen)), PROGRAM)
 
 
 if __name__ == "__main__":
