@@ -37,6 +37,8 @@ def command(
 
     if picture is not None and not measured:
         raise InputError("--picture draws what --trade measures; give both")
+    if picture is not None:
+        trade.need_matplotlib()
     with compiling_notice():
         session = InferenceSession(model, threads=threads, memory_budget=memory_budget)
         wanted = chosen_shapes(session.get_inputs(), batch, shapes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -61,13 +62,17 @@ def show(points: Sequence[Mapping[str, Any]]) -> None:
         print(f"{readable(point['bytes']):>13}  {point['us']:.1f} us")
 
 
+def need_matplotlib() -> None:
+    """Raise UnsupportedError where pictures cannot be drawn."""
+    if find_spec("matplotlib") is None:
+        raise UnsupportedError("pictures need matplotlib: pip install matplotlib")
+
+
 def draw(points: Sequence[Mapping[str, Any]], title: str, path: str) -> None:
-    """Time against bytes, as a PNG. Raises UnsupportedError where matplotlib is not installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError:
-        raise UnsupportedError("pictures need matplotlib: pip install matplotlib") from None
+    """Time against bytes, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
