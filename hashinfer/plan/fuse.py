@@ -130,6 +130,7 @@ class _Fuser:
             raise ModelError(at_node(node.op_type, node.name, "expected one input, the weight vector, and one output"))
         stored = self._stored_weights(node.inputs[0])
         if stored is None:
+            self._materialise(node)
             self.steps.append(_step(node, ExpandOp(_scheme_class(node), node.attrs), node.inputs))
             return
         w, scale = stored
