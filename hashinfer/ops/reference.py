@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from hashinfer.errors import MemoryLimitError, OpError, UnsupportedError
 from hashinfer.ops import growth
 from hashinfer.ops.base import Call, TensorType
+from hashinfer.ops.checks import text
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, TypeProto
@@ -25,6 +27,8 @@ REFERENCE_DOMAINS = ("", ML_DOMAIN, TRAINING_DOMAIN)
 DEFAULT_DOMAINS = ("", "ai.onnx")
 TYPES_KEPT = 64
 """Output types that an op remembers, by its inputs' types."""
+
+_EQUATION = re.compile(r"[A-Za-z,.>\- ]*")
 
 _lock = threading.RLock()
 """Filters for warnings belong to the process, and onnx does not promise that its evaluators may be shared."""
@@ -70,7 +74,14 @@ class ReferenceOp:
                 raise
 
     def output_bytes(self, call: Call, ins: Sequence[object | None]) -> int:
-        """Bytes that the outputs will take, so far as they can be told beforehand: see hashinfer.ops.growth."""
+        """Bytes that the outputs will take, so far as they can be told beforehand: see hashinfer.ops.growth.
+
+        Raises OpError for an equation of an Einsum that is none.
+        """
+        equation = text(call.get("equation", ""))
+        if self.op_type == "Einsum" and not _EQUATION.fullmatch(equation):
+            # onnx's shape inference never returns from other characters.
+            raise OpError(f"the equation is {equation!r}; expected letters, commas, dots and an arrow")
         key = tuple((_kind(x), getattr(x, "shape", None), growth.small_value(x)) for x in ins)
         with _lock:
             if key not in self._types:
