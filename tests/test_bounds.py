@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.processes import unmeasured
 
 HERE = Path(__file__).parent
 
@@ -33,7 +34,7 @@ def test_kernels_stay_inside_their_arrays():
         text=True,
         check=False,
         cwd=HERE.parent,
-        env=os.environ | {"NUMBA_BOUNDSCHECK": "1"},
+        env=unmeasured(NUMBA_BOUNDSCHECK="1"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "IndexError" not in done.stdout + done.stderr

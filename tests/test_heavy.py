@@ -25,6 +25,7 @@ from hashinfer.model.write import expand_node
 from hashinfer.schemes import Xxh32
 from tests import heavy, nets
 from tests.nets import node
+from tests.processes import unmeasured
 
 F32 = np.float32
 KINDS = ("dyadic", "xxh32", "dynamic", "reference")
@@ -103,9 +104,7 @@ def test_a_pool_of_spawned_processes(kind):
 def child(script: str, *arguments: str, timeout: float = 300) -> str:
     """The output of a script in a process of its own, which has to end well."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *arguments]
-    # An interrupt may leave the lock of coverage's own collector taken: these processes are not measured.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    root = Path(__file__).parents[1]
+    root, env = Path(__file__).parents[1], unmeasured()
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=root, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()

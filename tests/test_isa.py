@@ -11,6 +11,7 @@ import llvmlite.binding as llvm
 import pytest
 
 from hashinfer.kernels import isa
+from tests.processes import unmeasured
 
 HERE = Path(__file__).parent
 
@@ -40,7 +41,7 @@ def run(name: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         cwd=HERE.parent,
-        env=os.environ | {"HASHINFER_ISA": name, "HASHINFER_CACHE_DIR": ""},
+        env=unmeasured(HASHINFER_ISA=name, HASHINFER_CACHE_DIR=""),
     )
 
 
