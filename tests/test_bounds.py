@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.processes import unmeasured
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.unmeasured
 
 SCRIPT = """
 import sys

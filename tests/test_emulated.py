@@ -19,7 +19,7 @@ MODELS = Path(__file__).parent.parent / "models"
 SHIPPED = sorted(path.stem for path in MODELS.glob("*.hnet"))
 ROWS = 3
 
-pytestmark = pytest.mark.emulated
+pytestmark = pytest.mark.unmeasured
 
 Feed = Mapping[str, np.ndarray]
 

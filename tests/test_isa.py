@@ -14,6 +14,7 @@ from hashinfer.kernels import isa
 from tests.processes import unmeasured
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.unmeasured
 
 SCRIPT = """
 import sys
