@@ -133,3 +133,15 @@ def test_weights_that_are_inputs_are_taken_as_they_come():
     theirs = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, feed)
     found = hashinfer.InferenceSession(data).run(None, feed)
     np.testing.assert_allclose(found[0], theirs[0], rtol=0, atol=1e-5)
+
+
+def test_transposed_weights_are_counted_before_they_are_made():
+    x, w, r = made(0, 2, 1, 300), made(1, 1, 1200, 300), made(2, 1, 1200, 300)
+    node = nets.node("LSTM", ["x", "w", "r"], ["y"], hidden_size=300)
+    data = nets.model([node], {"x": (np.float32, x.shape)}, {"y": (np.float32, None)}, {"w": w, "r": r})
+    session = hashinfer.InferenceSession(data.SerializeToString(), threads=1)
+    total = session.plan().total_bytes
+    assert total >= 2 * (w.nbytes + r.nbytes)
+    hashinfer.InferenceSession(data.SerializeToString(), threads=1, max_memory=total).run(None, {"x": x})
+    with pytest.raises(hashinfer.MemoryLimitError):
+        hashinfer.InferenceSession(data.SerializeToString(), threads=1, max_memory=total - 1).run(None, {"x": x})

@@ -1,8 +1,8 @@
 """LSTM and GRU over whole sequences: a tile is one sequence in one direction.
 
-Weights are read transposed, so that gates are the lanes. Sums run over inputs and over the hidden state, in float32: a
-gate's sum is within (inputs + hidden + 4) eps sum |x| |w| of the exact one, and errors then pass from step to step.
-Scratch: two states, and gates.
+Weights are transposed first, by a call of their own, so that gates are the lanes. Sums run over inputs and over the
+hidden state, in float32: a gate's sum is within (inputs + hidden + 4) eps sum |x| |w| of the exact one, and errors then
+pass from step to step. Scratch: two states, and gates.
 """
 
 from __future__ import annotations
@@ -28,21 +28,31 @@ the first. Strides count floats: of x, of y, and of the states h0, c0, yh, yc. r
 GRU."""
 
 
+TURNED = ("x", "y", "rows", "cols")
+
+
 def scratch_bytes(hidden: int) -> int:
     """Scratch of a tile: of a GRU, two states and twice three gates."""
     return 4 * 8 * hidden
 
 
 @device
-def _start(args: Any, at: Any, first: Any, last: Any, gates: Any) -> None:
-    """gates[first : last] = the bias from `at` on, or 0."""
-    if args[B] == 0:
-        for g in range(first, last):
-            gates[g] = np.float32(0.0)
-        return
-    b = float32_array(args[B] + 4 * at, last)
-    for g in range(first, last):
-        gates[g] = b[g]
+def _start(args: Any, at: Any, gates: Any) -> None:
+    """gates = the biases from `at` on, or 0."""
+    biases = float32_array(args[B] + 4 * at, gates.size)
+    for g in range(gates.size):
+        gates[g] = biases[g] if args[B] != 0 else np.float32(0.0)
+
+
+@entry(*TURNED)
+def transpose_matrices(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """y[tile] = x[tile] transposed, x: [matrices, rows, cols]."""
+    rows, cols = args[2], args[3]
+    x = float32_array(args[0] + 4 * tile * rows * cols, rows * cols)
+    y = float32_array(args[1] + 4 * tile * rows * cols, rows * cols)
+    for i in range(rows):
+        for k in range(cols):
+            y[k * rows + i] = x[i * cols + k]
 
 
 @device
@@ -113,7 +123,7 @@ def lstm(args, tile, scratch):  # type: ignore[no-untyped-def]
     for s in range(steps):
         step = steps - 1 - s if (args[BACKWARDS] >> d) & 1 else s
         x = float32_array(args[X] + 4 * (step * args[X_STEP] + row * args[X_ROW]), ni)
-        _start(args, 2 * d * width, 0, width, gates)
+        _start(args, 2 * d * width, gates)
         if args[B] != 0:
             other = float32_array(args[B] + 4 * (2 * d + 1) * width, width)
             for g in range(width):
@@ -143,8 +153,8 @@ def gru(args, tile, scratch):  # type: ignore[no-untyped-def]
     for s in range(steps):
         step = steps - 1 - s if (args[BACKWARDS] >> d) & 1 else s
         x = float32_array(args[X] + 4 * (step * args[X_STEP] + row * args[X_ROW]), ni)
-        _start(args, 2 * d * width, 0, width, mine)
-        _start(args, (2 * d + 1) * width, 0, width, states)
+        _start(args, 2 * d * width, mine)
+        _start(args, (2 * d + 1) * width, states)
         _add_product(x, w, width, 0, width, mine)
         _add_product(h, r, width, 0, 2 * n, states)
         for g in range(2 * n):

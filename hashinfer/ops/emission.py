@@ -143,7 +143,7 @@ class NativeOp(Op):
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         given = [None if x is None else np.asarray(x, order="C") for x in ins]
-        operands = [None if x is None else Operand.of(x) for x in given]
+        operands = [None if x is None else Operand(TensorType(x.dtype, x.shape)) for x in given]
         self.check_values(given)
         emission = self.emit(call, operands, [TensorType(y.dtype, y.shape) for y in outs])
         temps = [aligned_empty(size) for size in emission.temps]

@@ -6,19 +6,16 @@ Peepholes, clipping, sequence lengths, coupled gates and other activations go to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-
-import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import recurrent
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Array, Call, Operand, Shape, TensorType, need, optional, register
+from hashinfer.ops.base import Call, Operand, Shape, TensorType, need, optional, register
 from hashinfer.ops.checks import FLOAT32, text
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
 
-NS_PER_WEIGHT, NS_PER_GATE = 0.05, 12.0
-"""Rough times: of one multiply-add, of one gate's activation."""
+NS_PER_WEIGHT, NS_PER_GATE, NS_PER_TURNED = 0.05, 12.0, 0.6
+"""Rough times: of one multiply-add, of one gate's activation, of one weight that is moved."""
 DIRECTIONS = {"forward": (1, 0), "reverse": (1, 1), "bidirectional": (2, 2)}
 """How many there are, and which run backwards, as bits."""
 SEQUENCE_LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES = 4, 5, 6, 7
@@ -77,14 +74,12 @@ class Recurrent(NativeOp):
         state = TensorType(FLOAT32, self.state(call, directions, batch, hidden))
         return [TensorType(FLOAT32, y), *[state] * (self.outputs - 1)][: call.outputs]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        # Kernels read weights transposed, which is done once where they are known; else at each run.
-        return all(need(ins, at, "the weights").value is not None for at in (1, 2))
-
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         directions, steps, batch, inputs, hidden = self.sizes(call, ins)
         by_row = bool(call.get("layout", 0))
         args: dict[str, Argument] = {
+            "w": Buffer("temp", 0),
+            "r": Buffer("temp", 1),
             "steps": steps,
             "batch": batch,
             "inputs": inputs,
@@ -99,21 +94,27 @@ class Recurrent(NativeOp):
             "s_row": directions * hidden if by_row else hidden,
             "reset_after": int(call.get("linear_before_reset", 0)),
         }
-        for name, at in (("w", 1), ("r", 2)):
-            weights = need(ins, at, name).value
-            assert weights is not None  # noqa: S101
-            args[name] = partial(_transposed, weights)
         sources = {"x": 0, "b": 3, "h0": INITIAL_H, "c0": INITIAL_C}
         args |= {name: Buffer("in", at) for name, at in sources.items() if optional(ins, at) is not None}
         args |= {name: Buffer("out", at) for at, name in enumerate(("y", "yh", "yc")[: len(outs)])}
         products = self.gates * hidden * (inputs + hidden)
         work = directions * batch * steps * (NS_PER_WEIGHT * products + NS_PER_GATE * self.gates * hidden)
-        made = KernelCall(self.kernel, directions * batch, args, recurrent.scratch_bytes(hidden), work)
-        return Emission([made], choice=self.kernel.name, reason=f"{directions * batch} sequences of {steps} steps")
-
-
-def _transposed(weights: Array) -> Array:
-    return np.ascontiguousarray(weights.transpose(0, 2, 1))
+        width = self.gates * hidden
+        temps: list[int] = []
+        calls: list[KernelCall] = []
+        for number, cols in enumerate((inputs, hidden)):
+            turned: dict[str, Argument] = {
+                "x": Buffer("in", 1 + number),
+                "y": Buffer("temp", number),
+                "rows": width,
+                "cols": cols,
+            }
+            work_of = NS_PER_TURNED * directions * width * cols
+            calls.append(KernelCall(recurrent.transpose_matrices, directions, turned, 0, work_of))
+            temps.append(4 * directions * width * cols)
+        calls.append(KernelCall(self.kernel, directions * batch, args, recurrent.scratch_bytes(hidden), work))
+        reason = f"{directions * batch} sequences of {steps} steps"
+        return Emission(calls, temps, self.kernel.name, reason)
 
 
 @register("LSTM")
