@@ -47,11 +47,12 @@ def chunk_rows(session: InferenceSession, feed: Mapping[str, Array], chosen: int
         return None, False
     if chosen is not None:
         return chosen, _independent(session, feed)
-    buffers = _buffers(session, feed, rows)
+    buffers, _ = _plan_bytes(session, feed, rows)
     if buffers > QUIET_BYTES and _independent(session, feed):
         return max(1, rows * QUIET_BYTES // buffers), True
     allowed, step = physical_memory() // WHOLE_SHARE, rows
-    while step > 1 and _bytes_of(session, feed, rows, step) > allowed:
+    each = sum(a.nbytes for a in feed.values()) / max(rows, 1)
+    while step > 1 and _plan_bytes(session, feed, step)[1] + each * step > allowed:
         step = -(-step // 2)
     return (None if step >= rows else step), False
 
@@ -65,20 +66,13 @@ def _independent(session: InferenceSession, feed: Mapping[str, Array]) -> bool:
     return True
 
 
-def _buffers(session: InferenceSession, feed: Mapping[str, Array], rows: int) -> int:
+def _plan_bytes(session: InferenceSession, feed: Mapping[str, Array], rows: int) -> tuple[int, int]:
+    """(bytes of buffers, of all that the plan holds) of a run of `rows` rows; without limit where its plan is refused."""
     try:
-        return session.plan({name: (rows, *a.shape[1:]) for name, a in feed.items()}).buffer_bytes
+        plan = session.plan({name: (rows, *a.shape[1:]) for name, a in feed.items()})
     except MemoryLimitError:
-        return 2**62
-
-
-def _bytes_of(session: InferenceSession, feed: Mapping[str, Array], rows: int, step: int) -> int:
-    """What a run of `step` rows takes, inputs included; without limit where even its plan is refused."""
-    shapes = {name: (step, *a.shape[1:]) for name, a in feed.items()}
-    try:
-        return session.plan(shapes).total_bytes + sum(a.nbytes // rows * step for a in feed.values())
-    except MemoryLimitError:
-        return 2**62
+        return 2**62, 2**62
+    return plan.buffer_bytes, plan.total_bytes
 
 
 def chunks(
