@@ -150,16 +150,14 @@ NS_PER_GELU = 12.0
 
 
 @register("Gelu")
-class Gelu(NativeOp):
+class Gelu(Activation, NativeOp):
     """x Phi(x), exactly or by the tanh approximation."""
+
+    def __init__(self) -> None:
+        super().__init__(gelu)
 
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
         return text(call.get("approximate", "none")) in {"none", "tanh"}
-
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
-        x = need(ins, 0, "X")
-        need_dtype(x, FLOATS, "X")
-        return [x.type]
 
     def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
         return need(ins, 0, "X").dtype == FLOAT32
