@@ -19,13 +19,17 @@ def command(ctx: click.Context) -> None:
     A set serves one state of sources, versions and CPU; clearing costs a compilation, nothing else.
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(show)
+        _show()
 
 
 @command.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the sets as JSON.")
 def show(as_json: bool = False) -> None:
     """Show where compiled kernels are kept, which, and their sizes."""
+    _show(as_json)
+
+
+def _show(as_json: bool = False) -> None:
     from hashinfer.kernels.cache import base_folder, kept_sets  # noqa: PLC0415
 
     base, sets = base_folder(), kept_sets()
@@ -54,7 +58,7 @@ def warm(models: tuple[str, ...], batch: tuple[int, ...]) -> None:
                 _ = kernel.address
         for model in models:
             _warm(model, batch or (1, 64))
-    show.callback()  # type: ignore[misc]
+    _show()
 
 
 def _warm(model: str, batches: tuple[int, ...]) -> None:
