@@ -64,12 +64,12 @@ def command(
 
     from hashinfer.files import atomic_write  # noqa: PLC0415
     from hashinfer.native.emit.build import build  # noqa: PLC0415
-    from hashinfer.native.emit.project import project_files, write_folder  # noqa: PLC0415
+    from hashinfer.native.emit.project import check_new, project_files, write_folder  # noqa: PLC0415
     from hashinfer.native.emit.targets import resolve  # noqa: PLC0415
 
     target = resolve(target_name, cpu, features)
-    if kind == "wheel-dir" and Path(output).exists():
-        raise InputError(f"{output} is there already; a project is written into a new folder")
+    if kind == "wheel-dir":
+        check_new(Path(output))
     header = Path(output).with_suffix(".h")
     if Path(model).resolve() in (Path(output).resolve(), header.resolve()) or header == Path(output):
         raise InputError(f"the output {output} or its header {header} is the model, or both are one file")

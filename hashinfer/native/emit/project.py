@@ -100,18 +100,21 @@ def project_files(built: Built, version: str) -> dict[str, bytes]:
     return {path: text.encode() for path, text in texts.items()} | {f"{name}/model.so": built.data}
 
 
+def check_new(folder: Path) -> None:
+    """Raise InputError where something is there already."""
+    if folder.exists():
+        raise InputError(f"{folder} is there already; a project is written into a new folder")
+
+
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write all files into a new folder, whole or not at all. Raises InputError where something is there already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already and not an empty folder")
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.tmp")
     try:
         for name, data in files.items():
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        if folder.exists():
-            folder.rmdir()
+        check_new(folder)
         os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
