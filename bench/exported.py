@@ -118,8 +118,8 @@ def export(name: str, path: Path) -> None:
     with _quiet(), torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_()  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
         torch.onnx.export(
             net,
             (torch.randn(3, *NETS[name].shape),),

@@ -103,7 +103,7 @@ def instructions(made: Program, digits: np.ndarray[Any, Any]) -> Any:
     made.run(feeds)
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(made.folder / "program")]
     done = subprocess.run(command, cwd=made.folder, capture_output=True, text=True, check=True)
-    return int(re.search(r"Collected : (\d+)", done.stderr)[1])  # type: ignore[index]
+    return int(re.search(r"Collected : (\d+)", done.stderr)[1])
 
 
 def render(part: dict[str, Any]) -> str:
