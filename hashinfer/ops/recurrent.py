@@ -103,12 +103,8 @@ class Recurrent(NativeOp):
         temps: list[int] = []
         calls: list[KernelCall] = []
         for number, cols in enumerate((inputs, hidden)):
-            turned: dict[str, Argument] = {
-                "x": Buffer("in", 1 + number),
-                "y": Buffer("temp", number),
-                "rows": width,
-                "cols": cols,
-            }
+            turned: dict[str, Argument] = {"x": Buffer("in", 1 + number), "y": Buffer("temp", number)}
+            turned |= {"rows": width, "cols": cols}
             work_of = NS_PER_TURNED * directions * width * cols
             calls.append(KernelCall(recurrent.transpose_matrices, directions, turned, 0, work_of))
             temps.append(4 * directions * width * cols)
