@@ -67,7 +67,7 @@ def _independent(session: InferenceSession, feed: Mapping[str, Array]) -> bool:
 
 
 def _plan_bytes(session: InferenceSession, feed: Mapping[str, Array], rows: int) -> tuple[int, int]:
-    """(bytes of buffers, of all that the plan holds) of a run of `rows` rows; without limit where its plan is refused."""
+    """(bytes of buffers, of all that the plan holds) of a run of `rows` rows; endless where its plan is refused."""
     try:
         plan = session.plan({name: (rows, *a.shape[1:]) for name, a in feed.items()})
     except MemoryLimitError:
