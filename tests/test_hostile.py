@@ -489,6 +489,30 @@ def test_time_that_ends_while_work_ends():
     assert sum(seen.values()) == 60
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_finalizer_does_not_swallow_the_end_of_the_time():
+    """An exception that is raised in one is printed and lost."""
+    told = []
+
+    class Slow:
+        def __del__(self) -> None:
+            try:
+                while True:
+                    pass
+            finally:
+                told.append("in the finalizer")
+
+    def work() -> None:
+        slow = Slow()
+        del slow
+        while True:
+            pass
+
+    with pytest.raises(TimeLimitError):
+        in_time(Limits.starting(1, 0.01), "Op", "node", work)
+    assert told == ["in the finalizer"]
+
+
 def test_nodes_that_name_outputs_which_nothing_makes():
     empty = onnx.ValueInfoProto(name="t")
     branch = helper.make_graph([node("Identity", ["x"], ["t"])], "g", [], [empty])

@@ -19,6 +19,8 @@ from hashinfer.errors import TimeLimitError, at_node
 
 _CGROUP_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 FALLBACK = 2**34
+AGAIN_SECONDS = 0.2
+"""Until code that has outlived its time limit is told once more."""
 Result = TypeVar("Result")
 OBJECT_BYTES = 128
 """What an array or a list takes beside its elements, about."""
@@ -56,34 +58,49 @@ class _Over(BaseException):
     """Raised inside the code that is to end: no Exception, so that nothing there takes it for an error of its own."""
 
 
+class _Watch:
+    """A thread that raises _Over in the thread that made it, from a deadline on, until it is stopped.
+
+    Again and again: one that is raised in a finalizer is lost.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._watched = ctypes.c_ulong(threading.get_ident())
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        wait = max(self._deadline - time.monotonic(), 0.0)
+        while not self._stopped.wait(wait):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, ctypes.py_object(_Over))
+            wait = AGAIN_SECONDS
+
+    def stop(self) -> None:
+        """Nothing is raised any more once this returns, nor on its way."""
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, None)
+
+
 def in_time(limits: Limits, op: str, node: str, work: Callable[[], Result]) -> Result:
     """What `work` returns; where its Python code still runs when the time is over, it ends by TimeLimitError."""
     if limits.seconds is None:
         return work()
-    thread, guard, state = threading.get_ident(), threading.Lock(), {"fired": False, "done": False}
-
-    def fire() -> None:
-        with guard:
-            if not state["done"]:
-                state["fired"] = True
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Over))
-
-    timer = threading.Timer(max(limits.deadline - time.monotonic(), 0.0), fire)
-    timer.daemon = True
+    watch = _Watch(limits.deadline)
     try:
         try:
-            timer.start()
-            result = work()
+            watch.start()
+            return work()
         finally:
-            timer.cancel()
-            with guard:
-                state["done"] = True
-            while state["fired"] and not isinstance(sys.exception(), _Over):
-                # It is on its way, and must not arrive anywhere else.
-                time.sleep(0)
+            watch.stop()
     except _Over:
+        watch.stop()
         raise TimeLimitError(at_node(op, node, limits.over())) from None
-    return result
 
 
 def value_bytes(value: Any) -> int:
