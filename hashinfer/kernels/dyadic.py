@@ -401,11 +401,13 @@ def inverse_chunk(args: Any, chunk: Any, u: Any, v: Any, raw: Any) -> None:
     if shift > tail_bits:
         for r in range(RADIX):
             passes(v, r * (block + 1), shift, tail_bits)
+    # What a whole vector writes behind the groups that exist is the next row's, which comes after it.
+    whole = lanes == 16 and (there == 16 or args[CHUNK_COUNT] == 1)
     for t in range(count):
         place = np.int64(places[t]) * lanes
         h = place >> 4
         value = signed_sum(v, 16 * ((h & -tail) + (h >> shift)), tail, h & (tail - 1))
-        if there == 16:
+        if whole:
             store16(raw, t * groups + g0, value)
         else:
             store_lanes16(raw, t * groups + g0, value, place & 15, there)

@@ -6,11 +6,12 @@ name                   emits
 load16, store16        one unaligned load/store of <16 x float>: 1 zmm, 2 ymm, 4 NEON registers
 splat16                insertelement + shufflevector: a broadcast of one float
 add16, mul16           fadd, fmul on <16 x float>
-fma16                  llvm.fma.v16f32
+fma16                  llvm.fma.v16f32; llvm.fmuladd where the ISA does not promise one
 swap1/2/4/8            shufflevector, fmul by +-1, fadd: the butterfly of lanes i and i xor d inside one vector
 sum16                  shufflevector and fadd, four times
 relu16                 fcmp olt + select: 0 where a lane is below 0, NaN kept
-flip16                 an i16 as sixteen i1 (AVX-512: a mask register), select, xor into the sign bits
+flip16                 AVX-512: an i16 as sixteen i1, a mask register; elsewhere a broadcast, and, icmp ne; then select,
+                       xor into the sign bits
 ramp16, add_word16     add and mul on <16 x i32>
 xxh32_slots16          the end of XXH32 on <16 x i32> (mul, xor, lshr, shl), then mul on two <8 x i64>
 flip_odd16             shl, xor into the sign bits
@@ -21,11 +22,13 @@ largest16              and, icmp ugt, select on the bits without their sign: a r
 max16                  fcmp ogt, select, fcmp uno, select
 load_even16            two loads, a shufflevector that takes every other lane
 nonzero16              fcmp une, bitcast of sixteen i1 to i16, ctpop
-butterflies2/4/8/16    loads, log2(radix) stages of fadd and llvm.fma by a -1 that LLVM cannot see through, stores: a
-                       fused multiply-add runs on units that an addition does not use (Zen), and rounds the same
-modulated_*            the same, behind loads of the spectrum times u: one float broadcast, or a shuffle that repeats
-                       each float `lanes` times, and the butterflies inside the vectors
-signed_sum2/4/8/16     loads, then a tree of llvm.fma by +-1
+butterflies2/4/8/16    register by register: loads, log2(radix) stages of fadd and fsub, stores. AVX-512 and AVX2: for
+                       fsub an llvm.fma by a -1 that LLVM cannot see through, which runs on units that an addition
+                       does not use (Zen), and rounds the same
+columns8               single floats by eight addresses: loads (widened as by weights16), fadd and fsub, stores
+modulated_*            as butterflies, behind loads of the spectrum times u: one float broadcast, or a shuffle that
+                       repeats each float `lanes` times, and the butterflies inside the vectors
+signed_sum2/4/8/16     register by register: loads, then a tree of llvm.fma by +-1
 load/store_lanes16     sub and icmp ult on sixteen lane numbers, llvm.masked.load or .store (AVX-512: a mask register;
                        AVX2: two vmaskmovps; elsewhere a branch for each lane)
 int64_at, *_array      inttoptr: an address as a pointer, or as an array of a length
@@ -40,6 +43,7 @@ Numba's bounds checking does not see the vector loads and stores. Each has a sca
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -48,11 +52,12 @@ from numba import types
 from numba.extending import intrinsic, models, register_model
 from numba.np.arrayobj import populate_array
 
-from hashinfer.kernels.isa import RADIX
+from hashinfer.kernels.isa import AVX512, FUSES, ISA, RADIX, REGISTER
 from hashinfer.kernels.vectors import LANES
 
 _F32, _F64, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
 _VECTOR, _WORDS, _MASK = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(1), LANES)
+_REGISTER = ir.VectorType(_F32, REGISTER)
 _FAST = ("reassoc", "nsz", "contract")
 
 
@@ -84,10 +89,10 @@ def _vector_pointer(context: Any, builder: Any, array_type: Any, array: Any, off
     return _at(builder, _data(context, builder, array_type, array), offset)
 
 
-def _splat(builder: Any, scalar: Any) -> Any:
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
+def _splat(builder: Any, scalar: Any, lanes: int = LANES) -> Any:
+    undefined = ir.Constant(ir.VectorType(_F32, lanes), ir.Undefined)
     first = builder.insert_element(undefined, scalar, _I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -122,8 +127,9 @@ def splat16(_context: Any, value: Any) -> Any:
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    kind = ir.FunctionType(_VECTOR, [_VECTOR, _VECTOR, _VECTOR])
-    return builder.call(builder.module.declare_intrinsic("llvm.fma.v16f32", fnty=kind), [a, b, c])
+    name = f"llvm.{'fma' if FUSES else 'fmuladd'}.v{a.type.count}f32"
+    kind = ir.FunctionType(a.type, [a.type, a.type, a.type])
+    return builder.call(builder.module.declare_intrinsic(name, fnty=kind), [a, b, c])
 
 
 def _binary(instruction: str) -> Any:
@@ -142,7 +148,7 @@ add16, mul16 = _binary("fadd"), _binary("fmul")
 
 @intrinsic  # type: ignore[untyped-decorator]
 def fma16(_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once."""
+    """a * b + c, rounded once where the CPU can."""
 
     def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
         return _fma(builder, *args)
@@ -181,7 +187,11 @@ def _spread(builder: Any, word: Any) -> Any:
 
 
 def _words(number: int) -> Any:
-    return ir.Constant(_WORDS, [number] * LANES)
+    return _words_of([number] * LANES)
+
+
+def _words_of(numbers: Iterable[int]) -> Any:
+    return ir.Constant(_WORDS, list(numbers))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -189,7 +199,11 @@ def flip16(_context: Any, value: Any, negative: Any) -> Any:
     """value, negated in each lane whose bit of `negative` (uint16) is set."""
 
     def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        mask = builder.bitcast(args[1], _MASK)
+        if ISA == AVX512:
+            mask = builder.bitcast(args[1], _MASK)
+        else:
+            each = builder.and_(_spread(builder, builder.zext(args[1], _I32)), _words_of(1 << k for k in range(LANES)))
+            mask = builder.icmp_unsigned("!=", each, _words(0))
         bits = builder.xor(builder.bitcast(args[0], _WORDS), builder.select(mask, _words(1 << 31), _words(0)))
         return builder.bitcast(bits, _VECTOR)
 
@@ -255,20 +269,25 @@ def flip_odd16(_context: Any, value: Any, slots: Any) -> Any:
 
 
 def _widened(builder: Any, values: Any) -> Any:
-    """Sixteen stored weights as floats: float32, int8, or float16 as i16."""
-    bits = getattr(values.type.element, "width", 32)
+    """Stored weights, one or sixteen, as floats: of float32, int8, or float16 as i16."""
+    one = not isinstance(values.type, ir.VectorType)
+    bits = getattr(values.type if one else values.type.element, "width", 32)
+    floats, words = (_F32, _I32) if one else (_VECTOR, _WORDS)
+
+    def number(value: float, kind: Any = words) -> Any:
+        return ir.Constant(kind, value if one else [value] * LANES)
+
     if bits == 8:
-        return builder.sitofp(values, _VECTOR)
+        return builder.sitofp(values, floats)
     if bits == 16:
-        wide = builder.zext(values, _WORDS)
-        magnitude = builder.shl(builder.and_(wide, _words(0x7FFF)), _words(13))
-        value = builder.bitcast(
-            builder.fmul(builder.bitcast(magnitude, _VECTOR), ir.Constant(_VECTOR, [2.0**112] * LANES)), _WORDS
-        )
-        endless = builder.icmp_unsigned(">=", magnitude, _words(0x7C00 << 13))
-        value = builder.select(endless, builder.or_(magnitude, _words(0x7F800000)), value)
-        sign = builder.shl(builder.and_(wide, _words(0x8000)), _words(16))
-        return builder.bitcast(builder.or_(value, sign), _VECTOR)
+        wide = builder.zext(values, words)
+        magnitude = builder.shl(builder.and_(wide, number(0x7FFF)), number(13))
+        value = builder.fmul(builder.bitcast(magnitude, floats), number(2.0**112, floats))
+        value = builder.bitcast(value, words)
+        endless = builder.icmp_unsigned(">=", magnitude, number(0x7C00 << 13))
+        value = builder.select(endless, builder.or_(magnitude, number(0x7F800000)), value)
+        sign = builder.shl(builder.and_(wide, number(0x8000)), number(16))
+        return builder.bitcast(builder.or_(value, sign), floats)
     return values
 
 
@@ -377,19 +396,26 @@ def _lane_butterfly(distance: int) -> Any:
 swap1, swap2, swap4, swap8 = (_lane_butterfly(d) for d in (1, 2, 4, 8))
 
 
-def _transform(builder: Any, values: list[Any]) -> list[Any]:
-    """The Walsh-Hadamard transform over a list of vectors, a power of two of them."""
-    # Through an empty piece of assembly, so that LLVM does not turn the fused multiply-add into a subtraction.
-    hidden = builder.call(ir.InlineAsm(ir.FunctionType(_I32, [_I32]), "", "=r,0"), [_I32(0xBF800000)])
-    minus_one = _splat(builder, builder.bitcast(hidden, _F32))
+def _stages(builder: Any, values: list[Any], less: Any) -> list[Any]:
+    """The Walsh-Hadamard transform over a list of floats or vectors, a power of two of them; less: a - b."""
     values, distance = list(values), 1
     while distance < len(values):
         for i in range(len(values)):
             if i & distance == 0:
                 a, b = values[i], values[i + distance]
-                values[i], values[i + distance] = builder.fadd(a, b), _fma(builder, b, minus_one, a)
+                values[i], values[i + distance] = builder.fadd(a, b), less(a, b)
         distance *= 2
     return values
+
+
+def _transform(builder: Any, values: list[Any]) -> list[Any]:
+    """The Walsh-Hadamard transform over a list of vectors, a power of two of them."""
+    if not FUSES:
+        return _stages(builder, values, builder.fsub)
+    # Through an empty piece of assembly, so that LLVM does not turn the fused multiply-add into a subtraction.
+    hidden = builder.call(ir.InlineAsm(ir.FunctionType(_I32, [_I32]), "", "=r,0"), [_I32(0xBF800000)])
+    minus_one = _splat(builder, builder.bitcast(hidden, _F32), values[0].type.count)
+    return _stages(builder, values, lambda a, b: _fma(builder, b, minus_one, a))
 
 
 def _offsets(builder: Any, first: Any, step: Any, count: int) -> list[Any]:
@@ -403,10 +429,12 @@ def _butterflies(radix: int) -> Any:
     def operation(_context: Any, v: Any, at: Any, step: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             data = _data(context, builder, sig.args[0], args[0])
-            places = [_at(builder, data, offset) for offset in _offsets(builder, args[1], args[2], radix)]
-            values = [builder.load(place, align=4) for place in places]
-            for place, value in zip(places, _transform(builder, values), strict=True):
-                builder.store(value, place, align=4)
+            for first in range(0, LANES, REGISTER):
+                offsets = _offsets(builder, builder.add(args[1], _I64(first)), args[2], radix)
+                places = [_at(builder, data, offset, _REGISTER) for offset in offsets]
+                values = [builder.load(place, align=4) for place in places]
+                for place, value in zip(places, _transform(builder, values), strict=True):
+                    builder.store(value, place, align=4)
             return context.get_dummy_value()
 
         return types.none(v, types.int64, types.int64), codegen
@@ -415,6 +443,47 @@ def _butterflies(radix: int) -> Any:
 
 
 butterflies2, butterflies4, butterflies8, butterflies16 = (_butterflies(radix) for radix in (2, 4, 8, 16))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def columns8(_context: Any, x: Any, first: Any, v: Any, at: Any, step: Any) -> Any:
+    """v[at + c], v[at + c + step], ... = the transform of x[first + c], x[first + c + step], ..., eight each, c < 4.
+
+    One by one, but by the same addresses. x: floats or stored weights, in another place than v or in the very same.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source, target = (_data(context, builder, sig.args[k], args[k]) for k in (0, 2))
+        step = builder.sext(args[4], _I64)
+        reads = [builder.gep(source, [k]) for k in _offsets(builder, builder.sext(args[1], _I64), step, 8)]
+        writes = [builder.gep(target, [k]) for k in _offsets(builder, builder.sext(args[3], _I64), step, 8)]
+        for column in range(4):
+            values = [_widened(builder, builder.load(builder.gep(place, [_I32(column)]))) for place in reads]
+            for place, value in zip(writes, _stages(builder, values, builder.fsub), strict=True):
+                builder.store(value, builder.gep(place, [_I32(column)]))
+        return context.get_dummy_value()
+
+    return types.none(x, types.int32, v, types.int32, types.int32), codegen
+
+
+def _places(builder: Any, u: Any, place: Any, lanes: int) -> Any:
+    """u at the places that a vector holds: each repeated `lanes` times, or one float where they are all the same."""
+    if lanes == LANES:
+        return builder.load(builder.gep(u, [place]))
+    found = builder.load(_at(builder, u, builder.mul(place, _I64(LANES // lanes))), align=4)
+    repeat = _words_of(lane // lanes for lane in range(LANES))
+    return builder.shuffle_vector(found, ir.Constant(_VECTOR, ir.Undefined), repeat)
+
+
+def _times_places(builder: Any, factor: Any, places: Any, lanes: int) -> Any:
+    """A vector of the spectrum, or a part of it, times _places; the butterflies of these places done."""
+    if lanes == LANES:
+        return builder.fmul(factor, _splat(builder, places, factor.type.count))
+    value = builder.fmul(factor, places)
+    for distance in (1, 2, 4, 8):
+        if distance >= lanes:
+            value = _swapped(builder, value, distance)
+    return value
 
 
 def _modulated(lanes: int) -> Any:
@@ -439,23 +508,19 @@ def _modulated(lanes: int) -> Any:
     ) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             stored, folded, out = (_data(context, builder, sig.args[k], args[k]) for k in (0, 2, 5))
-            repeat = ir.Constant(_WORDS, [lane // lanes for lane in range(LANES)])
-            values = []
-            for k, place in enumerate(_offsets(builder, args[3], args[4], RADIX)):
-                factor = builder.load(_at(builder, stored, builder.add(args[1], _I64(LANES * k))), align=4)
-                if lanes == LANES:
-                    other = _splat(builder, builder.load(builder.gep(folded, [place])))
-                else:
-                    other = builder.load(_at(builder, folded, builder.mul(place, _I64(LANES // lanes))), align=4)
-                    other = builder.shuffle_vector(other, ir.Constant(_VECTOR, ir.Undefined), repeat)
-                value = builder.fmul(factor, other)
-                for distance in (1, 2, 4, 8):
-                    if distance >= lanes:
-                        value = _swapped(builder, value, distance)
-                values.append(value)
-            values = _transform(builder, values)
-            for place, value in zip(_offsets(builder, args[6], args[7], RADIX), values, strict=True):
-                builder.store(value, _at(builder, out, place), align=4)
+            places = [_places(builder, folded, h, lanes) for h in _offsets(builder, args[3], args[4], RADIX)]
+            targets = _offsets(builder, args[6], args[7], RADIX)
+            piece = REGISTER if lanes == LANES else LANES
+            for first in range(0, LANES, piece):
+                values = []
+                for k, place in enumerate(places):
+                    source = builder.add(args[1], _I64(LANES * k + first))
+                    factor = builder.load(_at(builder, stored, source, ir.VectorType(_F32, piece)), align=4)
+                    values.append(_times_places(builder, factor, place, lanes))
+                values = _transform(builder, values)
+                for target, value in zip(targets, values, strict=True):
+                    to = _at(builder, out, builder.add(target, _I64(first)), value.type)
+                    builder.store(value, to, align=4)
             return context.get_dummy_value()
 
         whole = types.int64
@@ -469,22 +534,34 @@ modulated_lanes1, modulated_lanes2, modulated_lanes4, modulated_lanes8, modulate
 )
 
 
+def _joined(builder: Any, pieces: list[Any]) -> Any:
+    """Vectors of one length, a power of two of them, as one."""
+    while len(pieces) > 1:
+        order = ir.Constant(ir.VectorType(_I32, 2 * pieces[0].type.count), list(range(2 * pieces[0].type.count)))
+        pieces = [builder.shuffle_vector(a, b, order) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
+    return pieces[0]
+
+
 def _signed_sum(count: int) -> Any:
     """Sum over k < count of (-1)^popcount(k & beta) v[at + 16 k : + 16]: one output of a transform over them."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def operation(_context: Any, v: Any, at: Any, beta: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            data = _data(context, builder, sig.args[0], args[0])
-            places = _offsets(builder, args[1], _I64(LANES), count)
-            values = [builder.load(_at(builder, data, place), align=4) for place in places]
-            bits = builder.trunc(args[2], _I32)
-            while len(values) > 1:
+            data, bits, signs = _data(context, builder, sig.args[0], args[0]), builder.trunc(args[2], _I32), []
+            for _ in range(count.bit_length() - 1):
                 negative = builder.shl(builder.and_(bits, _I32(1)), _I32(31))
-                sign = _splat(builder, builder.bitcast(builder.or_(negative, _I32(0x3F800000)), _F32))
-                values = [_fma(builder, b, sign, a) for a, b in zip(values[::2], values[1::2], strict=True)]
+                one = builder.bitcast(builder.or_(negative, _I32(0x3F800000)), _F32)
+                signs.append(_splat(builder, one, REGISTER))
                 bits = builder.lshr(bits, _I32(1))
-            return values[0]
+            pieces = []
+            for first in range(0, LANES, REGISTER):
+                places = _offsets(builder, builder.add(args[1], _I64(first)), _I64(LANES), count)
+                values = [builder.load(_at(builder, data, place, _REGISTER), align=4) for place in places]
+                for sign in signs:
+                    values = [_fma(builder, b, sign, a) for a, b in zip(values[::2], values[1::2], strict=True)]
+                pieces += values
+            return _joined(builder, pieces)
 
         return float32x16(v, types.int64, types.int64), codegen
 

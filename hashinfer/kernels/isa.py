@@ -5,8 +5,9 @@ name         chosen where                                                    six
 ===========  ==============================================================  ==========================================
 avx512       the CPU has AVX-512 F, BW, DQ and VL                            one register; radix-16 passes
 avx2         the CPU has AVX2 and FMA, but no AVX-512                        two registers; radix-8 passes
-portable     anything else: SSE2, NEON, ...                                  what LLVM makes of them; radix-8 passes
-small        by name alone: cores without vectors, little memory             the same; radix-4 passes, one group at once
+portable     anything else: SSE2, NEON, ...                                  four registers; radix-8 passes
+small        by name alone: cores without vectors, little memory             what LLVM makes of them; dyadic rows go
+                                                                             float by float (kernels/dyadic_small.py)
 ===========  ==============================================================  ==========================================
 
 A name that the CPU cannot run is refused. Kernels are the same source for all; only the constants here differ.
@@ -69,18 +70,27 @@ def available() -> set[str]:
     return {name for name, there in llvm.get_host_cpu_features().items() if there}
 
 
-def _choose() -> tuple[str, bool]:
+def possible() -> list[str]:
+    """The names that this CPU can run, the fastest first."""
     features = available()
-    possible = [name for name in NAMES if features.issuperset(_NEEDED[name])]
-    chosen = os.environ.get("HASHINFER_ISA") or possible[0]
-    if chosen not in possible:
-        raise InputError(f"HASHINFER_ISA is {chosen!r}; this CPU runs {', '.join(possible)}")
-    return chosen, chosen != possible[0] and X86
+    return [name for name in NAMES if features.issuperset(_NEEDED[name])]
+
+
+def _choose() -> tuple[str, bool]:
+    names = possible()
+    chosen = os.environ.get("HASHINFER_ISA") or names[0]
+    if chosen not in names:
+        raise InputError(f"HASHINFER_ISA is {chosen!r}; this CPU runs {', '.join(names)}")
+    return chosen, chosen != names[0] and X86
 
 
 ISA, NARROWED = _choose()
 """NARROWED: whether the compiler must be kept from using all that the CPU has."""
 RADIX = {AVX512: 16, SMALL: 4}.get(ISA, 8)
 """Vectors that one pass of the transform holds in registers."""
+REGISTER = {AVX512: 16, AVX2: 8}.get(ISA, 4)
+"""Floats of one register: passes go register by register, so that what they hold does not spill."""
+FUSES = ISA in (AVX512, AVX2)
+"""Whether every CPU of this name has fused multiply-adds."""
 MOST_LANES = 1 if ISA == SMALL else 16
 """Groups that a dyadic product transforms side by side: what its scratch grows with."""

@@ -14,11 +14,16 @@ from typing import Any
 
 from hashinfer import errors
 from hashinfer.errors import HashinferError, InputError
-from hashinfer.kernels.isa import AVX512, PORTABLE, SMALL
+from hashinfer.kernels.isa import AVX2, AVX512, PORTABLE, SMALL, possible
 from hashinfer.native.emit.header import KEYWORDS, c_name
 from hashinfer.native.emit.link import link_shared, linker
 from hashinfer.native.emit.targets import Target
 
+WIDER = {
+    AVX512: "x86-64-v4 skylake-avx512 cascadelake icelake-client icelake-server tigerlake sapphirerapids znver4 znver5",
+    AVX2: "x86-64-v3 haswell broadwell skylake alderlake raptorlake znver1 znver2 znver3",
+}
+"""CPUs, as LLVM names them, that get more than the portable form of the kernels."""
 FORMATS = ("o", "so", "wheel-dir")
 
 
@@ -115,13 +120,11 @@ def _environment(target: Target) -> dict[str, str]:
 
 
 def _isa(target: Target) -> str:
-    """How the spectrum, which this CPU takes, is laid out: for AVX-512 where target and CPU have it; for one group at a
-    time, in little scratch, where the target has no system."""
+    """Which form of the kernels is emitted. This CPU must be able to run it: it takes the spectrum."""
     if target.small:
         return SMALL
-    import llvmlite.binding as llvm  # noqa: PLC0415
-
-    features = llvm.get_host_cpu_features()
-    there = all(features.get(f) for f in ("avx512f", "avx512bw", "avx512dq", "avx512vl"))
-    wanted = target.name == "x86-64-v4" or (target.name == "host" and not target.cpu) or "avx512" in target.cpu
-    return AVX512 if wanted and there else PORTABLE
+    there = possible()
+    if target.name == "host" and not target.cpu:
+        return there[0]
+    wanted = (name for name, cpus in WIDER.items() if target.cpu in cpus.split() and name in there)
+    return next(wanted, PORTABLE)

@@ -76,11 +76,6 @@ class Machine:
         return bytes(self.machine.emit_object(module))
 
     def _parsed(self, text: str) -> llvm.ModuleRef:
-        if not self.target.fma:
-            text = text.replace("@llvm.fma.", "@llvm.fmuladd.")
-        if not self.triple.startswith("x86_64") or not self.target.fma:
-            # The hidden -1 of intrinsics.py serves x86 alone; elsewhere a subtraction is what is wanted.
-            text = re.sub(r'= call i32 asm "", "=r,0"\(i32 (-?\d+)\)', r"= add i32 \1, 0", text)
         module = llvm.parse_assembly(text)
         module.triple, module.data_layout = self.triple, str(self.machine.target_data)
         return module

@@ -9,17 +9,13 @@ from hashinfer.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """triple, cpu, features, abi: as LLVM names them. small: optimise for size, with fixed addresses (no system).
-
-    fma: whether the CPU fuses multiply-adds of vectors; where not, products are rounded before they are added.
-    """
+    """triple, cpu, features, abi: as LLVM names them. small: optimise for size, with fixed addresses (no system)."""
 
     name: str
     triple: str
     cpu: str
     features: str = ""
     abi: str = ""
-    fma: bool = True
     small: bool = False
     about: str = ""
 
@@ -28,7 +24,7 @@ _X86, _ARM64, _BARE = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "
 
 PRESETS = (
     Target("host", "", "", about="this machine"),
-    Target("x86-64-v2", _X86, "x86-64-v2", fma=False, about="SSE4.2: nearly every PC"),
+    Target("x86-64-v2", _X86, "x86-64-v2", about="SSE4.2: nearly every PC"),
     Target("x86-64-v3", _X86, "x86-64-v3", about="AVX2 and FMA: Haswell, Zen and later"),
     Target("x86-64-v4", _X86, "x86-64-v4", about="AVX-512: Skylake-SP, Zen 4 and later"),
     Target("aarch64", _ARM64, "generic", about="any 64-bit ARM, Linux"),
@@ -37,7 +33,7 @@ PRESETS = (
     Target("raspberry-pi-5", _ARM64, "cortex-a76", about="Pi 5; 64-bit Linux"),
     Target("armv7", "armv7-unknown-linux-gnueabihf", "cortex-a7", "+neon,+vfp4", about="32-bit ARM with NEON, Linux"),
     Target("riscv64", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "lp64d", about="RV64GC, Linux"),
-    Target("wasm32", "wasm32-unknown-wasi", "generic", "+simd128", fma=False, about="WebAssembly with SIMD"),
+    Target("wasm32", "wasm32-unknown-wasi", "generic", "+simd128", about="WebAssembly with SIMD"),
     Target("cortex-m4", _BARE, "cortex-m4", small=True, about="Cortex-M4F, no system"),
     Target("cortex-m7", _BARE, "cortex-m7", small=True, about="Cortex-M7 with FPU, no system"),
 )
@@ -55,9 +51,9 @@ def resolve(name: str, cpu: str | None = None, features: str | None = None) -> T
         bare = "none" in parts[1:3]
         found = Target(name, name, "", abi=alike.abi if alike else "", small=bare)
         if alike is not None:
-            found = replace(found, cpu=alike.cpu, features=alike.features, fma=alike.fma)
+            found = replace(found, cpu=alike.cpu, features=alike.features)
     if cpu is not None:
-        found = replace(found, cpu=cpu, fma=True)
+        found = replace(found, cpu=cpu)
     if features is not None:
         found = replace(found, features=features)
     return found
