@@ -14,7 +14,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import blocks, dyadic, hashing, intrinsics
 from hashinfer.kernels.arguments import ACTIVATIONS, activate
 from hashinfer.kernels.hadamard import hadamard
-from hashinfer.kernels.isa import RADIX
+from hashinfer.kernels.isa import ISA, RADIX, SMALL
 from hashinfer.kernels.jit import device
 from hashinfer.ops import hashed
 from hashinfer.ops.base import Call, Operand
@@ -30,6 +30,8 @@ from tests.naive import EPS
 
 CALL = Call({}, 20)
 DTYPES = ("float32", "float16", "int8")
+DYADIC_ROW = "dyadic_small" if ISA == SMALL else "dyadic_row"
+by_spectrum = pytest.mark.skipif(ISA == SMALL, reason="this ISA's rows go without a spectrum")
 ROWS = (1, 2, 7, 17, 33, 70)
 
 PRODUCTS: list[Scheme] = [
@@ -367,7 +369,7 @@ def test_the_products_above_take_every_kernel():
         op = HashedProduct(m, transposed)
         calls = emission(op, CALL, np.zeros((rows, op.inputs), np.float32)).calls
         chosen.update(call.kernel.name for call in calls)
-    families = ("xxh32_row", "block", "dyadic_row", "dyadic_transposed")
+    families = ("xxh32_row", "block", DYADIC_ROW, "dyadic_transposed")
     assert chosen == {f"{f}_{s}" for f in families for s in ("f32", "f16", "i8")} | {"count_inputs"}
 
 
@@ -464,6 +466,7 @@ def test_rows_of_zeros_give_zeros(scheme, transposed):
         assert not run(op, CALL, np.zeros((rows, op.inputs), np.float32)).any()
 
 
+@by_spectrum
 @pytest.mark.parametrize("scheme", [Dyadic(4096, 512, 300, 3, 512), Dyadic(2048, 600, 900, 4, 256)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sparse_rows_go_directly_and_dense_ones_do_not(scheme, dtype):
@@ -483,6 +486,7 @@ def test_sparse_rows_go_directly_and_dense_ones_do_not(scheme, dtype):
     assert np.array_equal(run(op, CALL, np.repeat(x, 10, 0))[::10], y)
 
 
+@by_spectrum
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scheme", [s for s in PRODUCTS if isinstance(s, Dyadic)], ids=str)
 def test_rows_cut_into_chunks_give_the_same_bits(scheme, dtype, monkeypatch):
@@ -688,7 +692,7 @@ def test_convolutions_take_every_kernel():
         op = HashedConv(m, weights)
         x = np.zeros(shape, np.float32)
         chosen.update(call.kernel.name for call in emission(op, Call(attributes, 20), x).calls)
-    families = ("pixel_block", "dyadic_row", "dyadic_pixels")
+    families = ("pixel_block", DYADIC_ROW, "dyadic_pixels")
     assert chosen == {f"{f}_{s}" for f in families for s in ("f32", "f16", "i8")}
 
 

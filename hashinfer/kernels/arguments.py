@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels.jit import device, inlined
+from hashinfer.kernels.maths import logistic32, tanh32
 from hashinfer.kernels.vectors import (
     add16,
     float32_array,
@@ -100,10 +101,7 @@ def activate(value: Any, kind: Any, a: Any, b: Any) -> Any:
     if kind == CLIP:
         low = a if value < a else value
         return b if low > b else low
-    if kind == SIGMOID:
-        e = np.float32(np.exp(-np.abs(value)))
-        return (e if value < np.float32(0.0) else np.float32(1.0)) / (np.float32(1.0) + e)
-    return np.float32(np.tanh(value))
+    return logistic32(value) if kind == SIGMOID else tanh32(value)
 
 
 @device
@@ -113,15 +111,28 @@ def row_start(args: Any, r: Any) -> Any:
 
 
 @inlined
-def finish(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
+def epilogue_of(args: Any) -> Any:
+    """alpha, activation_a and activation_b as float32: what a loop over finish_by need not convert each time."""
+    return float_at(args, ALPHA), float_at(args, ACTIVATION_A), float_at(args, ACTIVATION_B)
+
+
+@inlined
+def finish_by(args: Any, epilogue: Any, start: Any, r: Any, j: Any, total: Any) -> None:
     """Write y[r, j] = activation(alpha * total + bias[r, j]), `start` being row_start of r."""
-    value = total * float_at(args, ALPHA)
+    alpha, a, b = epilogue
+    value = total * alpha
     if args[BIAS] != 0:
         bias = float32_array(args[BIAS], NO_LIMIT)
         value += bias[r * args[BIAS_ROW_STRIDE] + j * args[BIAS_COL_STRIDE]]
-    value = activate(value, args[ACTIVATION], float_at(args, ACTIVATION_A), float_at(args, ACTIVATION_B))
+    value = activate(value, args[ACTIVATION], a, b)
     y = float32_array(args[Y], NO_LIMIT)
     y[start + j * args[Y_COL_STRIDE]] = value
+
+
+@inlined
+def finish(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
+    """finish_by where one output is written."""
+    finish_by(args, epilogue_of(args), start, r, j, total)
 
 
 @inlined

@@ -125,7 +125,8 @@ def hadamard(v: Any, width: Any, lanes: Any) -> None:
 
 
 @inlined
-def _parity(k: Any) -> Any:
+def parity(k: Any) -> Any:
+    """1 where an odd number of the bits of k, an int32 at most, is set, else 0."""
     k ^= k >> 16
     k ^= k >> 8
     k ^= k >> 4
@@ -146,6 +147,6 @@ def signed_sum(v: Any, at: Any, count: Any, beta: Any) -> Any:
         return signed_sum8(v, at, beta)
     total = signed_sum16(v, at, beta)
     for k in range(1, count >> 4):
-        sign = np.float32(1.0) - np.float32(2.0) * np.float32(_parity(k & (beta >> 4)))
+        sign = np.float32(1.0) - np.float32(2.0) * np.float32(parity(k & (beta >> 4)))
         total = fma16(splat16(sign), signed_sum16(v, at + 256 * k, beta), total)
     return total

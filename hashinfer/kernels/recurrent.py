@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import SIGMOID, TANH, activate
 from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.maths import logistic32, tanh32
 from hashinfer.kernels.vectors import float32_array, fma16, load16, splat16, store16
 
 _NAMES = """
@@ -65,16 +65,6 @@ def _add_product(x: Any, w: Any, width: Any, first: Any, last: Any, gates: Any) 
             store16(gates, g, fma16(value, load16(w, at + g), load16(gates, g)))
         for g in range(whole, last):
             gates[g] += x[k] * w[at + g]
-
-
-@device
-def _sigmoid(value: Any) -> Any:
-    return activate(value, SIGMOID, np.float32(0.0), np.float32(0.0))
-
-
-@device
-def _tanh(value: Any) -> Any:
-    return activate(value, TANH, np.float32(0.0), np.float32(0.0))
 
 
 @device
@@ -131,8 +121,8 @@ def lstm(args, tile, scratch):  # type: ignore[no-untyped-def]
         _add_product(x, w, width, 0, width, gates)
         _add_product(h, r, width, 0, width, gates)
         for k in range(n):
-            c[k] = _sigmoid(gates[2 * n + k]) * c[k] + _sigmoid(gates[k]) * _tanh(gates[3 * n + k])
-            h[k] = _sigmoid(gates[n + k]) * _tanh(c[k])
+            c[k] = logistic32(gates[2 * n + k]) * c[k] + logistic32(gates[k]) * tanh32(gates[3 * n + k])
+            h[k] = logistic32(gates[n + k]) * tanh32(c[k])
         _output(args, step, d, row, h)
     _store_state(args[YH], args, d, row, h)
     _store_state(args[YC], args, d, row, c)
@@ -158,7 +148,7 @@ def gru(args, tile, scratch):  # type: ignore[no-untyped-def]
         _add_product(x, w, width, 0, width, mine)
         _add_product(h, r, width, 0, 2 * n, states)
         for g in range(2 * n):
-            mine[g] = _sigmoid(mine[g] + states[g])
+            mine[g] = logistic32(mine[g] + states[g])
         if args[RESET_AFTER] != 0:
             _add_product(h, r, width, 2 * n, width, states)
             for k in range(n):
@@ -168,7 +158,7 @@ def gru(args, tile, scratch):  # type: ignore[no-untyped-def]
                 old[k] = mine[n + k] * h[k]
             _add_product(old, r, width, 2 * n, width, states)
         for k in range(n):
-            new = _tanh(mine[2 * n + k] + states[2 * n + k])
+            new = tanh32(mine[2 * n + k] + states[2 * n + k])
             h[k] = (np.float32(1.0) - mine[k]) * new + mine[k] * h[k]
         _output(args, step, d, row, h)
     _store_state(args[YH], args, d, row, h)

@@ -1,7 +1,7 @@
 """Functions of whole rows of float32, and of single elements that need more than arithmetic: softmax, layer
 normalisation, GELU.
 
-Sums are taken in float64 and rounded once; exp, tanh and erfc are the C library's on float32. Softmax: within
+Sums are taken in float64 and rounded once. Softmax: within
 (4 + top - x) eps of each value, relative to it. Normalised elements, before scale and bias: within 4 eps of the row's
 largest magnitude over its deviation. GELU: within 8 eps |x|. A tile is a few rows, or TILE elements.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from hashinfer.kernels.arguments import float_at
 from hashinfer.kernels.elementwise import FLAT, TILE
 from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.maths import exp32, gelu32, gelu_by_tanh32
 from hashinfer.kernels.vectors import float32_array
 
 ROWS = ("x", "y", "rows", "cols", "rows_per_tile", "epsilon", "scale", "bias")
@@ -35,7 +36,7 @@ def _softmax(x: Any, y: Any) -> None:
             top = x[k]
     total = 0.0
     for k in range(x.size):
-        e: Any = np.float32(math.exp(x[k] - top))
+        e: Any = exp32(x[k] - top)
         y[k] = e
         total += e
     for k in range(x.size):
@@ -86,11 +87,9 @@ def gelu(args, tile, scratch):  # type: ignore[no-untyped-def]
     first = tile * TILE
     count = min(TILE, args[_FLAT_COUNT] - first)
     x, y = float32_array(args[_FLAT_X] + 4 * first, count), float32_array(args[_FLAT_Y] + 4 * first, count)
-    half, one = np.float32(0.5), np.float32(1.0)
     if args[_FLAT_KIND] == EXACT:
         for k in range(count):
-            y[k] = half * x[k] * np.float32(math.erfc(-x[k] * np.float32(math.sqrt(0.5))))
+            y[k] = gelu32(x[k])
     else:
         for k in range(count):
-            inner = np.float32(math.sqrt(2.0 / math.pi)) * (x[k] + np.float32(0.044715) * x[k] * x[k] * x[k])
-            y[k] = half * x[k] * (one + np.float32(math.tanh(inner)))
+            y[k] = gelu_by_tanh32(x[k])

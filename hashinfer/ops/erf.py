@@ -4,25 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hashinfer.kernels.maths import ERF_END, ERF_P, ERF_Q
 from hashinfer.ops.base import Array
-
-_SINGLE_END = 3.92
-_SINGLE_P = (
-    2.0500695063361478e-06,
-    0.0002848827488787945,
-    0.0037656548295645926,
-    0.05274884058039972,
-    0.19040746929739866,
-    1.1283791461365669,
-)
-_SINGLE_Q = (
-    3.809153020723079e-05,
-    0.0011625430667582294,
-    0.014969294303105604,
-    0.11410951223555828,
-    0.5020769669602623,
-    1.0,
-)
 
 _NEAR_END = 0.46875
 _NEAR_P = (
@@ -72,14 +55,10 @@ def _horner(coefficients: tuple[float, ...], x: Array) -> Array:
 
 
 def _single(x: Array) -> Array:
-    """x P(x^2) / Q(x^2), computed in float64.
-
-    P and Q, of degree 5 each, were fitted by least squares with Lawson's weights, on 4000 Chebyshev points of
-    [0, 3.92^2], to the smallest relative error: 1.9e-8. From 3.92 on erf is 1 in float32.
-    """
-    clipped = np.clip(x.astype(np.float64), -_SINGLE_END, _SINGLE_END)
+    """x P(x^2) / Q(x^2) of hashinfer.kernels.maths, computed in float64."""
+    clipped = np.clip(x.astype(np.float64), -ERF_END, ERF_END)
     square = clipped * clipped
-    return (clipped * _horner(_SINGLE_P, square) / _horner(_SINGLE_Q, square)).astype(np.float32)
+    return (clipped * _horner(ERF_P, square) / _horner(ERF_Q, square)).astype(np.float32)
 
 
 def _double(x: Array) -> Array:

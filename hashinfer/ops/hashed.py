@@ -12,7 +12,17 @@ from math import ceil, log2, prod
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.kernels import blocks, dyadic, dyadic_pixels, dyadic_transposed, lookup, pixel_blocks, xxh32
+from hashinfer.kernels import (
+    blocks,
+    dyadic,
+    dyadic_pixels,
+    dyadic_small,
+    dyadic_transposed,
+    lookup,
+    pixel_blocks,
+    xxh32,
+)
+from hashinfer.kernels.isa import ISA, SMALL
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pixels import PIXELS
 from hashinfer.kernels.vectors import LANES
@@ -226,7 +236,7 @@ def _by_hash(matrix: HashedMatrix, source: Rows, transposed: bool) -> list[Emiss
             return [_block_emission(matrix, source, transposed, reason=f"the weights are {why}: no transform")]
         if transposed:
             return [_dyadic_transposed(matrix, source)]
-        found = [_dyadic_rows(matrix, source)]
+        found = [dyadic_small_rows(matrix, source) if ISA == SMALL else _dyadic_rows(matrix, source)]
         return found if source.patches is None else [*found, _dyadic_pixels(matrix, source)]
     together = _block_emission(matrix, source, transposed)
     if transposed or source.patches is not None:
@@ -375,6 +385,28 @@ def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
     kernel = getattr(dyadic, f"dyadic_row_{matrix.suffix}")
     call = KernelCall(kernel, source.rows, args, scratch, source.rows * row_ns)
     return Emission([call], choice=kernel.name, reason=reason)
+
+
+def dyadic_small_rows(matrix: HashedMatrix, source: Rows) -> Emission:
+    """Row by row with the weight vector as the one constant: what ISA `small` takes in place of the spectrum."""
+    scheme = matrix.dyadic
+    width, groups = scheme.width, scheme.groups
+    args = _scaled(matrix, source) | {
+        "w": matrix.w,
+        "buckets": scheme.buckets,
+        "width": width,
+        "places": lambda: matrix.places,
+        "row_signs": lambda: matrix.row_signs,
+        "col_signs": lambda: matrix.col_signs,
+    }
+    gathered = source.inputs if source.patches is not None else 0
+    # In the time that vectors would take, as that of the other kernels is.
+    stages = groups * width / LANES * (2 * log2(width) + 10)
+    work = _NS_STAGE * stages + _NS_FOLD * source.inputs + _NS_FINISH * source.outputs + _NS_PATCH * gathered
+    kernel: Kernel = getattr(dyadic_small, f"dyadic_small_{matrix.suffix}")
+    scratch = dyadic_small.small_scratch_bytes(width, gathered)
+    call = KernelCall(kernel, source.rows, args, scratch, source.rows * (_NS_ROW + work))
+    return Emission([call], choice=kernel.name, reason=f"Walsh-Hadamard over {groups} groups of {width}, one by one")
 
 
 def _dyadic_pixels(matrix: HashedMatrix, source: Rows) -> Emission:
