@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -163,6 +167,30 @@ def measure(seconds: float = 0.1) -> Limits:
     rates = {name: work[name][3] / min(seen) for name, seen in samples.items()}
     mixed = rates.pop("add_and_fma")
     return Limits(**{**rates, "add": max(rates["add"], mixed)})
+
+
+def processors_together(threads: int, samples: int = 3) -> float:
+    """How many times the work of one thread that many do at once, of loops that share nothing and touch no memory.
+
+    What the machine gives at this moment, whatever engine uses it: less than `threads` where its processors are one
+    core's two threads, or others use them. The median of a few samples, a few milliseconds each.
+    """
+    runs = [_runner(fma, 32, 2**20) for _ in range(threads)]
+    found = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(samples):
+            alone, start = once(runs[0]), threading.Barrier(threads)
+
+            def work(run: Run, start: threading.Barrier = start) -> tuple[float, float]:
+                start.wait()
+                began = time.perf_counter()
+                run(0)
+                return began, time.perf_counter()
+
+            spans = list(pool.map(work, runs))
+            wall = max(end for _, end in spans) - min(began for began, _ in spans)
+            found.append(threads * alone / wall)
+    return statistics.median(found)
 
 
 def _runner(kernel: Kernel, floats: int, repeats: int) -> Run:

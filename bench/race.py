@@ -12,6 +12,7 @@ import numpy as np
 
 from bench import peers
 from bench.environment import processors
+from bench.limits import processors_together
 from bench.nets import COMPRESSIONS, NETS, Feed, Net, Variant
 from bench.timing import LONG_SECONDS, Run, Spread, alternate, once, ratios
 
@@ -165,12 +166,15 @@ def _case(runners: _Runners, feeds: list[Feed], batch: int, threads: int, effort
             if took > LONG_SECONDS:
                 long[name] = took
     budget = effort.seconds * len(runs) / (2 if threads > 1 else 1)
+    before = processors_together(threads) if threads > 1 else None
     samples = alternate(runs, budget, long)
+    together = None if before is None else min(before, processors_together(threads))
     for name, seconds in samples.items():
         runners.last[name] = Spread.of(seconds).median / batch
     return {
         "batch": batch,
         "threads": threads,
+        "processors_together": together,
         "us": {name: Spread.of(seconds).data(1e6) for name, seconds in samples.items()},
         "faster": {
             ours: {peer: ratios(samples[peer], samples[ours]).data() for peer in runners.peers if peer in samples}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from bench.peers import FP32, INT8
 
 MIB = 2**20
 TWO_THREADS, LONG_US = 1.6, 200.0
+WHOLE = 0.95
+"""Share of as many single threads' work that threads must do which share nothing, for their processors to be free."""
 OVERHEAD_US = 10.0
 AFTER_LOAD, AT_PEAK = 8 * MIB, 16 * MIB
 WIDE = "4096-4096-4096-4096-10"
@@ -90,44 +93,48 @@ def _faster(speed: Speed, peer: str, target: float | None, spread: dict[str, Any
     )
 
 
-def _threads(nets: dict[str, Any]) -> list[Figure]:
-    """Of all cases with two threads: the least gain of a long run, and how many runs are slower than on one thread."""
-    long: list[tuple[float, str]] = []
-    slower: list[tuple[float, str]] = []
-    count = 0
+@dataclass(frozen=True, slots=True)
+class _Gain:
+    """Of one variant and batch with more threads than one. whole: the machine gave every thread a processor's work."""
+
+    median: float
+    high: float
+    long: bool
+    whole: bool
+    where: str
+
+
+def _gains(nets: dict[str, Any]) -> Iterator[_Gain]:
     for net in nets.values():
         for case in net["cases"]:
+            whole = (case.get("processors_together") or 0.0) >= WHOLE * case["threads"]
             for variant, gain in case["more_threads"].items():
-                count += 1
                 where = f"{net['net']}, {variant}, batch {case['batch']}"
                 alone = case["us"][variant]["median"] * gain["median"]
-                if alone > LONG_US:
-                    long.append((gain["median"], where))
-                if gain["quartiles"][1] < 1:
-                    slower.append((gain["median"], where))
-    if not count:
-        return []
+                yield _Gain(gain["median"], gain["quartiles"][1], alone > LONG_US, whole, where)
+
+
+def _threads(nets: dict[str, Any]) -> list[Figure]:
+    """Of all cases with two threads: the least gain of a long run, and how many runs are slower than on one thread.
+
+    Both also for those alone during which the machine's processors were whole.
+    """
+    found = list(_gains(nets))
     out = []
-    if long:
-        good = sum(gain >= TWO_THREADS for gain, _ in long)
-        least, where = min(long)
-        out.append(
-            Figure(
-                f"two threads, runs over {LONG_US:g} us",
-                f"{TWO_THREADS:g} x one thread",
-                f"{good} of {len(long)}; the least {least:.2f} x: {where}",
-                good == len(long),
-            )
-        )
-    worst = f"; the worst {min(slower)[0]:.2f} x: {min(slower)[1]}" if slower else ""
-    out.append(
-        Figure(
-            "two threads, all runs",
-            "never slower than one",
-            f"{len(slower)} of {count} slower (upper quartile below 1){worst}",
-            not slower,
-        )
-    )
+    for gains, when in ((found, ""), ([g for g in found if g.whole], f"; both processors {100 * WHOLE:.0f} % free")):
+        long = [g for g in gains if g.long]
+        if long:
+            good, least = sum(g.median >= TWO_THREADS for g in long), min(long, key=lambda g: g.median)
+            measured = f"{good} of {len(long)}; the least {least.median:.2f} x: {least.where}"
+            what = f"two threads, runs over {LONG_US:g} us{when}"
+            out.append(Figure(what, f"{TWO_THREADS:g} x one thread", measured, good == len(long)))
+        if gains:
+            slower = [g for g in gains if g.high < 1]
+            measured = f"{len(slower)} of {len(gains)} slower (upper quartile below 1)"
+            if slower:
+                worst = min(slower, key=lambda g: g.median)
+                measured += f"; the worst {worst.median:.2f} x: {worst.where}"
+            out.append(Figure(f"two threads, all runs{when}", "never slower than one", measured, not slower))
     return out
 
 

@@ -193,6 +193,10 @@ def test_figures_say_no_where_a_target_is_missed() -> None:
     missed = found["784-1000-1000-10, dyadic 64, batch 1, against onnxruntime fp32"]
     assert (missed.reached, missed.target, missed.measured) == (False, "12 x", "2.00 x (1.90 to 2.10)")
     assert found["two threads, all runs"].reached is False
+    assert not any("free" in what for what in found)
+    two["processors_together"] = 1.95
+    found = {f.what: f for f in targets.figures({"nets": {"nets": [net]}})}
+    assert found["two threads, all runs; both processors 95 % free"].measured.startswith("1 of 1 slower")
     net["cases"][0]["faster"]["dyadic 64"][peers.FP32] = spread | {"median": 12.0}
     assert targets.figures({"nets": {"nets": [net]}})[0].reached is True
 
