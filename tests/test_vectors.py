@@ -164,6 +164,38 @@ def test_butterflies(count):
 
 
 @device
+def eight_columns(x, first, v, at, step):
+    intrinsics.columns8(x, np.int32(first), v, np.int32(at), np.int32(step))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_columns_of_eight(dtype):
+    x = whole(200, 3).astype(dtype)
+    v = whole(200)
+    expected, step = v.copy(), 11
+    for c in range(4):
+        column = naive.hadamard_matrix(8) @ x[5 + c : 5 + c + 8 * step : step].astype(np.float32)
+        expected[17 + c : 17 + c + 8 * step : step] = column
+    eight_columns(x.view(np.uint16) if dtype == "float16" else x, 5, v, 17, step)
+    assert np.array_equal(v, expected)
+
+
+@device
+def transposed(x, at, step, y, to, y_step):
+    intrinsics.transpose16(x, at, step, y, to, y_step)
+
+
+def test_transpose():
+    x, y = whole(16 * 19 + 3), np.full(16 * 23 + 5, 77, np.float32)
+    expected = y.copy()
+    for i in range(16):
+        for k in range(16):
+            expected[5 + 23 * i + k] = x[3 + 19 * k + i]
+    transposed(x, 3, 19, y, 5, 23)
+    assert np.array_equal(y, expected)
+
+
+@device
 def one_sum(v, at, count, beta, out):
     intrinsics.store16(out, 0, hadamard.signed_sum(v, at, count, beta))
 

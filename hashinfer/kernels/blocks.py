@@ -55,6 +55,7 @@ from hashinfer.kernels.vectors import (
     pick16,
     splat16,
     store16,
+    transpose16,
     uint16_array,
     weights16,
     xxh32_slots16,
@@ -89,9 +90,13 @@ def dyadic_weight(w: Any, buckets: Any, seed: Any, width: Any, half: Any, i: Any
 def fill_dense(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any) -> None:
     """tile[ni, 64] = W[i0 : i0 + ni, j0 : j0 + nj]; columns beyond nj are of no account."""
     rs, cs = args[W_ROW_STRIDE], args[W_COL_STRIDE]
+    down, across = (ni & ~15, nj & ~15) if rs == 1 else (0, 0)
+    for j in range(0, across, 16):
+        for i in range(0, down, 16):
+            transpose16(w, i0 + i + (j0 + j) * cs, cs, tile, i * STRIP + j, STRIP)
     for i in range(ni):
         at, source = i * STRIP, (i0 + i) * rs + j0 * cs
-        for j in range(nj):
+        for j in range(across if i < down else 0, nj):
             tile[at + j] = w[source + j * cs]
 
 

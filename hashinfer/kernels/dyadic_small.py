@@ -235,7 +235,7 @@ def _signed(value: Any, signs: Any, i: Any) -> Any:
 def _fold(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any) -> None:
     """u[k] = sum of s(i) scale x[i] over i = k (mod width)."""
     for k in range(width):
-        i, total = k, np.float32(0.0)
+        i, total = np.int32(k), np.float32(0.0)
         while i < inputs:
             total += _signed(x[np.uint32(i)] * scale, signs, i)
             i = np.int32(i + width)

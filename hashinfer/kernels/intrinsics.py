@@ -21,6 +21,7 @@ pick16                 eight loads of a pair of slots, sixteen scalar loads of w
 largest16              and, icmp ugt, select on the bits without their sign: a running maximum of magnitudes
 max16                  fcmp ogt, select, fcmp uno, select
 load_even16            two loads, a shufflevector that takes every other lane
+transpose16            sixteen loads, four times sixteen shufflevectors of two rows, sixteen stores
 nonzero16              fcmp une, bitcast of sixteen i1 to i16, ctpop
 butterflies2/4/8/16    register by register: loads, log2(radix) stages of fadd and fsub, stores. AVX-512 and AVX2: for
                        fsub an llvm.fma by a -1 that LLVM cannot see through, which runs on units that an addition
@@ -371,6 +372,29 @@ def nonzero16(_context: Any, value: Any) -> Any:
         return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(16))), _I64)
 
     return types.int64(float32x16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def transpose16(_context: Any, x: Any, at: Any, step: Any, y: Any, to: Any, y_step: Any) -> Any:
+    """y[to + i y_step + k] = x[at + k step + i] for i, k < 16, both float32 arrays."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source, target = (_data(context, builder, sig.args[k], args[k]) for k in (0, 3))
+        rows = [builder.load(_at(builder, source, k), align=4) for k in _offsets(builder, args[1], args[2], LANES)]
+        for distance in (8, 4, 2, 1):
+            # Lanes of a pair of rows change places where they are on the wrong side of the diagonal.
+            first = _words_of(LANES + (i ^ distance) if i & distance else i for i in range(LANES))
+            second = _words_of(LANES + i if i & distance else i ^ distance for i in range(LANES))
+            for i in range(LANES):
+                if i & distance == 0:
+                    a, b = rows[i], rows[i + distance]
+                    rows[i] = builder.shuffle_vector(a, b, first)
+                    rows[i + distance] = builder.shuffle_vector(a, b, second)
+        for row, k in zip(rows, _offsets(builder, args[4], args[5], LANES), strict=True):
+            builder.store(row, _at(builder, target, k), align=4)
+        return context.get_dummy_value()
+
+    return types.none(x, types.int64, types.int64, y, types.int64, types.int64), codegen
 
 
 def _swapped(builder: Any, value: Any, distance: int) -> Any:
