@@ -123,10 +123,10 @@ def finish_by(args: Any, epilogue: Any, start: Any, r: Any, j: Any, total: Any) 
     value = total * alpha
     if args[BIAS] != 0:
         bias = float32_array(args[BIAS], NO_LIMIT)
-        value += bias[r * args[BIAS_ROW_STRIDE] + j * args[BIAS_COL_STRIDE]]
+        value += bias[np.uint64(r * args[BIAS_ROW_STRIDE] + np.int64(j) * args[BIAS_COL_STRIDE])]
     value = activate(value, args[ACTIVATION], a, b)
     y = float32_array(args[Y], NO_LIMIT)
-    y[start + j * args[Y_COL_STRIDE]] = value
+    y[np.uint64(start + np.int64(j) * args[Y_COL_STRIDE])] = value
 
 
 @inlined

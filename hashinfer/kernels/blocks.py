@@ -39,6 +39,7 @@ from hashinfer.kernels.hashing import (
     xxh32_finish,
     xxh32_prefix,
 )
+from hashinfer.kernels.isa import ISA, SMALL
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.rows import read_rows
 from hashinfer.kernels.vectors import (
@@ -306,6 +307,25 @@ def dense_block(args, tile, scratch):  # type: ignore[no-untyped-def]
     _block(int64_at(scratch), tile % per_matrix, scratch + ARGUMENT_BYTES, float32_array(own[W], NO_LIMIT))
 
 
+@device
+def _small_row(args: Any, r: Any, j0: Any, nj: Any, x: Any, w: Any, scratch: Any) -> None:
+    """dense_row with no more sums at once than stay in a small core's registers."""
+    sums, ws, whole = float32_array(scratch, STRIP), np.uint64(args[W_ROW_STRIDE]), nj & ~15
+    for j in range(0, whole, 16):
+        sixteen, at = splat16(np.float32(0.0)), np.uint64(j0 + j)
+        for xi in x:
+            sixteen = fma16(splat16(xi), load16(w, np.int64(at)), sixteen)
+            at = np.uint64(at + ws)
+        store16(sums, j, sixteen)
+    for j in range(whole, nj):
+        total, at = np.float32(0.0), np.uint64(j0 + j)
+        for xi in x:
+            total += xi * w[at]
+            at = np.uint64(at + ws)
+        sums[j] = total
+    finish_sums(args, r, j0, nj, sums, 0)
+
+
 @entry(*DENSE)
 def dense_row(args, tile, scratch):  # type: ignore[no-untyped-def]
     """A strip of 64 outputs of one row, W read where it lies. For few rows."""
@@ -314,6 +334,9 @@ def dense_row(args, tile, scratch):  # type: ignore[no-untyped-def]
     start = row_start(args, r)
     nj, ni, ws, cs = min(STRIP, args[OUTPUTS] - j0), args[INPUTS], args[W_ROW_STRIDE], args[W_COL_STRIDE]
     x, w = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], ni), float32_array(args[W], NO_LIMIT)
+    if cs == 1 and ISA == SMALL:
+        _small_row(args, r, j0, nj, x, w, scratch)
+        return
     if cs == 1 and nj == STRIP:
         a0 = a1 = a2 = a3 = splat16(np.float32(0.0))
         for i in range(ni):

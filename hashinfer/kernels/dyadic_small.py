@@ -32,7 +32,7 @@ from hashinfer.kernels.arguments import (
     float_at,
     row_start,
 )
-from hashinfer.kernels.dyadic import must_go_direct
+from hashinfer.kernels.dyadic import out_of_range
 from hashinfer.kernels.hadamard import log2_of, parity
 from hashinfer.kernels.hashing import weight
 from hashinfer.kernels.jit import device, entry, inlined
@@ -98,13 +98,21 @@ def _times(a: Any, b: Any) -> Any:
 
 
 @device
-def _pass8(x: Any, base: Any, v: Any, width: Any, step: Any) -> None:
-    """v <- the three stages at distances step, 2 step and 4 step of x[base : base + width]. step: a multiple of 4."""
+def _first8(x: Any, base: Any, v: Any, step: Any) -> None:
+    """v <- the three widest stages of x[base : base + 8 step]. step: a multiple of 4."""
+    for k in range(np.int32(step >> 2)):
+        at = np.int32(4 * k)
+        columns8(x, np.int32(base + at), v, at, step)
+
+
+@device
+def _pass8(v: Any, width: Any, step: Any) -> None:
+    """The three stages at distances step, 2 step and 4 step. step: a multiple of 4."""
     start = np.int32(0)
     while start < width:
         for k in range(np.int32(step >> 2)):
             at = np.int32(start + 4 * k)
-            columns8(x, np.int32(base + at), v, at, step)
+            columns8(v, at, v, at, step)
         start = np.int32(start + 8 * step)
 
 
@@ -137,10 +145,10 @@ def _middle_bits(bits: Any) -> Any:
 def _high_stages(x: Any, base: Any, v: Any, width: Any, bits: Any) -> None:
     """v <- the stages of x[base : base + width] that are not among neighbours, of bits >= 6."""
     left = bits - 3
-    _pass8(x, base, v, width, np.int32(1 << left))
+    _first8(x, base, v, np.int32(1 << left))
     while left - 3 >= _middle_bits(bits):
         left -= 3
-        _pass8(v, np.int32(0), v, width, np.int32(1 << left))
+        _pass8(v, width, np.int32(1 << left))
     if left > _middle_bits(bits):
         _pass2(v, width, np.int32(1 << (left - 1)))
 
@@ -201,7 +209,7 @@ def _modulate(w: Any, base: Any, u: Any, v: Any, width: Any, bits: Any, count: A
         done += 1
     # A pass costs about five operations a float; it saves each output two for seven in eight floats of its sum.
     while bits > done and 7 * count > 20 << done:
-        _pass8(v, np.int32(0), v, width, np.int32(1 << done))
+        _pass8(v, width, np.int32(1 << done))
         done += 3
     return done
 
@@ -211,35 +219,53 @@ def _sign(bit: Any) -> Any:
     return np.float32(-1.0) if bit & 1 else np.float32(1.0)
 
 
+@inlined
+def _signed_sum8(v: Any, at: Any, step: Any, s: Any, t: Any, r: Any) -> Any:
+    a, b, c, d, e, f, g, h = _load8(v, at, step)
+    return a + s * b + t * (c + s * d) + r * (e + s * f + t * (g + s * h))
+
+
 @device
 def _output(v: Any, place: Any, width: Any, done: Any) -> Any:
     """Entry `place` of V, of which the stages at distances 2^done and above are still to be done: none, or 8^n."""
     at, beta, step = np.int32(place & ((1 << done) - 1)), np.int32(place >> done), np.int32(1 << done)
     if step == width:
         return v[np.uint32(at)]
-    s, t, r, total = _sign(beta), _sign(beta >> 1), _sign(beta >> 2), np.float32(0.0)
-    for k in range(np.int32(width >> (done + 3))):
-        a, b, c, d, e, f, g, h = _load8(v, np.int32(at + (k << (done + 3))), step)
-        low, high = a + s * b + t * (c + s * d), e + s * f + t * (g + s * h)
-        total += _sign(parity(np.int32(8 * k & beta))) * (low + r * high)
+    s, t, r = _sign(beta), _sign(beta >> 1), _sign(beta >> 2)
+    total = _signed_sum8(v, at, step, s, t, r)
+    for k in range(np.int32(1), np.int32(width >> (done + 3))):
+        part = _signed_sum8(v, np.int32(at + (k << (done + 3))), step, s, t, r)
+        total += _sign(parity(np.int32(8 * k & beta))) * part
     return total
 
 
 @inlined
 def _signed(value: Any, signs: Any, i: Any) -> Any:
     """value, negated where bit i of `signs` is set."""
-    return -value if np.int32(signs[np.uint32(i >> 4)]) >> np.int32(i & 15) & 1 else value
+    return -value if np.uint32(signs[np.uint32(i >> 4)]) >> np.uint32(i & 15) & 1 else value
+
+
+@inlined
+def _magnitude(value: Any) -> Any:
+    """The bits of |value|, which order as the numbers do, Inf and NaN above all."""
+    return np.uint32(np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF))
 
 
 @device
-def _fold(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any) -> None:
-    """u[k] = sum of s(i) scale x[i] over i = k (mod width)."""
-    for k in range(width):
-        i, total = np.int32(k), np.float32(0.0)
+def _fold(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any) -> Any:
+    """u[k] = sum of s(i) scale x[i] over i = k (mod width), over width; returns whether the row must go directly.
+
+    inputs and width: uint32, in which their sum has room.
+    """
+    factor, largest = np.float32(1.0) / np.float32(width), np.uint32(0)
+    for k in range(np.int32(width)):
+        i, total = np.uint32(k), np.float32(0.0)
         while i < inputs:
-            total += _signed(x[np.uint32(i)] * scale, signs, i)
-            i = np.int32(i + width)
-        u[np.uint32(k)] = total
+            total += _signed(x[i] * scale, signs, i)
+            i = np.uint32(i + width)
+        u[np.uint32(k)] = total * factor
+        largest = max(largest, _magnitude(total))
+    return out_of_range(largest)
 
 
 @device
@@ -253,8 +279,8 @@ def _direct(args: Any, tile: Any, x: Any, scale: Any, w: Any) -> None:
         base, perm, total = j % groups * width, np.int64(places[j // groups]), np.float32(0.0)
         for i in range(inputs):
             if x[i] != np.float32(0.0):
-                total += _signed(x[i] * scale, row_signs, np.int32(i)) * weight(w, base + ((i & (width - 1)) ^ perm))
-        finish(args, start, tile, j, _signed(total, col_signs, np.int32(j)))
+                total += _signed(x[i] * scale, row_signs, np.uint32(i)) * weight(w, base + ((i & (width - 1)) ^ perm))
+        finish(args, start, tile, j, _signed(total, col_signs, np.uint32(j)))
 
 
 @device
@@ -266,27 +292,21 @@ def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     else:
         x, scale = float32_array(scratch + 8 * width, inputs), np.float32(1.0)
         read_rows(args, tile, 1, 0, inputs, x)
-    _fold(x, scale, np.int32(inputs), np.int32(width), uint16_array(args[ROW_SIGNS], NO_LIMIT), u)
-    if must_go_direct(u, 0, 1, width):
+    if _fold(x, scale, np.uint32(inputs), np.uint32(width), uint16_array(args[ROW_SIGNS], NO_LIMIT), u):
         _direct(args, tile, x, scale, w)
         return
-    bits, groups, factor, narrow = (
-        log2_of(width),
-        args[BUCKETS] // width,
-        np.float32(1.0) / np.float32(width),
-        np.int32(width),
-    )
+    bits, groups, narrow = log2_of(width), args[BUCKETS] // width, np.int32(width)
     _transform(u, narrow, bits)
-    for k in range(width):
-        u[k] *= factor
     places, signs = int32_array(args[PLACES], NO_LIMIT), uint16_array(args[COL_SIGNS], NO_LIMIT)
     start, epilogue = row_start(args, tile), epilogue_of(args)
     for g in range(min(groups, outputs)):
         count = (outputs - g + groups - 1) // groups
         done = _modulate(w, np.int32(g * width), u, v, narrow, bits, count)
-        for t in range(count):
-            j = t * groups + g
-            finish_by(args, epilogue, start, tile, j, _signed(_output(v, places[t], narrow, done), signs, np.int32(j)))
+        j = np.uint64(g)
+        for t in range(np.int32(count)):
+            value = _signed(_output(v, places[np.uint32(t)], narrow, done), signs, np.uint32(j))
+            finish_by(args, epilogue, start, tile, j, value)
+            j = np.uint64(j + np.uint64(groups))
 
 
 @entry(*FIELDS)
