@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 import hashinfer
-from hashinfer.errors import InputError, MemoryLimitError, ModelError, OpError, UnsupportedError
+from hashinfer.errors import InputError, MemoryLimitError, ModelError, OpError, TimeLimitError, UnsupportedError
 from hashinfer.model.write import expand_node
 from hashinfer.native.emit.build import build
 from hashinfer.native.emit.header import c_name
@@ -154,6 +154,19 @@ def test_memory_limits(shipped):
     session = hashinfer.InferenceSession(path, max_memory=2**20)
     with pytest.raises(MemoryLimitError, match="logits"):
         session(np.zeros((100_000, 28, 28), np.uint8))
+
+
+def test_time_limits(shipped, digits):
+    path = shipped("mnist-dyadic-64x")
+    with pytest.raises(InputError, match="time_limit is 0"):
+        hashinfer.InferenceSession(path, time_limit=0)
+    session = hashinfer.InferenceSession(path, time_limit=60)
+    expected = hashinfer.InferenceSession(path)(digits[:9])
+    assert np.array_equal(session(digits[:9]), expected)
+    assert np.array_equal(pickle.loads(pickle.dumps(session))(digits[:9]), expected)
+    assert session(digits[:0]).shape == (0, 10)
+    with pytest.raises(TimeLimitError, match=r"time limit of 1e-09 s is over after \d of 9 rows"):
+        session.run(None, {"image": digits[:9]}, time_limit=1e-9)
 
 
 def test_many_threads_at_once(shipped, digits):

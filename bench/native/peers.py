@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.native import litert
 from bench.tables import size, table
 from hashinfer.native.emit.build import build
 from hashinfer.native.emit.targets import resolve
@@ -40,7 +41,15 @@ model.set_input_fact(0, "1,28,28,u8")
 session = model.into_model().into_runnable()
 print(session.run([np.load(sys.argv[2], mmap_mode="r")[:1]])[0].to_numpy().argmax())
 """
-LITERT = "import ai_edge_litert.interpreter"
+LITERT = """
+import sys, numpy as np
+from ai_edge_litert.interpreter import Interpreter
+model = Interpreter(sys.argv[1], num_threads=1)
+model.allocate_tensors()
+model.set_tensor(model.get_input_details()[0]["index"], np.load(sys.argv[2], mmap_mode="r")[:1])
+model.invoke()
+print(model.get_tensor(model.get_output_details()[0]["index"]).argmax())
+"""
 TIMER = """
 import os, sys, time
 started = time.perf_counter()
@@ -63,6 +72,9 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     example = [compiler, "-O2", f"-I{folder}", str(Path(__file__).with_name("classify.c")), str(folder / "digits.o")]
     subprocess.run([*example, "-lm", "-o", str(folder / "classify")], check=True)
     subprocess.run([sys.executable, "-m", "hashinfer", "expand", str(source), "-o", str(dense)], check=True)
+    lite = folder / "dense.tflite"
+    if _installed("ai-edge-litert"):
+        litert.write(dense, lite)
     ways: list[tuple[str, list[str], Sequence[str], int]] = [
         ("NumPy alone, no model", [sys.executable, "-c", NUMPY, "", DIGITS], ("numpy",), 0),
         ("C program with the compiled model", [str(folder / "classify"), DIGITS, "0"], (), _file(folder / "classify")),
@@ -70,7 +82,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         ("hashinfer, .hnet, warm cache", [sys.executable, "-c", OURS, str(source), DIGITS], ("hashinfer",), 0),
         ("onnxruntime, dense net", [sys.executable, "-c", ONNXRUNTIME, str(dense), DIGITS], ("onnxruntime",), 0),
         ("tract, dense net", [sys.executable, "-c", TRACT, str(dense), DIGITS], ("tract",), 0),
-        ("LiteRT, import alone", [sys.executable, "-c", LITERT], ("ai-edge-litert",), 0),
+        ("LiteRT, dense net", [sys.executable, "-c", LITERT, str(lite), DIGITS], ("ai-edge-litert",), 0),
     ]
     there = [way for way in ways if all(_installed(name) for name in way[2])]
     for name, *_ in (way for way in ways if way not in there):

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from hashinfer.errors import InputError, MemoryLimitError
+from hashinfer.errors import InputError, MemoryLimitError, TimeLimitError
 from hashinfer.native.runtime import LARGEST_BATCH, Array, Library
-from hashinfer.session.options import PROVIDER, ModelMetadata, NodeArg, RunOptions, SessionOptions, check_providers
+from hashinfer.session.options import (
+    PROVIDER,
+    ModelMetadata,
+    NodeArg,
+    RunOptions,
+    SessionOptions,
+    check_providers,
+    seconds_of,
+)
 
 
 class CompiledSession:
     """A loaded shared library. Arguments, calls and errors are those of hashinfer.InferenceSession.
 
     A run uses the calling thread alone: threads, intra_op_num_threads and memory_budget are accepted and change
-    nothing. What only a
-    plan knows (plan, report, profile) is not here.
+    nothing. A time limit is looked at between the rows of a batch: a row once begun is finished. What only a plan knows
+    (plan, report, profile) is not here.
     """
 
     def __init__(
@@ -30,9 +39,11 @@ class CompiledSession:
         *,
         threads: int | None = None,
         max_memory: int | None = None,
+        time_limit: float | None = None,
         memory_budget: int | float | str | None = None,
     ) -> None:
         check_providers(providers)
+        self._time_limit = seconds_of(time_limit)
         if max_memory is not None and (not isinstance(max_memory, int) or max_memory < 1):
             raise InputError(f"max_memory is {max_memory!r}; expected a number of bytes above 0")
         self._options = sess_options or SessionOptions()
@@ -54,20 +65,37 @@ class CompiledSession:
         run_options: RunOptions | None = None,
         *,
         out: Sequence[Array] | Mapping[str, Array] | None = None,
+        time_limit: float | None = None,
     ) -> list[Any]:
         """The outputs named (all where None), in that order. As InferenceSession.run, its errors among it."""
         if self._closed:
             raise InputError("the session is closed")
+        seconds = self._time_limit if time_limit is None else seconds_of(time_limit)
         names = self._names(output_names)
         arrays, batch = self._arrays(input_feed)
         given = self._given(out, names, batch)
         targets = [self._target(v, given, batch) for v in self._outputs]
         if given and any(np.may_share_memory(t, x) for t in given.values() for x in arrays):
             arrays = [x.copy() for x in arrays]
-        if batch or not self._batched:
+        if seconds is not None and self._batched:
+            self._run_in_time(arrays, targets, batch, seconds)
+        elif batch or not self._batched:
             self._library.run(arrays, targets, batch if self._batched else 1)
         by_name = {v.name: t for v, t in zip(self._outputs, targets, strict=True)}
         return [by_name[name] for name in names]
+
+    def _run_in_time(self, arrays: list[Array], targets: list[Array], batch: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for row in range(batch):
+            if time.monotonic() > deadline:
+                over = f"the run's time limit of {seconds:g} s is over after {row} of {batch} rows"
+                raise TimeLimitError(f"{self._library.path}: {over}")
+            ins = [a[row : row + 1] if v.grows else a for v, a in zip(self._inputs, arrays, strict=True)]
+            outs = [
+                t[row * v.rows : (row + 1) * v.rows] if v.grows else t
+                for v, t in zip(self._outputs, targets, strict=True)
+            ]
+            self._library.run(ins, outs, 1)
 
     def __call__(self, x: Any) -> Any:
         """The first output for a model of one input."""
@@ -130,7 +158,7 @@ class CompiledSession:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reload, (self._library.path, self._options, self._max_memory)
+        return _reload, (self._library.path, self._options, self._max_memory, self._time_limit)
 
     def _names(self, names: Sequence[str] | None) -> Sequence[str]:
         known = [v.name for v in self._outputs]
@@ -202,8 +230,8 @@ class CompiledSession:
         return np.empty(shape, value.dtype)
 
 
-def _reload(path: str, options: SessionOptions, max_memory: int | None) -> CompiledSession:
-    return CompiledSession(path, options, max_memory=max_memory)
+def _reload(path: str, options: SessionOptions, max_memory: int | None, time_limit: float | None) -> CompiledSession:
+    return CompiledSession(path, options, max_memory=max_memory, time_limit=time_limit)
 
 
 class _Value:

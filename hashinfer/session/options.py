@@ -113,3 +113,11 @@ def check_providers(providers: Sequence[str | tuple[str, Mapping[str, Any]]] | N
     names = [p if isinstance(p, str) else p[0] for p in providers]
     if PROVIDER not in names:
         raise InputError(f"providers are {', '.join(map(repr, names))}; this engine has {PROVIDER!r}")
+
+
+def seconds_of(time_limit: float | None) -> float | None:
+    """A time limit as it was given. Raises InputError where it is no number of seconds above 0."""
+    wrong = isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not time_limit > 0
+    if time_limit is not None and wrong:
+        raise InputError(f"time_limit is {time_limit!r}; expected a number of seconds above 0")
+    return time_limit

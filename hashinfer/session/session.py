@@ -26,7 +26,15 @@ from hashinfer.plan.limits import Limits, physical_memory
 from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, matrices, weight_bytes
 from hashinfer.plan.profile import Profile, profile_plan
 from hashinfer.plan.report import plan_report
-from hashinfer.session.options import PROVIDER, ModelMetadata, NodeArg, RunOptions, SessionOptions, check_providers
+from hashinfer.session.options import (
+    PROVIDER,
+    ModelMetadata,
+    NodeArg,
+    RunOptions,
+    SessionOptions,
+    check_providers,
+    seconds_of,
+)
 from hashinfer.session.plans import PlanCache, PlanKey
 from hashinfer.session.repeated import Repeated
 from hashinfer.session.threads import MAX_THREADS, default_threads
@@ -76,7 +84,7 @@ class InferenceSession:
             raise InputError(f"max_memory is {max_memory!r}; expected a number of bytes above 0")
         self._max_memory = max_memory
         self._limit = physical_memory() if max_memory is None else max_memory
-        self._time_limit = _seconds(time_limit)
+        self._time_limit = seconds_of(time_limit)
         self._budget = memory_budget
         budget = budget_bytes(memory_budget)
         self._source = _reread(path_or_bytes)
@@ -142,7 +150,7 @@ class InferenceSession:
         """
         if self._closed:
             raise InputError("the session is closed")
-        seconds = self._time_limit if time_limit is None else _seconds(time_limit)
+        seconds = self._time_limit if time_limit is None else seconds_of(time_limit)
         repeated = self._repeated
         if repeated is not None and not output_names:
             given = repeated.arrays(input_feed)
@@ -375,12 +383,6 @@ def _thread_count(threads: int | None, options: SessionOptions) -> int:
     if isinstance(chosen, bool) or not isinstance(chosen, int) or not 1 <= chosen <= MAX_THREADS:
         raise InputError(f"threads is {chosen!r}; expected a whole number from 1 to {MAX_THREADS}")
     return chosen
-
-
-def _seconds(given: float | None) -> float | None:
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int | float) or not given > 0):
-        raise InputError(f"time_limit is {given!r}; expected a number of seconds above 0")
-    return given
 
 
 def _reread(source: ModelSource) -> str | bytes:
