@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -487,6 +489,24 @@ def test_time_that_ends_while_work_ends():
         except ValueError:
             seen["failed"] += 1
     assert sum(seen.values()) == 60
+
+
+@pytest.mark.parametrize("seconds", [1e15, float("inf")])
+def test_endless_time_limits(seconds):
+    assert in_time(Limits.starting(1, seconds), "Op", "node", lambda: 3) == 3
+
+
+def test_the_end_of_the_time_meets_no_other_thread():
+    """Not even one that has just been started, which CPython 3.11 takes for its parent until it runs."""
+    lost: list[Any] = []
+    before, sys.unraisablehook = sys.unraisablehook, lost.append
+    try:
+        for k in range(3000):
+            with suppress(TimeLimitError):
+                in_time(Limits.starting(1, 1e-5), "Op", "node", lambda k=k: sum(range(k)))
+    finally:
+        sys.unraisablehook = before
+    assert not lost
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
 import sys
@@ -61,29 +62,37 @@ class _Over(BaseException):
 class _Watch:
     """A thread that raises _Over in the thread that made it, from a deadline on, until it is stopped.
 
-    Again and again: one that is raised in a finalizer is lost.
+    Again and again: one that is raised in a finalizer is lost. As _Over may come between any two lines of the watched
+    thread, what the two share changes by single steps that may be done twice; an Event would be left locked.
     """
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
         self._watched = ctypes.c_ulong(threading.get_ident())
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._begun, self._ended = False, True
 
     def start(self) -> None:
-        self._thread.start()
+        _thread.start_new_thread(self._run, ())
+        # Until a thread has begun, CPython 3.11 takes it for the one that started it, and would raise _Over in it.
+        while not self._begun:
+            time.sleep(0)
 
     def _run(self) -> None:
-        wait = max(self._deadline - time.monotonic(), 0.0)
-        while not self._stopped.wait(wait):
+        self._begun, self._ended = True, False
+        wait = min(max(self._deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+        while not self._gate.acquire(timeout=wait):
             ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, ctypes.py_object(_Over))
             wait = AGAIN_SECONDS
+        self._ended = True
 
     def stop(self) -> None:
         """Nothing is raised any more once this returns, nor on its way."""
-        self._stopped.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        with suppress(RuntimeError):
+            self._gate.release()
+        while not self._ended:
+            time.sleep(0)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, None)
 
 
@@ -91,7 +100,7 @@ def in_time(limits: Limits, op: str, node: str, work: Callable[[], Result]) -> R
     """What `work` returns; where its Python code still runs when the time is over, it ends by TimeLimitError."""
     if limits.seconds is None:
         return work()
-    watch = _Watch(limits.deadline)
+    watch, stopped = _Watch(limits.deadline), False
     try:
         try:
             watch.start()
@@ -99,7 +108,10 @@ def in_time(limits: Limits, op: str, node: str, work: Callable[[], Result]) -> R
         finally:
             watch.stop()
     except _Over:
-        watch.stop()
+        while not stopped:
+            with suppress(_Over):
+                watch.stop()
+                stopped = True
         raise TimeLimitError(at_node(op, node, limits.over())) from None
 
 
