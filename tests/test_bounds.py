@@ -23,8 +23,8 @@ try:
     hadamard(np.ones(1, np.float32), 2, 1)
 except IndexError:
     chosen = "test_product[ or test_convolution[ or test_lookup[ or test_expand["
-    arguments = ["-q", "-x", "-p", "no:cacheprovider", "-k", f"float32 and ({chosen})".replace("[", ""), *sys.argv[1:]]
-    sys.exit(pytest.main(arguments))
+    chosen = f"float32 and ({chosen}) or int8_products".replace("[", "")
+    sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *sys.argv[1:]]))
 sys.exit("indices are not checked")
 """
 
@@ -32,7 +32,7 @@ sys.exit("indices are not checked")
 def test_kernels_stay_inside_their_arrays():
     """An IndexError inside an entry cannot propagate; Numba reports it as unraisable, and pytest fails for that."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(HERE / "test_kernels.py")],
+        [sys.executable, "-c", SCRIPT, *(str(HERE / f"test_{name}.py") for name in ("kernels", "small"))],
         capture_output=True,
         text=True,
         check=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from bench.native.emulate import PLACES, program
 from hashinfer.model.write import expand_node
 from hashinfer.native.emit.targets import PRESETS
 from tests import nets
+from tests.processes import unmeasured
 
 MODELS = Path(__file__).parent.parent / "models"
 SHIPPED = sorted(path.stem for path in MODELS.glob("*.hnet"))
@@ -169,6 +172,24 @@ def test_the_native_subset(name: str, target: str, tmp_path: Path) -> None:
     path = tmp_path / "net.hnet"
     path.write_bytes(model.SerializeToString())
     compare(path, here(target), feed, tmp_path / "program", exact)
+
+
+ENGINE = """
+import sys
+import numpy as np
+import hashinfer
+np.save(sys.argv[3], hashinfer.InferenceSession(sys.argv[1], threads=1)(np.load(sys.argv[2])[: int(sys.argv[4])]))
+"""
+
+
+def test_integers_are_the_same_bits_everywhere(tmp_path: Path) -> None:
+    model, digits = MODELS / "mnist-dyadic-64x-int8.hnet", MODELS / "mnist-test-1k.npy"
+    rows, out = 20, tmp_path / "engine.npy"
+    feeds = [{"image": digit} for digit in np.load(digits)[:rows]]
+    found, _ = program(model, here("cortex-m3"), tmp_path / "program").run(feeds)
+    command = [sys.executable, "-c", ENGINE, str(model), str(digits), str(out), str(rows)]
+    subprocess.run(command, check=True, env=unmeasured(HASHINFER_ISA="integer", HASHINFER_CACHE_DIR=""))
+    assert np.array_equal(np.concatenate([outputs[0] for outputs in found]), np.load(out).ravel())
 
 
 def test_every_preset_runs_somewhere() -> None:

@@ -1,15 +1,17 @@
-"""The kernels that ISA `small` takes for dyadic products, on any CPU: held to what the others are held to."""
+"""The kernels that ISAs `small` and `integer` take for dyadic products, on any CPU."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from hashinfer.kernels.isa import SMALL
+from hashinfer.kernels import dyadic_integer
+from hashinfer.kernels.isa import INTEGER, SMALL
 from hashinfer.ops import hashed
 from hashinfer.ops.base import Call
 from hashinfer.ops.hashed import HashedConv, HashedProduct
 from hashinfer.schemes import Dyadic
+from tests import naive
 from tests import test_kernels as others
 
 LARGE = [
@@ -73,3 +75,90 @@ def test_some_convolution_goes_row_by_row():
     op = HashedConv(others.matrix(others.conv_scheme("dyadic", weights)), weights)
     (call,) = others.emission(op, Call(attributes, 20), np.zeros(shape, np.float32)).calls
     assert call.kernel.name == "dyadic_small_f32"
+
+
+# ---------------------------------------------------------------------------------------------------------- in integers
+
+
+@pytest.fixture
+def integer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashed, "ISA", INTEGER)
+
+
+def integer_bound(m, x: np.ndarray, dense: np.ndarray) -> np.ndarray:
+    """What kernels/dyadic_integer.py states, and the last rounding."""
+    scheme, scale = m.scheme, float(np.float32(m.scale))
+    largest = np.abs(x).max(1, keepdims=True).astype(np.float64)
+    above = 2.0 ** (np.floor(np.log2(np.where(largest > 0, largest, 1))) + 1)
+    bits = min(20, 30 - int(np.ceil(np.log2(scheme.rows))))
+    rounded = above * 2.0 ** -(bits + 1) * np.abs(dense).sum(0)
+    signs = 1.0 - 2.0 * scheme.row_negative(np.arange(scheme.rows, dtype=np.uint64)).astype(float)
+    u = np.zeros((len(x), scheme.width))
+    for i in range(scheme.rows):
+        u[:, i % scheme.width] += signs[i] * x[:, i]
+    norms = np.linalg.norm(m.w.astype(np.float64).reshape(-1, scheme.width), axis=1)
+    of_column = norms[np.arange(scheme.cols) % scheme.groups]
+    halved = scale * 2.0**-28 * scheme.width * np.linalg.norm(u, axis=1)[:, None] * of_column
+    return 1.01 * (rounded + halved) + 4 * others.EPS * np.abs(naive.matmul(x, dense))
+
+
+@pytest.mark.parametrize("scheme", DYADIC, ids=str)
+def test_int8_products_in_integers(integer, scheme):
+    m = others.matrix(scheme, "int8")
+    dense = others.virtual(m)
+    for rows in (1, 5):
+        x = others.inputs(rows, scheme.rows) * np.geomspace(1e-9, 1e9, rows).astype(np.float32)[:, None]
+        (call,) = others.emission(HashedProduct(m), others.CALL, x).calls
+        assert call.kernel.name == "dyadic_integer_i8"
+        others.check(others.run(HashedProduct(m), others.CALL, x), naive.matmul(x, dense), integer_bound(m, x, dense))
+
+
+def test_whole_numbers_are_exact_in_integers(integer):
+    """Weights, inputs and units that nothing has to be rounded for."""
+    scheme = Dyadic(128, 30, 50, 3, 32)
+    w = np.random.default_rng(0).integers(-3, 4, scheme.buckets).astype(np.int8)
+    m = others.HashedMatrix(scheme, w, 1.0)
+    x = np.random.default_rng(1).integers(-1, 2, (4, 30)).astype(np.float32)
+    expected = naive.matmul(x, others.virtual(m))
+    assert np.abs(others.run(HashedProduct(m), others.CALL, x) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("odd", others.ODD)
+def test_odd_inputs_go_directly_in_integers(integer, odd):
+    m = others.matrix(Dyadic(512, 64, 130, 3, 64), "int8")
+    dense = others.virtual(m)
+    x = others.spoiled(others.inputs(3, 64), *others.ODD[odd])
+    y, expected = others.run(HashedProduct(m), others.CALL, x), naive.matmul(x, dense)
+    assert np.array_equal(np.isnan(y), np.isnan(expected))
+    assert np.array_equal(np.isinf(y), np.isinf(expected))
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e30, 0.0])
+def test_extreme_scales_in_integers(integer, factor):
+    m = others.matrix(Dyadic(512, 64, 130, 3, 64), "int8")
+    dense, x = others.virtual(m), others.inputs(3, 64) * np.float32(factor)
+    others.check(
+        others.run(HashedProduct(m), others.CALL, x), naive.matmul(x, dense), others.elementwise_bound(x, dense)
+    )
+
+
+@pytest.mark.parametrize("case", others.CONVOLUTIONS)
+def test_convolutions_in_integers(integer, case):
+    shape, weights, attributes = others.CONVOLUTIONS[case]
+    m = others.matrix(others.conv_scheme("dyadic", weights), "int8")
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    kind = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1} | attributes
+    dense = others.virtual(m).T.reshape(weights)
+    y, expected = others.run(HashedConv(m, weights), Call(attributes, 20), x), naive.conv2d(x, dense, **kind)
+    np.testing.assert_allclose(y, expected, atol=2e-5 * np.abs(expected).max(initial=1))
+
+
+def test_large_layers_stay_in_floats(integer):
+    m = others.matrix(Dyadic(2**15, 20, 30, 3, 2**15), "int8")
+    (call,) = others.emission(HashedProduct(m), others.CALL, others.inputs(1, 20)).calls
+    assert call.kernel.name == "dyadic_small_i8"
+
+
+@pytest.mark.parametrize(("values", "expected"), [([0, 0], 0), ([1, 0], 0), ([1, 1], 1), ([-127, 127], 8), ([4, 0], 2)])
+def test_norms_in_bits(values, expected):
+    assert dyadic_integer.norm_bits(np.array(values, np.int8), 2).tolist() == [expected]

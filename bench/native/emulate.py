@@ -60,8 +60,9 @@ def _user(arch: str, system: str = "linux-gnu", cpu: str = "max") -> Place:
     return Place((f"{arch}-{system}-gcc",), (f"qemu-{arch}", "-cpu", cpu), flags=("-static",))
 
 
-def _board(machine: str, cpu: str, fpu: str) -> Place:
-    flags = (f"-mcpu={cpu}", "-mthumb", "-mfloat-abi=hard", f"-mfpu={fpu}", "--specs=rdimon.specs")
+def _board(machine: str, cpu: str, fpu: str = "") -> Place:
+    floats = ("-mfloat-abi=hard", f"-mfpu={fpu}") if fpu else ("-mfloat-abi=soft",)
+    flags = (f"-mcpu={cpu}", "-mthumb", *floats, "--specs=rdimon.specs")
     return Place(
         ("arm-none-eabi-gcc",),
         ("qemu-system-arm", "-M", machine, *_BOARD, "-kernel"),
@@ -80,6 +81,7 @@ PLACES: dict[str, Place] = {
     "raspberry-pi-5": _user("aarch64", cpu="max"),
     "armv7": _user("arm", "linux-gnueabihf", "cortex-a7"),
     "riscv64": _user("riscv64", cpu="rv64"),
+    "cortex-m3": _board("mps2-an385", "cortex-m3"),
     "cortex-m4": _board("mps2-an386", "cortex-m4", "fpv4-sp-d16"),
     "cortex-m7": _board("mps2-an500", "cortex-m7", "fpv5-d16"),
     "wasm32": Place(

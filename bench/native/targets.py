@@ -16,9 +16,11 @@ from bench.native.emulate import PLACES, Program, program
 from bench.tables import size, table
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"
-DENSE = "dense"
+DENSE, INT8 = "dense", "mnist-dyadic-64x-int8"
 NETS = ("mnist-dyadic-64x", "mnist-xxh32-64x", DENSE)
-SHOWN = ("x86-64-v3", "raspberry-pi-zero2", "raspberry-pi-4", "armv7", "riscv64", "cortex-m4", "cortex-m7", "wasm32")
+BOARDS = ("cortex-m3", "cortex-m4", "cortex-m7")
+"""Where the int8 net is shown as well."""
+SHOWN = ("x86-64-v3", "raspberry-pi-zero2", "raspberry-pi-4", "armv7", "riscv64", *BOARDS, "wasm32")
 FEW, MANY = 2, 10
 
 
@@ -43,7 +45,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         if missing:
             print(f"left out: {target}: {missing}", file=sys.stderr)
             continue
-        for name in NETS:
+        for name in (*NETS, INT8) if target in BOARDS else NETS:
             path = folder / "dense.onnx" if name == DENSE else MODELS / f"{name}.hnet"
             made = program(path, target, folder / f"{target}-{name}")
             code, constants = sections(made.built.data)

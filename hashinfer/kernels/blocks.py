@@ -39,7 +39,7 @@ from hashinfer.kernels.hashing import (
     xxh32_finish,
     xxh32_prefix,
 )
-from hashinfer.kernels.isa import ISA, SMALL
+from hashinfer.kernels.isa import SCALAR
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.rows import read_rows
 from hashinfer.kernels.vectors import (
@@ -334,7 +334,7 @@ def dense_row(args, tile, scratch):  # type: ignore[no-untyped-def]
     start = row_start(args, r)
     nj, ni, ws, cs = min(STRIP, args[OUTPUTS] - j0), args[INPUTS], args[W_ROW_STRIDE], args[W_COL_STRIDE]
     x, w = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], ni), float32_array(args[W], NO_LIMIT)
-    if cs == 1 and ISA == SMALL:
+    if cs == 1 and SCALAR:
         _small_row(args, r, j0, nj, x, w, scratch)
         return
     if cs == 1 and nj == STRIP:

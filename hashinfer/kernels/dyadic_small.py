@@ -269,7 +269,7 @@ def _fold(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any) -> An
 
 
 @device
-def _direct(args: Any, tile: Any, x: Any, scale: Any, w: Any) -> None:
+def direct_row(args: Any, tile: Any, x: Any, scale: Any, w: Any) -> None:
     """Row `tile` without the transform."""
     width, inputs, outputs = args[WIDTH], args[INPUTS], args[OUTPUTS]
     groups, start = args[BUCKETS] // width, row_start(args, tile)
@@ -293,7 +293,7 @@ def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         x, scale = float32_array(scratch + 8 * width, inputs), np.float32(1.0)
         read_rows(args, tile, 1, 0, inputs, x)
     if _fold(x, scale, np.uint32(inputs), np.uint32(width), uint16_array(args[ROW_SIGNS], NO_LIMIT), u):
-        _direct(args, tile, x, scale, w)
+        direct_row(args, tile, x, scale, w)
         return
     bits, groups, narrow = log2_of(width), args[BUCKETS] // width, np.int32(width)
     _transform(u, narrow, bits)

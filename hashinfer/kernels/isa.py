@@ -8,6 +8,8 @@ avx2         the CPU has AVX2 and FMA, but no AVX-512                        two
 portable     anything else: SSE2, NEON, ...                                  four registers; radix-8 passes
 small        by name alone: cores without vectors, little memory             what LLVM makes of them; dyadic rows go
                                                                              float by float (kernels/dyadic_small.py)
+integer      by name alone: as small, and without floating point             int8 dyadic rows go in int32
+                                                                             (kernels/dyadic_integer.py)
 ===========  ==============================================================  ==========================================
 
 A name that the CPU cannot run is refused. Kernels are the same source for all; only the constants here differ.
@@ -23,10 +25,10 @@ from pathlib import Path
 
 from hashinfer.errors import InputError
 
-AVX512, AVX2, PORTABLE, SMALL = "avx512", "avx2", "portable", "small"
-NAMES = (AVX512, AVX2, PORTABLE, SMALL)
-_NEEDED = {AVX512: ("avx512f", "avx512bw", "avx512dq", "avx512vl"), AVX2: ("avx2", "fma"), PORTABLE: (), SMALL: ()}
-MACHINES = {AVX512: "skylake-avx512", AVX2: "haswell", PORTABLE: "x86-64", SMALL: "x86-64"}
+AVX512, AVX2, PORTABLE, SMALL, INTEGER = "avx512", "avx2", "portable", "small", "integer"
+NAMES = (AVX512, AVX2, PORTABLE, SMALL, INTEGER)
+_NEEDED = {AVX512: ("avx512f", "avx512bw", "avx512dq", "avx512vl"), AVX2: ("avx2", "fma")}
+MACHINES = {AVX512: "skylake-avx512", AVX2: "haswell", PORTABLE: "x86-64", SMALL: "x86-64", INTEGER: "x86-64"}
 """LLVM's name of a CPU that has what a name stands for, and no more."""
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -73,7 +75,7 @@ def available() -> set[str]:
 def possible() -> list[str]:
     """The names that this CPU can run, the fastest first."""
     features = available()
-    return [name for name in NAMES if features.issuperset(_NEEDED[name])]
+    return [name for name in NAMES if features.issuperset(_NEEDED.get(name, ()))]
 
 
 def _choose() -> tuple[str, bool]:
@@ -86,11 +88,13 @@ def _choose() -> tuple[str, bool]:
 
 ISA, NARROWED = _choose()
 """NARROWED: whether the compiler must be kept from using all that the CPU has."""
-RADIX = {AVX512: 16, SMALL: 4}.get(ISA, 8)
+SCALAR = ISA in (SMALL, INTEGER)
+"""Whether kernels are for cores without vectors."""
+RADIX = {AVX512: 16, SMALL: 4, INTEGER: 4}.get(ISA, 8)
 """Vectors that one pass of the transform holds in registers."""
 REGISTER = {AVX512: 16, AVX2: 8}.get(ISA, 4)
 """Floats of one register: passes go register by register, so that what they hold does not spill."""
 FUSES = ISA in (AVX512, AVX2)
 """Whether every CPU of this name has fused multiply-adds."""
-MOST_LANES = 1 if ISA == SMALL else 16
+MOST_LANES = 1 if SCALAR else 16
 """Groups that a dyadic product transforms side by side: what its scratch grows with."""

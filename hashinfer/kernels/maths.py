@@ -1,7 +1,7 @@
 """exp, the logistic function, tanh and erf of float32, so that loops over them become vectors.
 
-In float64 without branches, rounded once: within 1 ulp. NaN stays NaN. ISA `small`, where float64 is emulated, asks the
-C library instead.
+In float64 without branches, rounded once: within 1 ulp. NaN stays NaN. Where there are no vectors, and float64 is
+emulated, the C library is asked instead.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.isa import ISA, SMALL
+from hashinfer.kernels.isa import SCALAR
 from hashinfer.kernels.jit import inlined
 from hashinfer.kernels.vectors import float_bits
 
-ALONE = ISA == SMALL
 _LOG2_E, _LN_2 = 1 / math.log(2), math.log(2)
 _C2, _C3, _C4, _C5, _C6, _C7, _C8 = (1 / math.factorial(k) for k in range(2, 9))
 _END = 200.0
@@ -68,7 +67,7 @@ def _clipped(x: Any) -> Any:
 @inlined
 def exp32(x: Any) -> Any:
     """exp(x)."""
-    if ALONE:
+    if SCALAR:
         return np.float32(math.exp(x))
     value = np.float32(_wide_exp(_clipped(np.float64(x))))
     return value if x == x else x  # noqa: PLR0124
@@ -77,7 +76,7 @@ def exp32(x: Any) -> Any:
 @inlined
 def logistic32(x: Any) -> Any:
     """1 / (1 + exp(-x))."""
-    if ALONE:
+    if SCALAR:
         e = np.float32(math.exp(-abs(x)))
         return (e if x < np.float32(0.0) else np.float32(1.0)) / (np.float32(1.0) + e)
     value = np.float32(1.0 / (1.0 + _wide_exp(_clipped(-np.float64(x)))))
@@ -93,7 +92,7 @@ def _wide_tanh(x: Any) -> Any:
 @inlined
 def tanh32(x: Any) -> Any:
     """tanh(x)."""
-    if ALONE:
+    if SCALAR:
         return np.float32(math.tanh(x))
     value = np.float32(_wide_tanh(np.float64(x)))
     return value if abs(x) >= np.float32(_LINEAR) else x
@@ -111,7 +110,7 @@ def _wide_erf(x: Any) -> Any:
 @inlined
 def gelu32(x: Any) -> Any:
     """x Phi(x), within 8 eps |x|."""
-    if ALONE:
+    if SCALAR:
         return np.float32(0.5) * x * np.float32(math.erfc(-x * np.float32(math.sqrt(0.5))))
     wide = np.float64(x)
     return np.float32(0.5 * wide * (1.0 + _wide_erf(wide * math.sqrt(0.5))))
@@ -120,7 +119,7 @@ def gelu32(x: Any) -> Any:
 @inlined
 def gelu_by_tanh32(x: Any) -> Any:
     """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, within 8 eps |x|."""
-    if ALONE:
+    if SCALAR:
         inner = np.float32(math.sqrt(2.0 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
         return np.float32(0.5) * x * (np.float32(1.0) + np.float32(math.tanh(inner)))
     wide = np.float64(x)

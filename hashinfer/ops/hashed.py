@@ -15,6 +15,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import (
     blocks,
     dyadic,
+    dyadic_integer,
     dyadic_pixels,
     dyadic_small,
     dyadic_transposed,
@@ -22,7 +23,7 @@ from hashinfer.kernels import (
     pixel_blocks,
     xxh32,
 )
-from hashinfer.kernels.isa import ISA, SMALL
+from hashinfer.kernels.isa import INTEGER, ISA, SMALL
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pixels import PIXELS
 from hashinfer.kernels.vectors import LANES
@@ -236,7 +237,7 @@ def _by_hash(matrix: HashedMatrix, source: Rows, transposed: bool) -> list[Emiss
             return [_block_emission(matrix, source, transposed, reason=f"the weights are {why}: no transform")]
         if transposed:
             return [_dyadic_transposed(matrix, source)]
-        found = [dyadic_small_rows(matrix, source) if ISA == SMALL else _dyadic_rows(matrix, source)]
+        found = [_dyadic_small(matrix, source) if ISA in (SMALL, INTEGER) else _dyadic_rows(matrix, source)]
         return found if source.patches is None else [*found, _dyadic_pixels(matrix, source)]
     together = _block_emission(matrix, source, transposed)
     if transposed or source.patches is not None:
@@ -387,8 +388,8 @@ def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
     return Emission([call], choice=kernel.name, reason=reason)
 
 
-def dyadic_small_rows(matrix: HashedMatrix, source: Rows) -> Emission:
-    """Row by row with the weight vector as the one constant: what ISA `small` takes in place of the spectrum."""
+def _dyadic_small(matrix: HashedMatrix, source: Rows) -> Emission:
+    """Row by row with the weight vector as the one constant, in integers where that is what the core has."""
     scheme = matrix.dyadic
     width, groups = scheme.width, scheme.groups
     args = _scaled(matrix, source) | {
@@ -404,9 +405,14 @@ def dyadic_small_rows(matrix: HashedMatrix, source: Rows) -> Emission:
     stages = groups * width / LANES * (2 * log2(width) + 10)
     work = _NS_STAGE * stages + _NS_FOLD * source.inputs + _NS_FINISH * source.outputs + _NS_PATCH * gathered
     kernel: Kernel = getattr(dyadic_small, f"dyadic_small_{matrix.suffix}")
-    scratch = dyadic_small.small_scratch_bytes(width, gathered)
+    scratch, how = dyadic_small.small_scratch_bytes(width, gathered), "one by one"
+    fits = width <= dyadic_integer.LARGEST_WIDTH and source.inputs <= dyadic_integer.LARGEST_INPUTS
+    if ISA == INTEGER and matrix.w.dtype == np.int8 and fits:
+        kernel, how = dyadic_integer.dyadic_integer_i8, "one by one, in integers"
+        args["norms"] = lambda: dyadic_integer.norm_bits(matrix.w, width)
+        scratch = dyadic_integer.integer_scratch_bytes(width, gathered)
     call = KernelCall(kernel, source.rows, args, scratch, source.rows * (_NS_ROW + work))
-    return Emission([call], choice=kernel.name, reason=f"Walsh-Hadamard over {groups} groups of {width}, one by one")
+    return Emission([call], choice=kernel.name, reason=f"Walsh-Hadamard over {groups} groups of {width}, {how}")
 
 
 def _dyadic_pixels(matrix: HashedMatrix, source: Rows) -> Emission:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hashinfer import errors
 from hashinfer.errors import HashinferError, InputError
-from hashinfer.kernels.isa import AVX2, AVX512, PORTABLE, SMALL, possible
+from hashinfer.kernels.isa import AVX2, AVX512, INTEGER, PORTABLE, SMALL, possible
 from hashinfer.native.emit.header import KEYWORDS, c_name
 from hashinfer.native.emit.link import link_shared, linker
 from hashinfer.native.emit.targets import Target
@@ -122,7 +122,7 @@ def _environment(target: Target) -> dict[str, str]:
 def _isa(target: Target) -> str:
     """Which form of the kernels is emitted. This CPU must be able to run it: it takes the spectrum."""
     if target.small:
-        return SMALL
+        return INTEGER if target.soft else SMALL
     there = possible()
     if target.name == "host" and not target.cpu:
         return there[0]

@@ -9,7 +9,10 @@ from hashinfer.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """triple, cpu, features, abi: as LLVM names them. small: optimise for size, with fixed addresses (no system)."""
+    """triple, cpu, features, abi: as LLVM names them. small: optimise for size, with fixed addresses (no system).
+
+    soft: no floating point in the core.
+    """
 
     name: str
     triple: str
@@ -17,9 +20,11 @@ class Target:
     features: str = ""
     abi: str = ""
     small: bool = False
+    soft: bool = False
     about: str = ""
 
 
+_SOFT = "thumbv7m-unknown-none-eabi"
 _X86, _ARM64, _BARE = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "thumbv7em-unknown-none-eabihf"
 
 PRESETS = (
@@ -34,6 +39,9 @@ PRESETS = (
     Target("armv7", "armv7-unknown-linux-gnueabihf", "cortex-a7", "+neon,+vfp4", about="32-bit ARM with NEON, Linux"),
     Target("riscv64", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "lp64d", about="RV64GC, Linux"),
     Target("wasm32", "wasm32-unknown-wasi", "generic", "+simd128", about="WebAssembly with SIMD"),
+    Target(
+        "cortex-m3", _SOFT, "cortex-m3", small=True, soft=True, about="Cortex-M3, no FPU and no system: in integers"
+    ),
     Target("cortex-m4", _BARE, "cortex-m4", small=True, about="Cortex-M4F, no system"),
     Target("cortex-m7", _BARE, "cortex-m7", small=True, about="Cortex-M7 with FPU, no system"),
 )
@@ -49,7 +57,8 @@ def resolve(name: str, cpu: str | None = None, features: str | None = None) -> T
             raise InputError(f"target {name!r} is unknown; expected an LLVM triple or one of {known}")
         alike = next((t for t in PRESETS if t.triple.split("-")[0] == parts[0]), None)
         bare = "none" in parts[1:3]
-        found = Target(name, name, "", abi=alike.abi if alike else "", small=bare)
+        soft = bare and not name.endswith("hf")
+        found = Target(name, name, "", abi=alike.abi if alike else "", small=bare, soft=soft)
         if alike is not None:
             found = replace(found, cpu=alike.cpu, features=alike.features)
     if cpu is not None:
