@@ -10,7 +10,7 @@ from hashinfer.kernels.isa import INTEGER, SMALL
 from hashinfer.ops import hashed
 from hashinfer.ops.base import Call
 from hashinfer.ops.hashed import HashedConv, HashedProduct
-from hashinfer.schemes import Dyadic
+from hashinfer.schemes import Dyadic, Xxh32
 from tests import naive
 from tests import test_kernels as others
 
@@ -22,12 +22,17 @@ LARGE = [
     Dyadic(64, 40, 1, 5, 64),
 ]
 """Sums of 16, of 128 and of 64 floats an output; all stages; one output."""
+XXH32 = [scheme for scheme in others.PRODUCTS if isinstance(scheme, Xxh32)]
 DYADIC = [scheme for scheme in others.PRODUCTS if isinstance(scheme, Dyadic)] + LARGE
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashed, "ISA", SMALL)
+
+
+def product(scheme, dtype):
+    return HashedProduct(others.matrix(scheme, dtype)), others.CALL, others.inputs(2, scheme.rows)
 
 
 def test_the_plan_holds_no_spectrum():
@@ -40,24 +45,27 @@ def test_the_plan_holds_no_spectrum():
 
 
 @pytest.mark.parametrize("dtype", others.DTYPES)
-@pytest.mark.parametrize("scheme", DYADIC, ids=str)
+@pytest.mark.parametrize("scheme", DYADIC + XXH32, ids=str)
 def test_product(scheme, dtype):
+    kinds = {call.kernel.name for call in others.emission(*product(scheme, dtype)).calls}
+    assert kinds == {f"{scheme.name}_small_{others.matrix(scheme, dtype).suffix}"}
     others.test_product(scheme, dtype, transposed=False)
 
 
 @pytest.mark.parametrize("form", others.BIASES)
-def test_bias_forms(form):
-    others.test_bias_forms(LARGE[1], form, transposed=False)
+@pytest.mark.parametrize("scheme", [LARGE[1], XXH32[3]], ids=str)
+def test_bias_forms(form, scheme):
+    others.test_bias_forms(scheme, form, transposed=False)
 
 
 @pytest.mark.parametrize("where", ["x", "w", "w with zeros in x", "bias"])
 @pytest.mark.parametrize("odd", others.ODD)
-@pytest.mark.parametrize("scheme", [s for s in others.ODD_SCHEMES if isinstance(s, Dyadic)], ids=str)
+@pytest.mark.parametrize("scheme", others.ODD_SCHEMES, ids=str)
 def test_nan_and_inf_stay_where_the_dense_product_has_them(scheme, where, odd):
     others.test_nan_and_inf_stay_where_the_dense_product_has_them(scheme, where, odd, transposed=False)
 
 
-@pytest.mark.parametrize("scheme", [s for s in others.ODD_SCHEMES if isinstance(s, Dyadic)], ids=str)
+@pytest.mark.parametrize("scheme", others.ODD_SCHEMES, ids=str)
 @pytest.mark.parametrize("scales", others.SCALES, ids=str)
 def test_extreme_scales(scheme, scales):
     others.test_extreme_scales(scheme, scales, transposed=False)

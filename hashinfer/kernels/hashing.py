@@ -38,9 +38,14 @@ def xxh32_prefix(i: Any, seed: Any) -> Any:
 
 
 @inlined
-def xxh32_finish(prefix: Any, b: Any) -> Any:
-    """XXH32 of eight bytes, from the state after the first four and the second four as a number."""
-    h = np.uint32(prefix + np.uint32(np.uint32(b) * _P3))
+def column_word(b: Any) -> Any:
+    """What the second four bytes, le32(b), add to the state of XXH32."""
+    return np.uint32(np.uint32(b) * _P3)
+
+
+@inlined
+def xxh32_mixed(h: Any) -> Any:
+    """The end of XXH32 of eight bytes, from the state to which a column_word has been added."""
     h = np.uint32(np.uint32(np.uint32(h << _S17) | np.uint32(h >> _S15)) * _P4)
     h = np.uint32(np.uint32(h ^ np.uint32(h >> _S15)) * _P2)
     h = np.uint32(np.uint32(h ^ np.uint32(h >> _S13)) * _P3)
@@ -48,9 +53,9 @@ def xxh32_finish(prefix: Any, b: Any) -> Any:
 
 
 @inlined
-def column_word(b: Any) -> Any:
-    """What the second four bytes, le32(b), add to the state of XXH32."""
-    return np.uint32(np.uint32(b) * _P3)
+def xxh32_finish(prefix: Any, b: Any) -> Any:
+    """XXH32 of eight bytes, from the state after the first four and the second four as a number."""
+    return xxh32_mixed(np.uint32(prefix + column_word(b)))
 
 
 @inlined

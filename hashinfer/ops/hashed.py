@@ -22,6 +22,7 @@ from hashinfer.kernels import (
     lookup,
     pixel_blocks,
     xxh32,
+    xxh32_small,
 )
 from hashinfer.kernels.isa import INTEGER, ISA, SMALL
 from hashinfer.kernels.jit import Kernel
@@ -242,6 +243,8 @@ def _by_hash(matrix: HashedMatrix, source: Rows, transposed: bool) -> list[Emiss
     together = _block_emission(matrix, source, transposed)
     if transposed or source.patches is not None:
         return [together]
+    if ISA in (SMALL, INTEGER):
+        return [_xxh32_small(matrix, source)]
     alone = _xxh32_rows_emission(matrix, source)
     found = [together, alone]
     if matrix.finite and alone.work * FEWEST < together.work < alone.work:
@@ -333,6 +336,21 @@ def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
     tiles = source.rows * -(-source.outputs // strip)
     reason = f"{source.rows} rows: hashed inline, " + ("zero inputs skipped" if matrix.finite else "no zero skipped")
     return Emission([KernelCall(kernel, tiles, args, xxh32.SCRATCH_BYTES, work)], choice=kernel.name, reason=reason)
+
+
+def _xxh32_small(matrix: HashedMatrix, source: Rows) -> Emission:
+    """Row by row in little memory."""
+    args = _scaled(matrix, source) | {
+        "w": matrix.w,
+        "buckets": matrix.scheme.buckets,
+        "seed": matrix.scheme.seed,
+        "block": matrix.parameter,
+        "skip_zeros": int(matrix.finite),
+    }
+    work = _listing_ns(source) + source.rows * source.inputs * source.outputs * _hash_ns(matrix, matrix.parameter, True)
+    kernel: Kernel = getattr(xxh32_small, f"xxh32_small_{matrix.suffix}")
+    scratch = xxh32_small.small_scratch_bytes(source.inputs, source.outputs, matrix.parameter)
+    return Emission([KernelCall(kernel, source.rows, args, scratch, work)], choice=kernel.name, reason="hashed inline")
 
 
 def _dyadic_args(matrix: HashedMatrix, source: Rows, direct_below: int = 0) -> dict[str, Argument]:
