@@ -321,14 +321,18 @@ def _listing_ns(source: Rows) -> float:
     return source.rows * (_NS_ROW + _NS_LIST * source.inputs)
 
 
-def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
-    args = _scaled(matrix, source) | {
+def _xxh32_args(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
+    return _scaled(matrix, source) | {
         "w": matrix.w,
         "buckets": matrix.scheme.buckets,
         "seed": matrix.scheme.seed,
         "block": matrix.parameter,
         "skip_zeros": int(matrix.finite),
     }
+
+
+def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
+    args = _xxh32_args(matrix, source)
     kernel: Kernel = getattr(xxh32, f"xxh32_row_{matrix.suffix}")
     hashed = source.outputs if matrix.parameter < GROUPED else -(-source.outputs // 16) * 16
     work = _listing_ns(source) + source.rows * source.inputs * hashed * _hash_ns(matrix, matrix.parameter, listed=True)
@@ -340,13 +344,7 @@ def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
 
 def _xxh32_small(matrix: HashedMatrix, source: Rows) -> Emission:
     """Row by row in little memory."""
-    args = _scaled(matrix, source) | {
-        "w": matrix.w,
-        "buckets": matrix.scheme.buckets,
-        "seed": matrix.scheme.seed,
-        "block": matrix.parameter,
-        "skip_zeros": int(matrix.finite),
-    }
+    args = _xxh32_args(matrix, source)
     work = _listing_ns(source) + source.rows * source.inputs * source.outputs * _hash_ns(matrix, matrix.parameter, True)
     kernel: Kernel = getattr(xxh32_small, f"xxh32_small_{matrix.suffix}")
     scratch = xxh32_small.small_scratch_bytes(source.inputs, source.outputs, matrix.parameter)
