@@ -25,10 +25,11 @@ assert isa.ISA == sys.argv[1], isa.ISA
 chosen = "product or hadamard or convolution or lookup or spectrum or chunks or test_vectors"
 options = ["-q", "-x", "-p", "no:cacheprovider", "-k", f"not int8 and not float16 and ({chosen})"]
 code = pytest.main([*options, *sys.argv[2:]])
-from hashinfer.kernels.dyadic import dyadic_row_f32
+from hashinfer.kernels import dyadic, dyadic_small
 
-dyadic_row_f32.address
-text = dyadic_row_f32._code._library.get_asm_str()
+kernel = dyadic_small.dyadic_small_f32 if isa.SCALAR else dyadic.dyadic_row_f32
+kernel.address
+text = kernel._code._library.get_asm_str()
 print("registers", *[name for name in ("zmm", "ymm", "xmm") if "%" + name in text])
 sys.exit(code)
 """
@@ -46,7 +47,7 @@ def run(name: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", [isa.AVX2, isa.PORTABLE, isa.SMALL])
+@pytest.mark.parametrize("name", [isa.AVX2, isa.PORTABLE, isa.SMALL, isa.INTEGER])
 def test_narrower_vectors_compute_the_same(name):
     if isa.NAMES.index(name) <= isa.NAMES.index(isa.ISA):
         pytest.skip(f"this run's kernels are {isa.ISA} already, or the CPU has no {name}")
@@ -55,7 +56,7 @@ def test_narrower_vectors_compute_the_same(name):
     assert " passed" in done.stdout
     if "x86_64" in llvm.get_process_triple():
         used = done.stdout.split("registers")[1].split()
-        assert used[0] == {"avx2": "ymm", "portable": "xmm", "small": "xmm"}[name]
+        assert used[0] == {"avx2": "ymm", "portable": "xmm", "small": "xmm", "integer": "xmm"}[name]
 
 
 @pytest.mark.parametrize("name", ["avx1024", "AVX2"])

@@ -14,7 +14,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import blocks, dyadic, hashing, intrinsics
 from hashinfer.kernels.arguments import ACTIVATIONS, activate
 from hashinfer.kernels.hadamard import hadamard
-from hashinfer.kernels.isa import FUSES, ISA, RADIX, SMALL
+from hashinfer.kernels.isa import FUSES, RADIX, SCALAR
 from hashinfer.kernels.jit import device
 from hashinfer.ops import hashed
 from hashinfer.ops.base import Call, Operand
@@ -30,8 +30,8 @@ from tests.naive import EPS
 
 CALL = Call({}, 20)
 DTYPES = ("float32", "float16", "int8")
-DYADIC_ROW = "dyadic_small" if ISA == SMALL else "dyadic_row"
-by_vectors = pytest.mark.skipif(ISA == SMALL, reason="this ISA has one kernel for rows, without spectrum and choice")
+DYADIC_ROW = "dyadic_small" if SCALAR else "dyadic_row"
+by_vectors = pytest.mark.skipif(SCALAR, reason="this ISA has one kernel for rows, without spectrum and choice")
 ROWS = (1, 2, 7, 17, 33, 70)
 
 PRODUCTS: list[Scheme] = [
@@ -370,8 +370,8 @@ def test_the_products_above_take_every_kernel():
         op = HashedProduct(m, transposed)
         calls = emission(op, CALL, np.zeros((rows, op.inputs), np.float32)).calls
         chosen.update(call.kernel.name for call in calls)
-    row = ("xxh32_small",) if ISA == SMALL else ("xxh32_row",)
-    families, counted = (*row, "block", DYADIC_ROW, "dyadic_transposed"), set() if ISA == SMALL else {"count_inputs"}
+    row = ("xxh32_small",) if SCALAR else ("xxh32_row",)
+    families, counted = (*row, "block", DYADIC_ROW, "dyadic_transposed"), set() if SCALAR else {"count_inputs"}
     assert chosen == {f"{f}_{s}" for f in families for s in ("f32", "f16", "i8")} | counted
 
 
@@ -695,7 +695,7 @@ def test_convolutions_take_every_kernel():
         op = HashedConv(m, weights)
         x = np.zeros(shape, np.float32)
         chosen.update(call.kernel.name for call in emission(op, Call(attributes, 20), x).calls)
-    families = ("pixel_block", DYADIC_ROW, "dyadic_pixels")
+    families = ("pixel_block", DYADIC_ROW) if SCALAR else ("pixel_block", DYADIC_ROW, "dyadic_pixels")
     assert chosen == {f"{f}_{s}" for f in families for s in ("f32", "f16", "i8")}
 
 

@@ -1,11 +1,10 @@
-"""The kernels that ISAs `small` and `integer` take for dyadic products, on any CPU."""
+"""The kernels that ISAs `small` and `integer` take for rows, on any CPU."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from hashinfer.kernels import dyadic_integer
 from hashinfer.kernels.isa import INTEGER, SMALL
 from hashinfer.ops import hashed
 from hashinfer.ops.base import Call
@@ -21,7 +20,7 @@ LARGE = [
     Dyadic(256, 300, 500, 4, 256),
     Dyadic(64, 40, 1, 5, 64),
 ]
-"""Sums of 16, of 128 and of 64 floats an output; all stages; one output."""
+"""Sums of 8 and of 64 floats an output, all stages, one output."""
 XXH32 = [scheme for scheme in others.PRODUCTS if isinstance(scheme, Xxh32)]
 DYADIC = [scheme for scheme in others.PRODUCTS if isinstance(scheme, Dyadic)] + LARGE
 
@@ -29,6 +28,7 @@ DYADIC = [scheme for scheme in others.PRODUCTS if isinstance(scheme, Dyadic)] + 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashed, "ISA", SMALL)
+    monkeypatch.setattr(hashed, "SCALAR", True)
 
 
 def product(scheme, dtype):
@@ -78,8 +78,8 @@ def test_convolution(case, dtype):
     others.test_convolution(case, "dyadic", dtype)
 
 
-def test_some_convolution_goes_row_by_row():
-    shape, weights, attributes = others.CONVOLUTIONS["whole image"]
+def test_convolutions_go_row_by_row():
+    shape, weights, attributes = others.CONVOLUTIONS["plain"]
     op = HashedConv(others.matrix(others.conv_scheme("dyadic", weights)), weights)
     (call,) = others.emission(op, Call(attributes, 20), np.zeros(shape, np.float32)).calls
     assert call.kernel.name == "dyadic_small_f32"
@@ -91,6 +91,7 @@ def test_some_convolution_goes_row_by_row():
 @pytest.fixture
 def integer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashed, "ISA", INTEGER)
+    monkeypatch.setattr(hashed, "SCALAR", True)
 
 
 def integer_bound(m, x: np.ndarray, dense: np.ndarray) -> np.ndarray:
@@ -128,7 +129,7 @@ def test_whole_numbers_are_exact_in_integers(integer):
     m = others.HashedMatrix(scheme, w, 1.0)
     x = np.random.default_rng(1).integers(-1, 2, (4, 30)).astype(np.float32)
     expected = naive.matmul(x, others.virtual(m))
-    assert np.abs(others.run(HashedProduct(m), others.CALL, x) - expected).max() < 1e-4
+    assert np.array_equal(others.run(HashedProduct(m), others.CALL, x), expected)
 
 
 @pytest.mark.parametrize("odd", others.ODD)
@@ -157,7 +158,10 @@ def test_convolutions_in_integers(integer, case):
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     kind = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1} | attributes
     dense = others.virtual(m).T.reshape(weights)
-    y, expected = others.run(HashedConv(m, weights), Call(attributes, 20), x), naive.conv2d(x, dense, **kind)
+    op = HashedConv(m, weights)
+    chosen = {call.kernel.name for call in others.emission(op, Call(attributes, 20), x).calls}
+    assert chosen == {"pixel_block_i8" if "group" in attributes else "dyadic_integer_i8"}
+    y, expected = others.run(op, Call(attributes, 20), x), naive.conv2d(x, dense, **kind)
     np.testing.assert_allclose(y, expected, atol=2e-5 * np.abs(expected).max(initial=1))
 
 
@@ -169,4 +173,13 @@ def test_large_layers_stay_in_floats(integer):
 
 @pytest.mark.parametrize(("values", "expected"), [([0, 0], 0), ([1, 0], 0), ([1, 1], 1), ([-127, 127], 8), ([4, 0], 2)])
 def test_norms_in_bits(values, expected):
-    assert dyadic_integer.norm_bits(np.array(values, np.int8), 2).tolist() == [expected]
+    w = np.array(values, np.int8)
+    assert others.HashedMatrix(Dyadic(2, 2, 2, 1, 2), w, 1.0).norms.tolist() == [expected]
+
+
+def test_a_scale_that_is_hardly_normal(integer):
+    """The outputs are, though the unit of the integers times the scale is not."""
+    scheme = Dyadic(512, 64, 130, 3, 64)
+    m = others.HashedMatrix(scheme, others.stored(512, "int8"), 2.0**-100)
+    x, dense = others.inputs(3, 64) * np.float32(2.0**-33), others.virtual(m)
+    others.check(others.run(HashedProduct(m), others.CALL, x), naive.matmul(x, dense), integer_bound(m, x, dense))

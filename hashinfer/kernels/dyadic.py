@@ -359,16 +359,16 @@ def direct_row(args: Any, x: Any, scale: Any, w: Any, first: Any, last: Any, v: 
 def _first_pass(spectrum: Any, at: Any, u: Any, v: Any, lanes: Any, block: Any) -> None:
     """The stages across RADIX blocks of spectrum . u, into blocks of `block` vectors, a vector apart."""
     step = (block + 1) * 16
-    if MOST_LANES >= 16 and lanes == 16:
+    if lanes == 16:
         for q in range(block):
             modulated_lanes16(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
-    elif MOST_LANES >= 8 and lanes == 8:
+    elif lanes == 8:
         for q in range(block):
             modulated_lanes8(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
-    elif MOST_LANES >= 4 and lanes == 4:
+    elif lanes == 4:
         for q in range(block):
             modulated_lanes4(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
-    elif MOST_LANES >= 2 and lanes == 2:
+    elif lanes == 2:
         for q in range(block):
             modulated_lanes2(spectrum, at + q * RADIX * 16, u, q, block, v, q * 16, step)
     else:

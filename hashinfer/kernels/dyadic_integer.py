@@ -4,9 +4,10 @@ As hashinfer.kernels.dyadic_small, in int32. A row is rounded to whole numbers |
 2^T is the power of two above its largest input and B = 30 - ceil(log2(inputs)), at most 20. Then u, H u and H w_g are
 exact, their products are halved until H of them cannot overflow, and the outputs alone become floats again:
 
-|y - exact| <= scale (2^(T - B - 1) sum over i of |W[i, j]| + 2^-28 width ||u||_2 ||w_g||_2), and one rounding.
+|y - exact| <= scale (2^(T - B - 1) sum over i of |W[i, j]| + 2^-28 width ||u||_2 ||w_g||_2), and two roundings.
 
-A row with an input that is not finite, or whose largest is outside [SMALLEST, LARGEST], is computed directly.
+A row with an input that is not finite, or whose largest, with or without the weights' scale, is outside
+[SMALLEST, LARGEST], is computed directly.
 """
 
 from __future__ import annotations
@@ -29,7 +30,17 @@ from hashinfer.kernels.arguments import (
     row_start,
 )
 from hashinfer.kernels.dyadic import out_of_range
-from hashinfer.kernels.dyadic_small import BUCKETS, COL_SIGNS, PLACES, ROW_SIGNS, WIDTH, W, direct_row
+from hashinfer.kernels.dyadic_small import (
+    BUCKETS,
+    COL_SIGNS,
+    PLACES,
+    ROW_SIGNS,
+    WIDTH,
+    W,
+    direct_row,
+    magnitude,
+    signed,
+)
 from hashinfer.kernels.dyadic_small import FIELDS as SMALL_FIELDS
 from hashinfer.kernels.hadamard import log2_of
 from hashinfer.kernels.jit import device, entry, inlined
@@ -41,19 +52,8 @@ NORMS = len(SMALL_FIELDS)
 """norms: int32 [groups], ceil(log2(||w_g||_2)), 0 where that is below 1. Others as dyadic_small has them."""
 
 LARGEST_WIDTH = LARGEST_INPUTS = 2**14
-"""Up to which nothing overflows: |H w_g| <= 2^21, |H u| <= 2^30."""
+"""Up to which nothing overflows: |H w_g| <= 2^21, |H u| <= 2^30. Scratch: hashinfer.kernels.dyadic_small's."""
 _MOST_BITS, _SUM_BITS = 20, 30
-
-
-def integer_scratch_bytes(width: int, gathered: int) -> int:
-    """Scratch of dyadic_integer_i8: u, V, and the inputs of a row that are gathered from patches."""
-    return 4 * (2 * width + gathered)
-
-
-def norm_bits(w: Any, width: int) -> Any:
-    """`norms` of an int8 weight vector [groups * width]."""
-    squares = np.square(w.reshape(-1, width).astype(np.int64)).sum(1)
-    return np.array([((int(s) - 1).bit_length() + 1) // 2 if s > 1 else 0 for s in squares], np.int32)
 
 
 @device
@@ -118,9 +118,7 @@ def _fold(words: Any, top: Any, bits: Any, inputs: Any, width: Any, signs: Any, 
     for k in range(np.int32(width)):
         i, total = np.uint32(k), np.int32(0)
         while i < inputs:
-            value = _rounded(words[i], top, bits)
-            negative = np.uint32(signs[np.uint32(i >> 4)]) >> np.uint32(i & 15) & 1
-            total = np.int32(total - value) if negative else np.int32(total + value)
+            total = np.int32(total + signed(_rounded(words[i], top, bits), signs, i))
             i = np.uint32(i + width)
         u[np.uint32(k)] = total
         square += np.int64(total) * np.int64(total)
@@ -154,7 +152,7 @@ def dyadic_integer_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
     words, largest = int32_array(address, inputs), np.int32(0)
     for i in range(np.uint64(inputs)):
         largest = max(largest, np.int32(words[i] & np.int32(0x7FFFFFFF)))
-    if out_of_range(np.uint32(largest)):
+    if out_of_range(np.uint32(largest)) or out_of_range(magnitude(np.uint32(largest).view(np.float32) * scale)):
         direct_row(args, tile, float32_array(address, inputs), scale, w)
         return
     levels, rows = log2_of(width), 0
@@ -175,6 +173,5 @@ def dyadic_integer_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
         j = np.uint64(g)
         for t in range(np.int32((outputs - g + groups - 1) // groups)):
             value = np.float32(v[np.uint32(places[np.uint32(t)])]) * unit
-            negative = np.uint32(signs[np.uint32(j >> np.uint64(4))]) >> np.uint32(j & np.uint64(15)) & 1
-            finish_by(args, epilogue, start, tile, j, -value if negative else value)
+            finish_by(args, epilogue, start, tile, j, signed(value, signs, np.uint32(j)))
             j = np.uint64(j + np.uint64(groups))

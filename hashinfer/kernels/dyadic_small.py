@@ -2,7 +2,7 @@
 
 As hashinfer.kernels.dyadic, with its error bound, but a group at a time and in single floats: V <- H w_g, V <- V . H u
 / width, V <- H V, y[t G + g] = r(j) V[perm(t)]. H w_g is taken on the way and not held, so that w is the one
-constant; outputs go where they belong as they come. The last stages of H are signed sums of `tail` floats.
+large constant; outputs go where they belong as they come, each a signed sum over the last stages of H.
 
 Indices are int32, and unsigned where they meet an array, so that 32-bit cores compute them in one word and nothing asks
 whether they are negative.
@@ -45,7 +45,7 @@ W, BUCKETS, WIDTH, PLACES, ROW_SIGNS, COL_SIGNS = range(len(PRODUCT), len(FIELDS
 
 
 def small_scratch_bytes(width: int, gathered: int) -> int:
-    """Scratch of dyadic_small: u, V, and the inputs of a row that are gathered from patches."""
+    """Scratch of dyadic_small, and of dyadic_integer: u, V, and the inputs of a row that are gathered from patches."""
     return 4 * (2 * width + gathered)
 
 
@@ -240,13 +240,13 @@ def _output(v: Any, place: Any, width: Any, done: Any) -> Any:
 
 
 @inlined
-def _signed(value: Any, signs: Any, i: Any) -> Any:
+def signed(value: Any, signs: Any, i: Any) -> Any:
     """value, negated where bit i of `signs` is set."""
     return -value if np.uint32(signs[np.uint32(i >> 4)]) >> np.uint32(i & 15) & 1 else value
 
 
 @inlined
-def _magnitude(value: Any) -> Any:
+def magnitude(value: Any) -> Any:
     """The bits of |value|, which order as the numbers do, Inf and NaN above all."""
     return np.uint32(np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF))
 
@@ -261,10 +261,10 @@ def _fold(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any) -> An
     for k in range(np.int32(width)):
         i, total = np.uint32(k), np.float32(0.0)
         while i < inputs:
-            total += _signed(x[i] * scale, signs, i)
+            total += signed(x[i] * scale, signs, i)
             i = np.uint32(i + width)
         u[np.uint32(k)] = total * factor
-        largest = max(largest, _magnitude(total))
+        largest = max(largest, magnitude(total))
     return out_of_range(largest)
 
 
@@ -279,8 +279,8 @@ def direct_row(args: Any, tile: Any, x: Any, scale: Any, w: Any) -> None:
         base, perm, total = j % groups * width, np.int64(places[j // groups]), np.float32(0.0)
         for i in range(inputs):
             if x[i] != np.float32(0.0):
-                total += _signed(x[i] * scale, row_signs, np.uint32(i)) * weight(w, base + ((i & (width - 1)) ^ perm))
-        finish(args, start, tile, j, _signed(total, col_signs, np.uint32(j)))
+                total += signed(x[i] * scale, row_signs, np.uint32(i)) * weight(w, base + ((i & (width - 1)) ^ perm))
+        finish(args, start, tile, j, signed(total, col_signs, np.uint32(j)))
 
 
 @device
@@ -304,7 +304,7 @@ def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         done = _modulate(w, np.int32(g * width), u, v, narrow, bits, count)
         j = np.uint64(g)
         for t in range(np.int32(count)):
-            value = _signed(_output(v, places[np.uint32(t)], narrow, done), signs, np.uint32(j))
+            value = signed(_output(v, places[np.uint32(t)], narrow, done), signs, np.uint32(j))
             finish_by(args, epilogue, start, tile, j, value)
             j = np.uint64(j + np.uint64(groups))
 

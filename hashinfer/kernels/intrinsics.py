@@ -29,7 +29,7 @@ butterflies2/4/8/16    register by register: loads, log2(radix) stages of fadd a
 columns8               single floats by eight addresses: loads (widened as by weights16), fadd and fsub, stores
 modulated_*            as butterflies, behind loads of the spectrum times u: one float broadcast, or a shuffle that
                        repeats each float `lanes` times, and the butterflies inside the vectors
-signed_sum2/4/8/16     register by register: loads, then a tree of llvm.fma by +-1
+signed_sum2/4/8/16     register by register: loads, then a tree of fma16's operation by +-1
 load/store_lanes16     sub and icmp ult on sixteen lane numbers, llvm.masked.load or .store (AVX-512: a mask register;
                        AVX2: two vmaskmovps; elsewhere a branch for each lane)
 int64_at, *_array      inttoptr: an address as a pointer, or as an array of a length

@@ -12,7 +12,8 @@ integer      by name alone: as small, and without floating point             int
                                                                              (kernels/dyadic_integer.py)
 ===========  ==============================================================  ==========================================
 
-A name that the CPU cannot run is refused. Kernels are the same source for all; only the constants here differ.
+A name that the CPU cannot run is refused. Kernels are the same source for all, and differ by the constants here; but
+rows have kernels of their own for the last two.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Fused hashed ops: products, convolutions and lookups over a virtual weight matrix that is never held.
 
-Which kernel runs is chosen here, by shape, batch and scheme alone; `Emission.choice` and `.reason` say it in words.
+Which kernel runs is chosen here, by shape, batch, scheme and ISA alone; `Emission.choice` and `.reason` say it in
+words.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from hashinfer.kernels import (
     xxh32,
     xxh32_small,
 )
-from hashinfer.kernels.isa import INTEGER, ISA, SMALL
+from hashinfer.kernels.isa import INTEGER, ISA, SCALAR
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pixels import PIXELS
 from hashinfer.kernels.vectors import LANES
@@ -238,13 +239,15 @@ def _by_hash(matrix: HashedMatrix, source: Rows, transposed: bool) -> list[Emiss
             return [_block_emission(matrix, source, transposed, reason=f"the weights are {why}: no transform")]
         if transposed:
             return [_dyadic_transposed(matrix, source)]
-        found = [_dyadic_small(matrix, source) if ISA in (SMALL, INTEGER) else _dyadic_rows(matrix, source)]
+        if SCALAR:
+            return [_dyadic_small(matrix, source)]
+        found = [_dyadic_rows(matrix, source)]
         return found if source.patches is None else [*found, _dyadic_pixels(matrix, source)]
+    if SCALAR and not transposed and source.patches is None:
+        return [_xxh32_small(matrix, source)]
     together = _block_emission(matrix, source, transposed)
     if transposed or source.patches is not None:
         return [together]
-    if ISA in (SMALL, INTEGER):
-        return [_xxh32_small(matrix, source)]
     alone = _xxh32_rows_emission(matrix, source)
     found = [together, alone]
     if matrix.finite and alone.work * FEWEST < together.work < alone.work:
@@ -404,8 +407,13 @@ def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
     return Emission([call], choice=kernel.name, reason=reason)
 
 
+def takes_spectrum(op: HashedProduct | HashedConv) -> bool:
+    """Whether any plan of the op has its matrix take its spectrum."""
+    return op.matrix.in_range and (not SCALAR or (isinstance(op, HashedProduct) and op.transposed))
+
+
 def _dyadic_small(matrix: HashedMatrix, source: Rows) -> Emission:
-    """Row by row with the weight vector as the one constant, in integers where that is what the core has."""
+    """Row by row with the weight vector as the one large constant, in integers where that is what the core has."""
     scheme = matrix.dyadic
     width, groups = scheme.width, scheme.groups
     args = _scaled(matrix, source) | {
@@ -417,7 +425,6 @@ def _dyadic_small(matrix: HashedMatrix, source: Rows) -> Emission:
         "col_signs": lambda: matrix.col_signs,
     }
     gathered = source.inputs if source.patches is not None else 0
-    # In the time that vectors would take, as that of the other kernels is.
     stages = groups * width / LANES * (2 * log2(width) + 10)
     work = _NS_STAGE * stages + _NS_FOLD * source.inputs + _NS_FINISH * source.outputs + _NS_PATCH * gathered
     kernel: Kernel = getattr(dyadic_small, f"dyadic_small_{matrix.suffix}")
@@ -425,8 +432,7 @@ def _dyadic_small(matrix: HashedMatrix, source: Rows) -> Emission:
     fits = width <= dyadic_integer.LARGEST_WIDTH and source.inputs <= dyadic_integer.LARGEST_INPUTS
     if ISA == INTEGER and matrix.w.dtype == np.int8 and fits:
         kernel, how = dyadic_integer.dyadic_integer_i8, "one by one, in integers"
-        args["norms"] = lambda: dyadic_integer.norm_bits(matrix.w, width)
-        scratch = dyadic_integer.integer_scratch_bytes(width, gathered)
+        args["norms"] = lambda: matrix.norms
     call = KernelCall(kernel, source.rows, args, scratch, source.rows * (_NS_ROW + work))
     return Emission([call], choice=kernel.name, reason=f"Walsh-Hadamard over {groups} groups of {width}, {how}")
 

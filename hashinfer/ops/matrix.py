@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hashinfer.errors import SchemeError
 from hashinfer.kernels import dyadic
-from hashinfer.kernels.isa import MOST_LANES
+from hashinfer.kernels.isa import INTEGER, ISA, MOST_LANES
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pool import Program
 from hashinfer.ops.base import Array
@@ -116,6 +116,17 @@ class HashedMatrix:
         """Bit j % 16 of word j // 16 is set where r(j) is -1."""
         return _sign_words(self.dyadic.col_negative, self.scheme.cols)
 
+    @cached_property
+    def norms(self) -> NDArray[np.int32]:
+        """int32 [groups]: ceil(log2(||w_g||_2)) of an int8 weight vector, 0 where the norm is below 1."""
+        w, out = self.w.reshape(-1, self.dyadic.width), np.empty(self.dyadic.groups, np.int32)
+        step = max(1, 2**16 // self.dyadic.width)
+        for first in range(0, len(out), step):
+            squares = np.square(w[first : first + step].astype(np.int64)).sum(1)
+            # Exact: a sum of squares of int8 has far fewer than 53 bits.
+            out[first : first + step] = np.ceil(np.log2(np.maximum(squares, 1)) / 2)
+        return out
+
     def _transformed(self, scheme: Dyadic) -> Array:
         out = np.empty(spectrum_size(scheme), np.float32)
         args: dict[str, Argument] = {
@@ -135,16 +146,19 @@ class HashedMatrix:
 
     @property
     def spectrum_bytes(self) -> int:
-        """Bytes of the spectrum and its tables, taken yet or not; 0 for a scheme without one."""
+        """Bytes of the spectrum, taken yet or not; 0 for a scheme without one."""
+        return 4 * spectrum_size(self.scheme) if isinstance(self.scheme, Dyadic) else 0
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of a dyadic scheme's tables, taken yet or not: places, signs and norms; 0 for another scheme."""
         if not isinstance(self.scheme, Dyadic):
             return 0
-        places = -(-self.scheme.cols // self.scheme.groups)
-        return (
-            4 * spectrum_size(self.scheme)
-            + 8 * places
-            + -(-self.scheme.rows // 16) * 2
-            + -(-self.scheme.cols // 16) * 2
+        places, signs = (
+            -(-self.scheme.cols // self.scheme.groups),
+            -(-self.scheme.rows // 16) + -(-self.scheme.cols // 16),
         )
+        return 8 * places + 2 * signs + 4 * self.scheme.groups * (ISA == INTEGER)
 
     @property
     def resident_bytes(self) -> int:

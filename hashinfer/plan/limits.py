@@ -96,23 +96,37 @@ class _Watch:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, None)
 
 
+def _end(watch: _Watch) -> None:
+    """Stop it, whatever arrives meanwhile: an _Over is dropped, anything else is raised afterwards."""
+    late: BaseException | None = None
+    while True:
+        try:
+            watch.stop()
+            break
+        except _Over:
+            pass
+        except BaseException as error:
+            late = error
+    if late is not None:
+        raise late
+
+
 def in_time(limits: Limits, op: str, node: str, work: Callable[[], Result]) -> Result:
     """What `work` returns; where its Python code still runs when the time is over, it ends by TimeLimitError."""
     if limits.seconds is None:
         return work()
-    watch, stopped = _Watch(limits.deadline), False
+    watch = _Watch(limits.deadline)
     try:
         try:
             watch.start()
             return work()
         finally:
-            watch.stop()
-    except _Over:
-        while not stopped:
-            with suppress(_Over):
-                watch.stop()
-                stopped = True
-        raise TimeLimitError(at_node(op, node, limits.over())) from None
+            _end(watch)
+    except BaseException as error:
+        _end(watch)
+        if isinstance(error, _Over):
+            raise TimeLimitError(at_node(op, node, limits.over())) from None
+        raise
 
 
 def value_bytes(value: Any) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from hashinfer.errors import MemoryLimitError
 from hashinfer.ops.base import Array, Op, Operand, TensorType
 from hashinfer.ops.emission import Emission, NativeOp
-from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
+from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct, takes_spectrum
 from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.plan.arena import Lifetime, lay_out
 from hashinfer.plan.control import is_control
@@ -104,15 +104,11 @@ def programs(program: Program) -> Iterator[Program]:
 def weight_bytes(program: Program) -> int:
     """Bytes of constants and weights, those of subgraphs too, once every spectrum that products use has been taken."""
     constants = {id(c): c.nbytes for p in programs(program) for c in p.constants.values()}
-    transformed = {
-        id(s.op.matrix)
-        for p in programs(program)
-        for s in p.steps
-        if isinstance(s.op, HashedProduct | HashedConv) and s.op.matrix.in_range
-    }
-    return sum(constants.values()) + sum(
-        m.w.nbytes + (m.spectrum_bytes if id(m) in transformed else 0) + m.materialised_bytes for m in matrices(program)
-    )
+    products = [s.op for p in programs(program) for s in p.steps if isinstance(s.op, HashedProduct | HashedConv)]
+    spectra = {id(op.matrix): op.matrix.spectrum_bytes for op in products if takes_spectrum(op)}
+    tables = {id(op.matrix): op.matrix.table_bytes for op in products if op.matrix.in_range}
+    held = sum(m.w.nbytes + m.materialised_bytes for m in matrices(program))
+    return sum(constants.values()) + held + sum(spectra.values()) + sum(tables.values())
 
 
 def make_plan(program: Program, inputs: Sequence[TensorType], threads: int, limit: int) -> Plan:

@@ -26,8 +26,8 @@ class CompiledSession:
     """A loaded shared library. Arguments, calls and errors are those of hashinfer.InferenceSession.
 
     A run uses the calling thread alone: threads, intra_op_num_threads and memory_budget are accepted and change
-    nothing. A time limit is looked at between the rows of a batch: a row once begun is finished. What only a plan knows
-    (plan, report, profile) is not here.
+    nothing. A time limit is looked at between the rows of a batch: a row once begun, or a run without a batch, is
+    finished. What only a plan knows (plan, report, profile) is not here.
     """
 
     def __init__(

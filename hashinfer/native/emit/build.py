@@ -19,10 +19,10 @@ from hashinfer.native.emit.header import KEYWORDS, c_name
 from hashinfer.native.emit.link import link_shared, linker
 from hashinfer.native.emit.targets import Target
 
-WIDER = {
-    AVX512: "x86-64-v4 skylake-avx512 cascadelake icelake-client icelake-server tigerlake sapphirerapids znver4 znver5",
-    AVX2: "x86-64-v3 haswell broadwell skylake alderlake raptorlake znver1 znver2 znver3",
-}
+_AVX512 = "x86-64-v4 skylake-avx512 cascadelake cooperlake icelake-client icelake-server rocketlake tigerlake \
+sapphirerapids emeraldrapids graniterapids znver4 znver5"
+_AVX2 = "x86-64-v3 haswell broadwell skylake alderlake raptorlake meteorlake znver1 znver2 znver3"
+WIDER = {AVX512: _AVX512.split(), AVX2: (_AVX512 + " " + _AVX2).split()}
 """CPUs, as LLVM names them, that get more than the portable form of the kernels."""
 FORMATS = ("o", "so", "wheel-dir")
 
@@ -126,5 +126,5 @@ def _isa(target: Target) -> str:
     there = possible()
     if target.name == "host" and not target.cpu:
         return there[0]
-    wanted = (name for name, cpus in WIDER.items() if target.cpu in cpus.split() and name in there)
+    wanted = (name for name, cpus in WIDER.items() if target.cpu in cpus and name in there)
     return next(wanted, PORTABLE)

@@ -57,7 +57,7 @@ def resolve(name: str, cpu: str | None = None, features: str | None = None) -> T
             raise InputError(f"target {name!r} is unknown; expected an LLVM triple or one of {known}")
         alike = next((t for t in PRESETS if t.triple.split("-")[0] == parts[0]), None)
         bare = "none" in parts[1:3]
-        soft = bare and not name.endswith("hf")
+        soft = bare and parts[0] in ("thumbv6m", "thumbv7m") and not name.endswith("hf")
         found = Target(name, name, "", abi=alike.abi if alike else "", small=bare, soft=soft)
         if alike is not None:
             found = replace(found, cpu=alike.cpu, features=alike.features)
