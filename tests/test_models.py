@@ -14,7 +14,8 @@ from hashinfer.errors import InputError
 
 MODELS = Path(__file__).parent.parent / "models"
 NAMES = ("mnist-dyadic-64x", "mnist-xxh32-64x", "mnist-dyadic-8x", "mnist-xxh32-8x")
-DERIVED = ("mnist-dyadic-64x-int8", "mnist-cnn-64x")
+FIVE_LAYERS = ("mnist-5l-dyadic-64x", "rot-5l-dyadic-64x")
+DERIVED = ("mnist-dyadic-64x-int8", "mnist-cnn-64x", *FIVE_LAYERS)
 NUMBERS_ALLOWED = {"64x": 12_422, "8x": 99_376}
 ERROR_ALLOWED = {"64x": 3.0, "8x": 1.6}
 POINTS = 0.05
@@ -58,7 +59,8 @@ def test_answers(name, digits, labels):
     logits = session(digits)
     assert (logits.dtype, logits.shape) == (np.float32, (1000, 10))
     error = 100 * float((logits.argmax(1) != labels).mean())
-    assert error <= 5
+    # It has learned digits at any angle, from a fifth of the images.
+    assert error <= (16 if name.startswith("rot") else 5)
     stated = card_error(name, "test error, first 1,000")
     assert stated is not None, "the card does not say"
     assert abs(error - stated) <= POINTS
@@ -111,6 +113,16 @@ def test_int8_weights_take_a_quarter_of_the_bytes():
     assert [(h["buckets"], h["seed"]) for h in layers[0]] == [(h["buckets"], h["seed"]) for h in layers[1]]
     assert {h["dtype"] for h in layers[1]} == {"int8"}
     assert there("mnist-dyadic-64x-int8.hnet").stat().st_size < 20_000
+
+
+@pytest.mark.parametrize("name", FIVE_LAYERS)
+def test_five_layers_store_what_the_benchmark_allows(name):
+    report = hashinfer.InferenceSession(there(f"{name}.hnet")).report()
+    hashed = [step["hashed"] for step in report["steps"] if "hashed" in step]
+    assert [(h["rows"], h["cols"]) for h in hashed] == [(784, 1000), (1000, 1000), (1000, 1000), (1000, 10)]
+    assert {h["scheme"] for h in hashed} == {"dyadic"}
+    assert sum(h["buckets"] for h in hashed) <= 2_797_010 // 64
+    assert report["fallbacks"] == []
 
 
 def test_the_cnns_dense_layers_are_hashed():
