@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import statistics
 import threading
 import time
@@ -175,22 +177,47 @@ def processors_together(threads: int, samples: int = 3) -> float:
     What the machine gives at this moment, whatever engine uses it: less than `threads` where its processors are one
     core's two threads, or others use them. The median of a few samples, a few milliseconds each.
     """
-    runs = [_runner(fma, 32, 2**20) for _ in range(threads)]
+    # By ctypes, which lets go of Python's lock; a session's driver keeps it for short runs.
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(fma.address)
+    work = [_Loop(call) for _ in range(threads)]
     found = []
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(samples):
-            alone, start = once(runs[0]), threading.Barrier(threads)
-
-            def work(run: Run, start: threading.Barrier = start) -> tuple[float, float]:
-                start.wait()
-                began = time.perf_counter()
-                run(0)
-                return began, time.perf_counter()
-
-            spans = list(pool.map(work, runs))
+            alone = once(work[0].run)
+            started = threading.Barrier(threads)
+            spans = list(pool.map(lambda k, started=started: work[k].span(started, k), range(threads)))
             wall = max(end for _, end in spans) - min(began for began, _ in spans)
             found.append(threads * alone / wall)
     return statistics.median(found)
+
+
+class _Loop:
+    """A few milliseconds of multiply-adds in registers."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._data = aligned_empty(4 * 64).view(np.float32)
+        self._data.fill(1e-20)
+        self._scratch = aligned_empty(4 * 16 * (CHAINS + 1))
+        self._args = np.array([self._data.ctypes.data, 32, 0, 2**20], np.int64)
+
+    def run(self, _number: int) -> None:
+        self._call(self._args.ctypes.data, 0, self._scratch.ctypes.data)
+
+    def span(self, started: threading.Barrier, number: int) -> tuple[float, float]:
+        """When it began and ended, begun together with others, each on a processor of its own."""
+        allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        if allowed:
+            # Linux may wake both on one processor, and takes longer than this to move one away.
+            os.sched_setaffinity(0, {sorted(allowed)[number % len(allowed)]})
+        try:
+            started.wait()
+            began = time.perf_counter()
+            self.run(0)
+            return began, time.perf_counter()
+        finally:
+            if allowed:
+                os.sched_setaffinity(0, allowed)
 
 
 def _runner(kernel: Kernel, floats: int, repeats: int) -> Run:
