@@ -528,9 +528,13 @@ def test_a_finalizer_does_not_swallow_the_end_of_the_time():
         while True:
             pass
 
-    with pytest.raises(TimeLimitError):
-        in_time(Limits.starting(1, 0.01), "Op", "node", work)
-    assert told == ["in the finalizer"]
+    # Where the machine is busy, the time may be over before the finalizer begins.
+    for seconds in (0.01, 0.1, 1.0, 5.0):
+        with pytest.raises(TimeLimitError):
+            in_time(Limits.starting(1, seconds), "Op", "node", work)
+        if told:
+            break
+    assert told[:1] == ["in the finalizer"]
 
 
 def test_nodes_that_name_outputs_which_nothing_makes():
