@@ -20,13 +20,28 @@ from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from hashinfer.errors import OpError, UnsupportedError
-from hashinfer.ops import activation, cast, create, elementwise, indexing, normalize, pool, reduce, shapes
+from hashinfer.ops import (
+    activation,
+    cast,
+    create,
+    elementwise,
+    indexing,
+    normalize,
+    pool,
+    quantised,
+    reduce,
+    resize,
+    shapes,
+    transposed,
+)
 from hashinfer.ops.base import REGISTRY, Array, Call, Operand, TensorType, is_native
 from hashinfer.ops.emission import NativeOp
 from hashinfer.ops.erf import erf
 from hashinfer.ops.reference import ReferenceOp
+from tests import naive
 
-MODULES = {m.__name__ for m in (activation, cast, create, elementwise, indexing, normalize, pool, reduce, shapes)}
+OPS = (activation, cast, create, elementwise, indexing, normalize, pool, quantised, reduce, resize, shapes, transposed)
+MODULES = {m.__name__ for m in OPS}
 NATIVE = {op_type for op_type, op in REGISTRY.items() if type(op).__module__ in MODULES}
 
 
@@ -181,6 +196,10 @@ def check(op_type: str, ins: Sequence[Array | None], opset: int, attrs: dict[str
 def floats(*shape: int, dtype: str = "f4", scale: float = 3.0) -> Array:
     rng = np.random.default_rng(sum(shape) + len(shape))
     return (rng.standard_normal(shape) * scale).astype(dtype)
+
+
+def u8(*shape: int) -> Array:
+    return ints(*shape, dtype="u1", low=0, high=256)
 
 
 def ints(*shape: int, dtype: str = "i8", low: int = -9, high: int = 10) -> Array:
@@ -363,6 +382,7 @@ def test_broadcasting(shapes: Any) -> None:
 
 X = floats(2, 3, 4, 5)
 F16 = X.astype(np.float16)
+IMAGE = floats(1, 3, 5, 6)
 SQUARE = floats(6, 6)
 ONES = floats(1, 3, 1, 4)
 K = np.int64(1)
@@ -511,10 +531,48 @@ CASES: list[tuple[str, list[Array | None], int, dict[str, Any]]] = [
     ("QuantizeLinear", [X, np.float32(0.05)], 13, {}),
     ("QuantizeLinear", [X, np.float32([0.1, 0.2, 0.05]), np.int8([1, -2, 3])], 13, {"axis": 1}),
     ("QuantizeLinear", [X, np.float32([0.1, 0.2, 0.05]), np.uint16([1, 2000, 3])], 21, {"axis": -3}),
-    ("DequantizeLinear", [ints(2, 3, 4, dtype="u1", low=0, high=255), np.float32(0.1), np.uint8(128)], 10, {}),
+    ("DequantizeLinear", [u8(2, 3, 4), np.float32(0.1), np.uint8(128)], 10, {}),
     ("DequantizeLinear", [ints(2, 3, 4, dtype="i1"), np.float32([0.1, 0.2, 0.3]), np.int8([1, 2, 3])], 13, {"axis": 1}),
     ("DequantizeLinear", [ints(2, 3, 4, dtype="i4"), np.float32(0.1)], 13, {}),
     ("DequantizeLinear", [ints(2, 3, dtype="i1"), np.float16([0.1, 0.2]), np.int8([1, 2])], 19, {"axis": 0}),
+    ("DynamicQuantizeLinear", [X], 11, {}),
+    ("DynamicQuantizeLinear", [np.abs(X)], 11, {}),
+    ("DynamicQuantizeLinear", [np.zeros((2, 3), "f4")], 11, {}),
+    ("MatMulInteger", [u8(5, 7), u8(7, 3)], 10, {}),
+    ("MatMulInteger", [u8(5, 7), ints(7, 3, dtype="i1"), np.uint8(12), np.int8(-3)], 10, {}),
+    ("MatMulInteger", [u8(2, 5, 7), ints(7, 3, dtype="i1"), np.uint8(9), np.int8([1, 2, 3])], 10, {}),
+    ("QLinearMatMul", [
+        u8(5, 7), np.float32(0.1), np.uint8(120), u8(7, 3), np.float32(0.02), np.uint8(7), np.float32(0.3), np.uint8(9),
+    ], 10, {}),
+    ("ConvInteger", [u8(2, 4, 6, 5), u8(6, 2, 3, 2), np.uint8(11)], 10, {
+        "group": 2, "pads": [1, 0, 1, 1], "strides": [2, 1],
+    }),
+    ("QLinearConv", [
+        u8(1, 3, 7, 6), np.float32(0.1), np.uint8(120), ints(4, 3, 3, 3, dtype="i1"),
+        np.float32([0.02, 0.01, 0.03, 0.05]), np.int8([0, 0, 0, 0]), np.float32(0.9), np.uint8(9), ints(4, dtype="i4"),
+    ], 10, {"pads": [1, 1, 1, 1], "dilations": [1, 2]}),
+    ("ConvInteger", [u8(1, 1, 3, 4), u8(2, 1, 2, 2), np.uint8(3)], 10, {"pads": [4, 5, 6, 7], "strides": [3, 4]}),
+    ("ConvTranspose", [floats(2, 4, 5, 6), floats(4, 3, 3, 2), floats(3)], 11, {
+        "strides": [2, 3], "pads": [1, 0, 0, 1],
+    }),
+    ("ConvTranspose", [floats(1, 4, 5, 6), floats(4, 3, 3, 3)], 11, {
+        "group": 2, "strides": [2, 2], "output_padding": [1, 1],
+    }),
+    ("ConvTranspose", [floats(2, 3, 9), floats(3, 2, 4)], 11, {"dilations": [2], "output_shape": [14]}),
+    ("ConvTranspose", [floats(2, 3, 4, 5), floats(3, 2, 3, 3)], 11, {"strides": [3, 2], "auto_pad": "SAME_UPPER"}),
+    ("ConvTranspose", [floats(1, 2, 3, 4, 3), floats(2, 2, 2, 3, 2)], 11, {"strides": [2, 1, 2]}),
+    ("Resize", [IMAGE, None, np.float32([1, 1, 2, 2])], 11, {"mode": "nearest"}),
+    ("Resize", [IMAGE, None, np.float32([1, 1, 2.5, 0.6])], 13, {"mode": "linear"}),
+    ("Resize", [IMAGE, None, np.float32([1, 1, 3, 2])], 13, {
+        "mode": "linear", "coordinate_transformation_mode": "align_corners",
+    }),
+    ("Resize", [IMAGE, None, None, i64(1, 3, 9, 4)], 13, {
+        "mode": "cubic", "coordinate_transformation_mode": "pytorch_half_pixel",
+    }),
+    ("Resize", [IMAGE, None, None, i64(1, 3, 7, 11)], 18, {
+        "mode": "nearest", "nearest_mode": "ceil", "coordinate_transformation_mode": "asymmetric",
+    }),
+    ("Resize", [IMAGE, None, np.float32([0.5, 2])], 18, {"mode": "linear", "axes": [3, 2]}),
 ]  # fmt: skip
 
 
@@ -524,6 +582,51 @@ CASES: list[tuple[str, list[Array | None], int, dict[str, Any]]] = [
 )
 def test_case(op_type: str, ins: list[Any], opset: int, attrs: dict[str, Any]) -> None:
     check(op_type, [None if x is None else np.asarray(x) for x in ins], opset, attrs)
+
+
+def test_integer_products_are_exact_beyond_one_block() -> None:
+    a, b = u8(270, 4100), ints(4100, 260, dtype="i1", low=-128, high=128)
+    a[0], b[:, 0] = 255, -128
+    (found,) = run_native("MatMulInteger", Call({}, 10), [a, b, np.uint8(0), np.int8(127)])
+    expected = a.astype(np.float64) @ (b.astype(np.float64) - 127)
+    np.testing.assert_array_equal(found, expected.astype(np.int64))
+
+
+def test_zero_points_of_rows_and_columns() -> None:
+    a, b, rows, cols = u8(2, 5, 7), u8(7, 3), np.uint8([[[1], [2], [3], [4], [5]]] * 2), np.uint8([4, 5, 6])
+    (found,) = run_native("MatMulInteger", Call({}, 10), [a, b, rows, cols])
+    expected = (a.astype(int) - rows) @ (b.astype(int) - cols.astype(int))
+    np.testing.assert_array_equal(found, expected)
+    (found,) = run_native("MatMulInteger", Call({}, 10), [a[0], b, rows[0, :, 0], cols])
+    np.testing.assert_array_equal(found, expected[0])
+    (found,) = run_native("MatMulInteger", Call({}, 10), [a[0, 0], b, np.uint8(1), cols])
+    np.testing.assert_array_equal(found, expected[0, 0])
+
+
+def test_padding_takes_no_memory() -> None:
+    far = {"pads": [2**31, 2**31, 2**31, 2**31], "strides": [2**31, 2**31]}
+    (found,) = run_native("ConvInteger", Call(far, 10), [u8(1, 1, 3, 4), u8(2, 1, 2, 2), np.uint8(3)])
+    assert found.shape == (1, 2, 3, 3)
+    assert found.any()
+
+
+@pytest.mark.parametrize("attrs", [{}, {"strides": (2, 3)}, {"pads": (1, 0, 2, 1)}, {"dilations": (2, 1), "group": 2}])
+def test_the_transpose_of_a_convolution_is_its_adjoint(attrs: dict[str, Any]) -> None:
+    """<conv(y), x> = <y, its transpose(x)> in float64."""
+    kind = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1} | attrs
+    w, y = floats(4, 6 // kind["group"], 3, 2, dtype="f8"), floats(2, 6, 11, 12, dtype="f8")
+    there = naive.conv2d(y, w, **kind)
+    x = floats(*there.shape, dtype="f8")
+    # Pixels at the end that no window of the convolution reaches.
+    left = [
+        size - s * (n - 1) - d * (k - 1) - 1 + kind["pads"][axis] + kind["pads"][axis + 2]
+        for axis, (size, s, n, d, k) in enumerate(
+            zip(y.shape[2:], kind["strides"], there.shape[2:], kind["dilations"], w.shape[2:], strict=True)
+        )
+    ]
+    (back,) = run_native("ConvTranspose", Call(kind | {"output_padding": left}, 11), [x, w])
+    assert back.shape == y.shape
+    np.testing.assert_allclose((there * x).sum(), (y * back).sum(), rtol=1e-12)
 
 
 REDUCTIONS = (
@@ -776,6 +879,18 @@ REFUSED: list[tuple[str, list[Any], int, dict[str, Any], str]] = [
     ("QuantizeLinear", [X, np.float32([1, 2])], 13, {}, "scale"),
     ("DequantizeLinear", [X, np.float32(1)], 13, {}, "float32"),
     ("Cast", [X], 13, {}, "to is missing"),
+    ("MatMulInteger", [u8(5, 7), u8(6, 3)], 10, {}, "inner sizes 7 and 6"),
+    ("MatMulInteger", [u8(5, 7), X], 10, {}, "float32"),
+    ("MatMulInteger", [u8(5, 7), ints(7, 3, dtype="i1"), np.int8(1)], 10, {}, "zero point of A"),
+    ("ConvInteger", [u8(1, 2, 5, 5), u8(3, 4, 2, 2)], 10, {}, "channels"),
+    ("MatMulInteger", [u8(5, 7), u8(7, 3), np.uint8(0), u8(7, 3)], 10, {}, "3 along axis -1"),
+    ("ConvTranspose", [floats(1, 4, 5, 6), floats(3, 3, 3, 3)], 11, {}, "ranks or channels"),
+    ("ConvTranspose", [floats(1, 4, 5), floats(4, 3, 3)], 11, {"pads": [9, 9]}, "the output would have"),
+    ("ConvTranspose", [floats(1, 4, 5), floats(4, 3, 3)], 11, {"strides": [0]}, "strides"),
+    ("Resize", [IMAGE], 13, {}, "neither scales nor sizes"),
+    ("Resize", [IMAGE, floats(0), np.float32([1, 2])], 13, {}, "expected 4 of them"),
+    ("Resize", [IMAGE, floats(0), np.float32([1, 1, -1, 2])], 13, {}, "above 0"),
+    ("Resize", [IMAGE, floats(0), floats(0), i64(1, 3, 2**62, 2**62)], 13, {}, "beyond what memory"),
 ]
 
 

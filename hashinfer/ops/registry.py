@@ -11,12 +11,30 @@ from hashinfer.ops import (
     normalize,
     pool,
     product,
+    quantised,
     recurrent,
     reduce,
+    resize,
     shapes,
+    transposed,
 )
 from hashinfer.ops.base import REGISTRY
 
-MODULES = (activation, cast, create, elementwise, indexing, normalize, pool, product, recurrent, reduce, shapes)
+MODULES = (
+    activation,
+    cast,
+    create,
+    elementwise,
+    indexing,
+    normalize,
+    pool,
+    product,
+    quantised,
+    recurrent,
+    reduce,
+    resize,
+    shapes,
+    transposed,
+)
 
 __all__ = ["MODULES", "REGISTRY"]

@@ -1,0 +1,166 @@
+"""Resizing along any axes: each axis on its own, an output as the weighted sum of a few inputs.
+
+Takes arrays as large as the input or the output on the way: axes that shrink come first. Antialiasing, aspect ratios
+that are kept, and regions of interest are left to the reference implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor
+from typing import Any
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, optional, register
+from hashinfer.ops.checks import (
+    FLOATS,
+    ValueNeededError,
+    array,
+    ints_value,
+    may_need_values,
+    need_dtype,
+    normalize_axes,
+    operands,
+    tensor,
+    text,
+)
+
+MODES = ("nearest", "linear", "cubic")
+COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
+BLOCK = 4096
+"""Outputs along an axis that are made at once."""
+NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis that changes: its sizes, and outputs for each input."""
+
+    at: int
+    size: int
+    out: int
+    scale: float
+
+
+def coordinates(axis: Axis, block: slice, mode: str) -> Array:
+    """float64: where each output of a block lies among the inputs."""
+    x = np.arange(block.start, block.stop, dtype=np.float64)
+    if mode == "asymmetric":
+        return x / axis.scale
+    if mode == "align_corners":
+        # By onnx's reference the output's length is not rounded here.
+        length = axis.size * axis.scale
+        return x * ((axis.size - 1) / (length - 1)) if length != 1 else x * 0
+    if mode == "pytorch_half_pixel" and axis.out <= 1:
+        return x * 0
+    half = (x + 0.5) / axis.scale - 0.5
+    if mode == "half_pixel_symmetric":
+        return half + axis.size / 2 * (1 - axis.out / (axis.size * axis.scale))
+    return half
+
+
+def nearest(where: Array, mode: str) -> Array:
+    """float64: coordinates as whole numbers."""
+    if mode == "floor":
+        return np.floor(where)
+    if mode == "ceil":
+        return np.ceil(where)
+    return np.ceil(where - 0.5) if mode == "round_prefer_floor" else np.floor(where + 0.5)
+
+
+def taps(where: Array, size: int, mode: str, a: float, exclude: bool) -> tuple[Array, Array]:
+    """(int64 [taps, out] inputs, float64 [taps, out] weights), the inputs beyond the ends being the last ones there."""
+    base = np.floor(where)
+    f = where - base
+    if mode == "linear":
+        offsets, weights = np.arange(2), np.stack([1 - f, f])
+    else:
+        offsets = np.arange(-1, 3)
+        near = [((a + 2) * t - (a + 3)) * t * t + 1 for t in (f, 1 - f)]
+        far = [((a * t - 5 * a) * t + 8 * a) * t - 4 * a for t in (1 + f, 2 - f)]
+        weights = np.stack([far[0], near[0], near[1], far[1]])
+    found = base.astype(np.int64) + offsets[:, None]
+    if exclude:
+        weights = np.where((found >= 0) & (found < size), weights, 0)
+        weights = weights / weights.sum(0)
+    return np.clip(found, 0, size - 1), weights
+
+
+@register("Resize")
+class Resize(Op):
+    """To other sizes of some axes. Inputs: X, region of interest, scales, sizes."""
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        x, mode = optional(ins, 0), text(call.get("mode", "nearest"))
+        plain = text(call.get("coordinate_transformation_mode", "half_pixel")) in COORDINATES and not call.get(
+            "antialias", 0
+        )
+        kept = text(call.get("keep_aspect_ratio_policy", "stretch")) == "stretch"
+        floats = x is None or x.dtype in FLOATS or mode == "nearest"
+        return call.opset >= 11 and mode in MODES and plain and kept and floats
+
+    def axes(self, call: Call, ins: Sequence[Operand | None]) -> list[Axis]:
+        """The axes named, whether they change or not. Raises OpError where inputs do not fit together."""
+        shape = need(ins, 0, "X").shape
+        named = call.get("axes", None)
+        at = normalize_axes(range(len(shape)) if named is None else named, len(shape))
+        scales, sizes = optional(ins, 2), optional(ins, 3)
+        if sizes is not None and sizes.type.size:
+            outs = ints_value(sizes, "input 3 (sizes)")
+            if len(outs) != len(at) or any(n < 0 for n in outs):
+                raise OpError(f"sizes are {list(outs)}; expected {len(at)} of them, none below 0")
+            if any(shape[k] == 0 and n for k, n in zip(at, outs, strict=True)):
+                raise OpError(f"X is {need(ins, 0, 'X').type}: nothing can be made of an axis of length 0")
+            return [Axis(k, shape[k], n, n / max(shape[k], 1)) for k, n in zip(at, outs, strict=True)]
+        if scales is None or not scales.type.size:
+            raise OpError("neither scales nor sizes are given")
+        need_dtype(scales, FLOATS, "input 2 (scales)")
+        if scales.value is None:
+            raise ValueNeededError
+        factors = scales.value.reshape(-1).tolist()
+        if len(factors) != len(at) or not all(0 < f < 2**31 for f in factors):
+            raise OpError(f"scales are {list(factors)}; expected {len(at)} of them, above 0")
+        return [Axis(k, shape[k], floor(shape[k] * f), f) for k, f in zip(at, factors, strict=True)]
+
+    @may_need_values
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x = need(ins, 0, "X")
+        if text(call.get("nearest_mode", "round_prefer_floor")) not in NEAREST:
+            raise OpError(f"nearest_mode is {call.attrs['nearest_mode']!r}; expected one of {', '.join(NEAREST)}")
+        shape = list(x.shape)
+        for axis in self.axes(call, ins):
+            shape[axis.at] = axis.out
+        return [tensor(x.dtype, shape)]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, mode = array(ins, 0), text(call.get("mode", "nearest"))
+        if outs[0].size == 0:
+            return
+        y = x if mode == "nearest" else x.astype(np.result_type(x, np.float32), copy=False)
+        for axis in sorted(self.axes(call, operands(ins)), key=lambda axis: axis.out / max(axis.size, 1)):
+            if axis.out == axis.size and axis.scale == 1:
+                continue
+            source, y = y, np.empty((*y.shape[: axis.at], axis.out, *y.shape[axis.at + 1 :]), y.dtype)
+            for start in range(0, axis.out, BLOCK):
+                block = slice(start, min(start + BLOCK, axis.out))
+                to: Any = (*[slice(None)] * axis.at, block)
+                with np.errstate(all="ignore"):
+                    y[to] = self.part(call, source, axis, block, mode)
+        np.copyto(outs[0], y, casting="unsafe")
+
+    @staticmethod
+    def part(call: Call, x: Array, axis: Axis, block: slice, mode: str) -> Array:
+        """The outputs of a block along one axis."""
+        places = coordinates(axis, block, text(call.get("coordinate_transformation_mode", "half_pixel")))
+        if mode == "nearest":
+            chosen = nearest(places, text(call.get("nearest_mode", "round_prefer_floor")))
+            return np.take(x, np.clip(chosen, 0, axis.size - 1).astype(np.int64), axis.at)
+        a, exclude = float(call.get("cubic_coeff_a", -0.75)), bool(call.get("exclude_outside", 0))
+        total = np.zeros((), x.dtype)
+        for index, weights in zip(*taps(places, axis.size, mode, a, exclude), strict=True):
+            factors = weights.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1 - axis.at))
+            total = total + np.take(x, index, axis.at) * factors
+        return total

@@ -1,0 +1,139 @@
+"""The transpose of a convolution, with any number of spatial axes: each input adds the kernel to the outputs it meets.
+
+Input i meets output i stride + k dilation - pad at kernel position k. All inputs of one k are taken at once, by one
+product over the channels, and outputs that are padding are left out of the slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from hashinfer.errors import OpError
+from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, optional, register
+from hashinfer.ops.checks import FLOATS, array, need_dtype, need_rank, need_same_dtype, tensor, text
+
+AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One spatial axis: sizes of input, kernel and output, and how they lie to each other."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    pad: int
+    out: int
+
+    def meets(self, k: int) -> tuple[slice, slice]:
+        """The inputs whose kernel position k is an output, and these outputs."""
+        offset = k * self.dilation - self.pad
+        first = max(-(offset // self.stride), 0)
+        end = min((self.out - 1 - offset) // self.stride + 1, self.size)
+        if first >= end:
+            return slice(0, 0), slice(0, 0)
+        start = first * self.stride + offset
+        return slice(first, end), slice(start, start + (end - first - 1) * self.stride + 1, self.stride)
+
+
+@register("ConvTranspose")
+class ConvTranspose(Op):
+    """X [N, C, ...] and W [C, M / group, ...] to [N, M, ...]. Sums in float32 at least."""
+
+    def numbers(self, call: Call, name: str, spatial: int, default: int, least: int) -> Shape:
+        """An attribute of one number for each spatial axis. Raises OpError for another."""
+        found = tuple(int(v) for v in call.get(name, (default,) * spatial))
+        if len(found) != spatial or any(v < least for v in found):
+            raise OpError(f"{name} is {list(found)}; expected {spatial} numbers, none below {least}")
+        return found
+
+    def axes(self, call: Call, x: Shape, w: Shape) -> list[Axis]:
+        """Raises OpError where the operands and attributes do not fit together."""
+        spatial = len(x) - 2
+        groups = int(call.get("group", 1))
+        if len(w) != len(x) or groups < 1 or x[1] != w[0] or w[0] % groups:
+            raise OpError(f"X has shape {list(x)}, W {list(w)} and group {groups}: ranks or channels do not fit")
+        kernel = self.numbers(call, "kernel_shape", spatial, 1, 1) if "kernel_shape" in call.attrs else w[2:]
+        if kernel != w[2:] or 0 in kernel:
+            raise OpError(f"kernel_shape is {list(kernel)}; W has shape {list(w)}")
+        strides = self.numbers(call, "strides", spatial, 1, 1)
+        dilations = self.numbers(call, "dilations", spatial, 1, 1)
+        more = self.numbers(call, "output_padding", spatial, 0, 0)
+        auto = text(call.get("auto_pad", "NOTSET"))
+        if auto not in AUTO_PADS:
+            raise OpError(f"auto_pad is {auto!r}; expected one of {', '.join(AUTO_PADS)}")
+        parts = zip(x[2:], kernel, strides, dilations, more, strict=True)
+        whole = [s * (n - 1) + p + d * (k - 1) + 1 for n, k, s, d, p in parts]
+        if "output_shape" in call.attrs:
+            out = self.numbers(call, "output_shape", spatial, 1, 0)
+            before = self.shared(auto, whole, out)
+        elif auto.startswith("SAME"):
+            out = tuple(n * s for n, s in zip(x[2:], strides, strict=True))
+            before = self.shared(auto, whole, out)
+        else:
+            pads = (0,) * (2 * spatial)
+            if auto == "NOTSET" and "pads" in call.attrs:
+                pads = tuple(int(v) for v in call.attrs["pads"])
+            if len(pads) != 2 * spatial or any(v < 0 for v in pads):
+                raise OpError(f"pads is {list(pads)}; expected {2 * spatial} numbers, none below 0")
+            before = pads[:spatial]
+            out = tuple(n - a - b for n, a, b in zip(whole, before, pads[spatial:], strict=True))
+        if any(n < 0 for n in out) or 0 in x[2:]:
+            raise OpError(f"the output would have shape {list(out)}")
+        return [Axis(*each) for each in zip(x[2:], kernel, strides, dilations, before, out, strict=True)]
+
+    @staticmethod
+    def shared(auto: str, whole: Sequence[int], out: Sequence[int]) -> Shape:
+        """Padding before each axis where what is left over is shared by both ends."""
+        over = [n - m for n, m in zip(whole, out, strict=True)]
+        return tuple(n // 2 if auto == "SAME_UPPER" else n - n // 2 for n in over)
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        x = optional(ins, 0)
+        return x is None or (x.dtype in FLOATS and len(x.shape) > 2)
+
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        x, w, bias = need(ins, 0, "X"), need(ins, 1, "W"), optional(ins, 2)
+        need_dtype(x, FLOATS, "X")
+        need_rank(x, 3, "X")
+        need_same_dtype(x, w, "W")
+        axes = self.axes(call, x.shape, w.shape)
+        maps = w.shape[1] * int(call.get("group", 1))
+        if bias is not None and (bias.dtype != x.dtype or bias.shape != (maps,)):
+            raise OpError(f"B is {bias.type}; expected {x.dtype}[{maps}]")
+        return [tensor(x.dtype, (x.shape[0], maps, *(axis.out for axis in axes)))]
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, w, (out,) = array(ins, 0), array(ins, 1), outs
+        axes, groups = self.axes(call, x.shape, w.shape), int(call.get("group", 1))
+        wide = np.result_type(x, np.float32)
+        inner, outer = w.shape[0] // groups, w.shape[1]
+        for n, group in product(range(x.shape[0]), range(groups)):
+            channels = slice(group * inner, (group + 1) * inner)
+            total = np.zeros((outer, *(axis.out for axis in axes)), wide)
+            for k, sources, targets in self.meetings(axes):
+                met: Any = (n, channels, *sources)
+                taken: Any = (channels, slice(None), *k)
+                to: Any = (slice(None), *targets)
+                image, weights = x[met].astype(wide, copy=False), w[taken].astype(wide, copy=False)
+                with np.errstate(all="ignore"):
+                    total[to] += (weights.T @ image.reshape(inner, -1)).reshape(outer, *image.shape[1:])
+            if len(ins) > 2 and ins[2] is not None:
+                bias = array(ins, 2)[group * outer : (group + 1) * outer]
+                total += bias.astype(wide).reshape(outer, *[1] * len(axes))
+            np.copyto(out[n, group * outer : (group + 1) * outer], total, casting="unsafe")
+
+    @staticmethod
+    def meetings(axes: Sequence[Axis]) -> Iterator[tuple[Shape, list[slice], list[slice]]]:
+        """(kernel position, inputs, outputs), where there are any."""
+        for k in product(*(range(axis.kernel) for axis in axes)):
+            met = [axis.meets(at) for axis, at in zip(axes, k, strict=True)]
+            if prod(source.stop - source.start for source, _ in met):
+                yield k, [source for source, _ in met], [target for _, target in met]
