@@ -35,6 +35,8 @@ HANGS = 60
 """Seconds after which something has hung: no measure of speed."""
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "models"
+# What ends Python code from outside may do so inside the tracer of coverage, which does not survive it.
+pytestmark = pytest.mark.unmeasured
 
 
 def load(model: ModelProto, **options: Any) -> hashinfer.InferenceSession:
