@@ -71,7 +71,7 @@ class _Watch:
         self._watched = ctypes.c_ulong(threading.get_ident())
         self._gate = threading.Lock()
         self._gate.acquire()
-        self._begun, self._ended = False, True
+        self._begun, self._ended, self._fired = False, True, False
 
     def start(self) -> None:
         _thread.start_new_thread(self._run, ())
@@ -83,9 +83,13 @@ class _Watch:
         self._begun, self._ended = True, False
         wait = min(max(self._deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
         while not self._gate.acquire(timeout=wait):
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, ctypes.py_object(_Over))
+            self._fired = True
+            self._fire()
             wait = AGAIN_SECONDS
         self._ended = True
+
+    def _fire(self) -> None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, ctypes.py_object(_Over))
 
     def stop(self) -> None:
         """Nothing is raised any more once this returns, nor on its way."""
@@ -93,11 +97,19 @@ class _Watch:
             self._gate.release()
         while not self._ended:
             time.sleep(0)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, None)
+        while self._fired:
+            # One more takes the place of what may be on its way, and is met here. One that is taken back instead would
+            # leave CPython 3.11 looking for it ever after, and without end where the program is traced.
+            try:
+                self._fire()
+                for _ in range(1000):
+                    pass
+            except _Over:
+                self._fired = False
 
 
 def _end(watch: _Watch) -> None:
-    """Stop it, whatever arrives meanwhile: an _Over is dropped, anything else is raised afterwards."""
+    """Stop it, whatever arrives meanwhile: an _Over is dropped, an interrupt is raised afterwards."""
     late: BaseException | None = None
     while True:
         try:
@@ -105,7 +117,7 @@ def _end(watch: _Watch) -> None:
             break
         except _Over:
             pass
-        except BaseException as error:
+        except KeyboardInterrupt as error:
             late = error
     if late is not None:
         raise late
