@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files: whole or not at all, and arrays in parts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 
 @contextmanager
@@ -41,3 +44,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+class NpyWriter:
+    """One .npy array written chunk by chunk: the header says how many rows there will be in all."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.started = False
+
+    def write(self, chunk: npt.NDArray[Any], rows: int, split: bool) -> None:
+        """Append a chunk. rows: of the whole array, where it is split at all."""
+        if not self.started:
+            shape = (rows, *chunk.shape[1:]) if split else chunk.shape
+            header = {"descr": np.lib.format.dtype_to_descr(chunk.dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(self.file, header)
+            self.started = True
+        self.file.write(np.ascontiguousarray(chunk).tobytes())

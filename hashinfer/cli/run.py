@@ -17,10 +17,10 @@ import numpy.typing as npt
 from hashinfer.cli.console import compiling_notice, print_json, row_progress
 from hashinfer.cli.inputs import load_inputs, load_labels
 from hashinfer.cli.memory import process_memory, readable
-from hashinfer.cli.stream import NpyWriter, batch_axis, check_labels, chunk_rows, chunks
+from hashinfer.cli.stream import batch_axis, check_labels, chunk_rows, chunks
 from hashinfer.cli.trade import budget_option
 from hashinfer.errors import InputError
-from hashinfer.files import atomic_write
+from hashinfer.files import NpyWriter, atomic_write
 
 if TYPE_CHECKING:
     from hashinfer.session.session import InferenceSession

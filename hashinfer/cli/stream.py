@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,23 +94,6 @@ def chunks(
             if len(made) != here:
                 raise InputError(f"output {value.name!r} has {len(made)} rows for {here}: it cannot be run in chunks")
         yield start, total, outputs
-
-
-class NpyWriter:
-    """One .npy array written chunk by chunk: the header says how many rows there will be in all."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.started = False
-
-    def write(self, chunk: Array, rows: int, split: bool) -> None:
-        """Append a chunk. rows: of the whole array, where it is split at all."""
-        if not self.started:
-            shape = (rows, *chunk.shape[1:]) if split else chunk.shape
-            header = {"descr": np.lib.format.dtype_to_descr(chunk.dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(self.file, header)
-            self.started = True
-        self.file.write(np.ascontiguousarray(chunk).tobytes())
 
 
 def check_labels(labels: Array, rows: int, outputs: Sequence[str]) -> None:

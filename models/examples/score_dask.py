@@ -20,7 +20,7 @@ import numpy as np
 from dask.distributed import Client, LocalCluster, as_completed, get_worker
 
 import hashinfer
-from hashinfer.files import atomic_write
+from hashinfer.files import NpyWriter, atomic_write
 
 
 def session_of(model: bytes) -> hashinfer.InferenceSession:
@@ -63,11 +63,9 @@ def score_all(client: Client, model: bytes, source: Path, target: Path, rows: in
             done.release()
         parts = [np.load(Path(folder) / f"{start}.npy", mmap_mode="r") for start in starts]
         with atomic_write(target) as file:
-            shape = (count, *parts[0].shape[1:])
-            header = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+            writer = NpyWriter(file)
             for part in parts:
-                file.write(part.tobytes())
+                writer.write(part, count, split=True)
     return count
 
 

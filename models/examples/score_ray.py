@@ -20,7 +20,7 @@ import numpy as np
 import ray
 
 import hashinfer
-from hashinfer.files import atomic_write
+from hashinfer.files import NpyWriter, atomic_write
 
 
 class Scorer:
@@ -57,11 +57,9 @@ def score_all(model: bytes, source: Path, target: Path, rows: int, workers: int)
             raise RuntimeError(f"{seen} of {tasks} tasks came back")
         parts = [np.load(Path(folder) / f"{k * rows}.npy", mmap_mode="r") for k in range(tasks)]
         with atomic_write(target) as file:
-            shape = (count, *parts[0].shape[1:])
-            header = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+            writer = NpyWriter(file)
             for part in parts:
-                file.write(part.tobytes())
+                writer.write(part, count, split=True)
     return count
 
 
