@@ -106,9 +106,8 @@ class MatMulInteger(Op):
         a_zero, b_zero = (aligned(ins[k] if len(ins) > k else None, axis) for k, axis in ((2, -2), (3, -1)))
         if out.size == 0:
             return
-        target = out.reshape(*out.shape[:-1], 1, out.shape[-1]) if a.ndim == 1 and b.ndim > 1 else out
-        target = out.reshape(*out.shape, 1) if b.ndim == 1 and a.ndim > 1 else target
-        target = out.reshape(1, 1) if a.ndim == b.ndim == 1 else target
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        target = out.reshape(*batch, 1 if a.ndim == 1 else a.shape[-2], 1 if b.ndim == 1 else b.shape[-1])
         for at, (left, right, zero, other) in matrices(a, b, a_zero, b_zero):
             for rows, cols, total in exact_products(left, right, zero, other):
                 target[at][rows, cols] = total.astype(np.int64)

@@ -7,9 +7,7 @@ product over the channels, and outputs that are padding are left out of the slic
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,30 +15,9 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, optional, register
 from hashinfer.ops.checks import FLOATS, array, need_dtype, need_rank, need_same_dtype, tensor, text
+from hashinfer.ops.pool import Window
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One spatial axis: sizes of input, kernel and output, and how they lie to each other."""
-
-    size: int
-    kernel: int
-    stride: int
-    dilation: int
-    pad: int
-    out: int
-
-    def meets(self, k: int) -> tuple[slice, slice]:
-        """The inputs whose kernel position k is an output, and these outputs."""
-        offset = k * self.dilation - self.pad
-        first = max(-(offset // self.stride), 0)
-        end = min((self.out - 1 - offset) // self.stride + 1, self.size)
-        if first >= end:
-            return slice(0, 0), slice(0, 0)
-        start = first * self.stride + offset
-        return slice(first, end), slice(start, start + (end - first - 1) * self.stride + 1, self.stride)
 
 
 @register("ConvTranspose")
@@ -54,8 +31,11 @@ class ConvTranspose(Op):
             raise OpError(f"{name} is {list(found)}; expected {spatial} numbers, none below {least}")
         return found
 
-    def axes(self, call: Call, x: Shape, w: Shape) -> list[Axis]:
-        """Raises OpError where the operands and attributes do not fit together."""
+    def windows(self, call: Call, x: Shape, w: Shape) -> list[Window]:
+        """How the kernel goes along each axis of the output, once for each input.
+
+        Raises OpError where the operands and attributes do not fit together.
+        """
         spatial = len(x) - 2
         groups = int(call.get("group", 1))
         if len(w) != len(x) or groups < 1 or x[1] != w[0] or w[0] % groups:
@@ -87,7 +67,8 @@ class ConvTranspose(Op):
             out = tuple(n - a - b for n, a, b in zip(whole, before, pads[spatial:], strict=True))
         if any(n < 0 for n in out) or 0 in x[2:]:
             raise OpError(f"the output would have shape {list(out)}")
-        return [Axis(*each) for each in zip(x[2:], kernel, strides, dilations, before, out, strict=True)]
+        ends = [(pad, 0) for pad in before]
+        return [Window(*each) for each in zip(out, kernel, strides, dilations, ends, x[2:], strict=True)]
 
     @staticmethod
     def shared(auto: str, whole: Sequence[int], out: Sequence[int]) -> Shape:
@@ -104,21 +85,21 @@ class ConvTranspose(Op):
         need_dtype(x, FLOATS, "X")
         need_rank(x, 3, "X")
         need_same_dtype(x, w, "W")
-        axes = self.axes(call, x.shape, w.shape)
+        windows = self.windows(call, x.shape, w.shape)
         maps = w.shape[1] * int(call.get("group", 1))
         if bias is not None and (bias.dtype != x.dtype or bias.shape != (maps,)):
             raise OpError(f"B is {bias.type}; expected {x.dtype}[{maps}]")
-        return [tensor(x.dtype, (x.shape[0], maps, *(axis.out for axis in axes)))]
+        return [tensor(x.dtype, (x.shape[0], maps, *(window.size for window in windows)))]
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, w, (out,) = array(ins, 0), array(ins, 1), outs
-        axes, groups = self.axes(call, x.shape, w.shape), int(call.get("group", 1))
+        windows, groups = self.windows(call, x.shape, w.shape), int(call.get("group", 1))
         wide = np.result_type(x, np.float32)
         inner, outer = w.shape[0] // groups, w.shape[1]
         for n, group in product(range(x.shape[0]), range(groups)):
             channels = slice(group * inner, (group + 1) * inner)
-            total = np.zeros((outer, *(axis.out for axis in axes)), wide)
-            for k, sources, targets in self.meetings(axes):
+            total = np.zeros((outer, *out.shape[2:]), wide)
+            for k, sources, targets in self.meetings(windows):
                 met: Any = (n, channels, *sources)
                 taken: Any = (channels, slice(None), *k)
                 to: Any = (slice(None), *targets)
@@ -127,13 +108,12 @@ class ConvTranspose(Op):
                     total[to] += (weights.T @ image.reshape(inner, -1)).reshape(outer, *image.shape[1:])
             if len(ins) > 2 and ins[2] is not None:
                 bias = array(ins, 2)[group * outer : (group + 1) * outer]
-                total += bias.astype(wide).reshape(outer, *[1] * len(axes))
+                total += bias.astype(wide).reshape(outer, *[1] * len(windows))
             np.copyto(out[n, group * outer : (group + 1) * outer], total, casting="unsafe")
 
     @staticmethod
-    def meetings(axes: Sequence[Axis]) -> Iterator[tuple[Shape, list[slice], list[slice]]]:
+    def meetings(windows: Sequence[Window]) -> Iterator[tuple[Shape, list[slice], list[slice]]]:
         """(kernel position, inputs, outputs), where there are any."""
-        for k in product(*(range(axis.kernel) for axis in axes)):
-            met = [axis.meets(at) for axis, at in zip(axes, k, strict=True)]
-            if prod(source.stop - source.start for source, _ in met):
-                yield k, [source for source, _ in met], [target for _, target in met]
+        for k in product(*(window.positions() for window in windows)):
+            met = [window.slices(at) for window, at in zip(windows, k, strict=True)]
+            yield k, [source for source, _ in met], [target for _, target in met]
