@@ -70,7 +70,7 @@ def exp32(x: Any) -> Any:
     if SCALAR:
         return np.float32(math.exp(x))
     value = np.float32(_wide_exp(_clipped(np.float64(x))))
-    return value if x == x else x  # noqa: PLR0124
+    return x if np.isnan(x) else value
 
 
 @inlined
@@ -80,7 +80,7 @@ def logistic32(x: Any) -> Any:
         e = np.float32(math.exp(-abs(x)))
         return (e if x < np.float32(0.0) else np.float32(1.0)) / (np.float32(1.0) + e)
     value = np.float32(1.0 / (1.0 + _wide_exp(_clipped(-np.float64(x)))))
-    return value if x == x else x  # noqa: PLR0124
+    return x if np.isnan(x) else value
 
 
 @inlined
