@@ -17,6 +17,7 @@ import onnx
 import pytest
 
 import hashinfer
+from bench.native.targets import sections
 from hashinfer.errors import InputError, MemoryLimitError, ModelError, OpError, TimeLimitError, UnsupportedError
 from hashinfer.model.write import expand_node
 from hashinfer.native.emit.build import build
@@ -154,6 +155,15 @@ def test_memory_limits(shipped):
     session = hashinfer.InferenceSession(path, max_memory=2**20)
     with pytest.raises(MemoryLimitError, match="logits"):
         session(np.zeros((100_000, 28, 28), np.uint8))
+
+
+@pytest.mark.parametrize(("name", "flash"), [("mnist-dyadic-64x", 64), ("mnist-dyadic-64x-int8", 24)])
+@pytest.mark.parametrize("target", ["cortex-m3", "cortex-m4", "cortex-m7"])
+def test_a_digit_classifier_fits_small_boards(name, flash, target):
+    """KiB of code and constants, less than `flash`; under 20 KiB of scratch."""
+    built = build(MODELS / f"{name}.hnet", resolve(target), "o")
+    assert sum(sections(built.data)) < flash * 1024
+    assert built.about["scratch"] < 20 * 1024
 
 
 def test_time_limits(shipped, digits):
