@@ -21,6 +21,7 @@ from hashinfer.native.emit.targets import resolve
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODELS = ROOT / "models"
 RUNS = 11
+ALONE = "NumPy alone, no model"
 DIGITS = str(MODELS / "mnist-test-1k.npy")
 
 OURS = """
@@ -76,7 +77,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     if _installed("ai-edge-litert"):
         litert.write(dense, lite)
     ways: list[tuple[str, list[str], Sequence[str], int]] = [
-        ("NumPy alone, no model", [sys.executable, "-c", NUMPY, "", DIGITS], ("numpy",), 0),
+        (ALONE, [sys.executable, "-c", NUMPY, "", DIGITS], ("numpy",), 0),
         ("C program with the compiled model", [str(folder / "classify"), DIGITS, "0"], (), _file(folder / "classify")),
         ("hashinfer, compiled model (.so)", [sys.executable, "-c", OURS, str(library), DIGITS], ("numpy",), _own()),
         ("hashinfer, .hnet, warm cache", [sys.executable, "-c", OURS, str(source), DIGITS], ("hashinfer",), 0),
@@ -89,12 +90,16 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         print(f"left out: {name}: not installed", file=sys.stderr)
     seconds: dict[str, list[float]] = {name: [] for name, *_ in there}
     peaks: dict[str, int] = {}
+    digits: dict[str, str] = {}
     for turn in range(RUNS + 1):
         for name, command, _, _ in there:
-            took, peak = _run(command)
+            digits[name], took, peak = _run(command)
             if turn:
                 seconds[name].append(took)
                 peaks[name] = max(peak, peaks.get(name, 0))
+    found = {digit for name, digit in digits.items() if name != ALONE}
+    if len(found) != 1:
+        raise ValueError(f"the ways disagree: {digits}")
     return [
         {
             "way": name,
@@ -107,14 +112,15 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _run(command: list[str]) -> tuple[float, int]:
-    """(seconds, peak resident bytes) of one process.
+def _run(command: list[str]) -> tuple[str, float, int]:
+    """(the last word that it says, seconds, peak resident bytes) of one process.
 
     It is started by a small one: Linux counts what a process was before it began its program as part of its peak.
     """
     done = subprocess.run([sys.executable, "-S", "-c", TIMER, *command], capture_output=True, cwd=ROOT, check=True)
-    seconds, peak = done.stdout.splitlines()[-1].split()
-    return float(seconds), 1024 * int(peak)
+    *said, timed = done.stdout.decode().splitlines()
+    seconds, peak = timed.split()
+    return said[-1].split()[-1], float(seconds), 1024 * int(peak)
 
 
 def _file(path: Path) -> int:
