@@ -154,11 +154,9 @@ class HashedMatrix:
         """Bytes of a dyadic scheme's tables, taken yet or not: places, signs and norms; 0 for another scheme."""
         if not isinstance(self.scheme, Dyadic):
             return 0
-        places, signs = (
-            -(-self.scheme.cols // self.scheme.groups),
-            -(-self.scheme.rows // 16) + -(-self.scheme.cols // 16),
-        )
-        return 8 * places + 2 * signs + 4 * self.scheme.groups * (ISA == INTEGER)
+        rows, cols, groups = self.scheme.rows, self.scheme.cols, self.scheme.groups
+        places, signs = -(-cols // groups), -(-rows // 16) + -(-cols // 16)
+        return 8 * places + 2 * signs + 4 * groups * (ISA == INTEGER)
 
     @property
     def resident_bytes(self) -> int:
