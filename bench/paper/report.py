@@ -291,7 +291,7 @@ def text_of(seen: dict[Key, list[float]], points: list[dict[str, Any]], left: li
     """The whole report in Markdown."""
     found = claims(seen)
     recipe = Recipe()
-    teacher, pupil = (Cell("MNIST", 3, 1, m) for m in (TEACHER, DK))
+    cells = [Cell("MNIST", depth, 1, method) for depth in DEPTHS for method in (TEACHER, DK)]
     parts = [
         "Test error in percent. ✓: the better of our two is at or under the paper's figure. ±: deviation over seeds.",
         "\n".join(f"- {line}" for line in summary(found)),
@@ -309,7 +309,8 @@ def text_of(seen: dict[Key, list[float]], points: list[dict[str, Any]], left: li
             names[what].append(cell)
         listed = "; ".join(f"{what}: {len(cells)}" for what, cells in names.items())
         parts += [f"### Not yet trained: {len(left)} of {len(plan())} nets", listed]
-    parts.append(f"{recipe}, {recipe.digest(teacher)} in the results; {recipe.digest(pupil)} where distilled.")
+    digests = [f"{recipe.digest(c)} ({c.depth}L{', distilled' if c.distilled else ''})" for c in cells]
+    parts.append(f"{recipe}; in the results {', '.join(digests)}.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -29,9 +29,10 @@ class Recipe:
 
     effort: a set of N images is seen effort / N^0.4 times. batch: a step takes batch sqrt(N) images at first, `late`
     times as many in the last third. lr: Adam's peak learning rate; a linear rise over a share `rise`, then a cosine to
-    a hundredth. drop_in, drop: dropout of the full net's inputs and hidden units; ease: the part of both that each
-    halving of the storage takes off, whatever kind of net spends it. smooth: label smoothing. ema: the decay of the
-    average over the steps that is kept in the end. distill: the weight of the teacher's answers at temperature
+    a hundredth. drop_in, drop, drop_deep: dropout of the full net's inputs, of its hidden units where there is one
+    layer of them, and where there are several, which each add noise; ease: the part of these that each halving of the
+    storage takes off, whatever kind of net spends it. smooth: label smoothing. ema: the decay of the average over the
+    steps that is kept in the end. distill: the weight of the teacher's answers at temperature
     `warmth`, for distilled cells. precision: of the hidden layers' products.
     """
 
@@ -42,6 +43,7 @@ class Recipe:
     rise: float = 0.05
     drop_in: float = 0.25
     drop: float = 0.5
+    drop_deep: float = 0.25
     ease: float = 0.1
     smooth: float = 0.0
     ema: float = 0.998
@@ -61,20 +63,21 @@ class Recipe:
     def drops(self, cell: Cell) -> tuple[float, float]:
         """Dropout of a cell's inputs and of its hidden units."""
         full = numbers([PIXELS, *[WIDE] * (cell.depth - 2), cell.classes])
-        return self.drops_at(full / cell.budget)
+        return self.drops_at(full / cell.budget, cell.depth)
 
-    def drops_at(self, factor: float) -> tuple[float, float]:
-        """Dropout of a net that stores the numbers of the full one over `factor`."""
+    def drops_at(self, factor: float, depth: int = 3) -> tuple[float, float]:
+        """Dropout of a net of `depth` layers of units that stores the numbers of the full one over `factor`."""
         part = max(0.0, 1 - self.ease * math.log2(factor))
-        return self.drop_in * part, self.drop * part
+        return self.drop_in * part, (self.drop if depth == 3 else self.drop_deep) * part
 
     def digest(self, cell: Cell) -> str:
         """Eight hexadecimal digits of what a cell's training depends on beside the cell itself.
 
-        These are the recipe, without the parts on distilling for a cell that is not distilled, the data sets' version
-        and the rule for K.
+        These are the recipe, without the parts on distilling for a cell that is not distilled and on nets of another
+        depth, the data sets' version and the rule for K.
         """
         fields = asdict(self)
+        del fields["drop_deep" if cell.depth == 3 else "drop"]
         if not cell.distilled:
             del fields["distill"], fields["warmth"]
         text = json.dumps([fields, VERSION, OUT_BUCKETS], sort_keys=True)
