@@ -32,7 +32,7 @@ sys.exit("indices are not checked")
 def test_kernels_stay_inside_their_arrays():
     """An IndexError inside an entry cannot propagate; Numba reports it as unraisable, and pytest fails for that."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *(str(HERE / f"test_{name}.py") for name in ("kernels", "small"))],
+        [sys.executable, "-c", SCRIPT, *(str(HERE / f"test_{name}.py") for name in ("kernels", "small", "bytewise"))],
         capture_output=True,
         text=True,
         check=False,

@@ -36,7 +36,7 @@ sys.exit(code)
 
 
 def run(name: str) -> subprocess.CompletedProcess[str]:
-    tests = [str(HERE / "test_kernels.py"), str(HERE / "test_vectors.py")]
+    tests = [str(HERE / f"test_{name}.py") for name in ("kernels", "vectors", "bytewise")]
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, name, *tests],
         capture_output=True,

@@ -116,6 +116,40 @@ def test_sixteen_hashes_are_the_scheme(seed, i, buckets, b):
 
 
 @device
+def from_bytes(x, flip, less, out):
+    intrinsics.store16(out, 0, intrinsics.bytes16(x, 3, flip))
+    words = intrinsics.byte_words16(x, 3, flip)
+    intrinsics.store16(out, 16, words)
+    intrinsics.store16(out, 32, intrinsics.byte_pairs16(x, 5, 30, flip, words))
+    intrinsics.store16(out, 48, intrinsics.byte_run16(x, 7, flip, less))
+    halves = intrinsics.pair16(intrinsics.load16(out, 0), intrinsics.bytes16(x, 20, flip))
+    intrinsics.store16(out, 64, halves)
+    total = intrinsics.dot16(words, intrinsics.load16(out, 32), intrinsics.load16(out, 48))
+    intrinsics.store16(out, 80, total)
+
+
+@pytest.mark.parametrize("flip", [0, 128])
+@pytest.mark.parametrize("seed", range(3))
+def test_bytes_as_floats_and_as_words_of_two(flip, seed):
+    x, out = np.random.default_rng(seed).integers(0, 256, 60).astype(np.uint8), np.empty(96, np.float32)
+    x[8:11] = 0, 255, 128
+    less, wide = 77, (x ^ np.uint8(flip)).astype(int)
+    from_bytes(x, np.uint8(flip), np.uint16(less), out)
+    assert out[:16].tolist() == wide[3:19].tolist()
+    words = out.view(np.int32).reshape(6, 16)
+    assert words[1].tolist() == wide[3:19].tolist()
+
+    def paired(low, high):
+        return np.stack([low, high], 1).astype(np.int16).view(np.int32)[:, 0].tolist()
+
+    assert words[2].tolist() == paired(wide[5:21] - wide[3:19], wide[30:46] - wide[3:19])
+    assert words[3].tolist() == paired(wide[7:39:2] - less, wide[8:40:2] - less)
+    assert words[4].tolist() == paired(wide[3:19], wide[20:36])
+    halves = out.view(np.int16).reshape(6, 16, 2).astype(int)
+    assert words[5].tolist() == (wide[3:19] + (halves[2] * halves[3]).sum(1)).tolist()
+
+
+@device
 def picked(w, slots, out):
     intrinsics.store16(out, 0, intrinsics.pick16(w, slots, 1))
     intrinsics.store16(out, 16, intrinsics.weights16(w, 3))

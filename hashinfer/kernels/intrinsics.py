@@ -16,6 +16,12 @@ ramp16, add_word16     add and mul on <16 x i32>
 xxh32_slots16          the end of XXH32 on <16 x i32> (mul, xor, lshr, shl), then mul on two <8 x i64>
 flip_odd16             shl, xor into the sign bits
 weights16              load of <16 x float | i8 | i16>; sitofp, or shifts and an fmul that widen float16
+bytes16, byte_words16  load of <16 x i8>, xor, zext; sitofp
+pair16                 fptosi twice, and, shl, or: two int16 in a word
+byte_pairs16           as byte_words16 twice, sub, and, shl, or
+byte_run16             load of <32 x i8>, xor, zext to i16, sub
+dot16                  AVX-512, AVX2: pmaddwd and an addition (one instruction with VNNI); elsewhere shifts that extend
+                       each half of a word, two mul and two add on <16 x i32>
 pick16                 eight loads of a pair of slots, sixteen scalar loads of weights and insertelements: on Zen twice
                        as fast as a gather; then as weights16
 largest16              and, icmp ugt, select on the bits without their sign: a running maximum of magnitudes
@@ -53,7 +59,7 @@ from numba import types
 from numba.extending import intrinsic, models, register_model
 from numba.np.arrayobj import populate_array
 
-from hashinfer.kernels.isa import AVX512, FUSES, ISA, RADIX, REGISTER
+from hashinfer.kernels.isa import AVX2, AVX512, FUSES, ISA, RADIX, REGISTER
 from hashinfer.kernels.vectors import LANES
 
 _F32, _F64, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
@@ -303,6 +309,111 @@ def weights16(_context: Any, w: Any, offset: Any) -> Any:
         return _widened(builder, builder.load(_at(builder, data, args[1], kind), align=size))
 
     return float32x16(w, types.int64), codegen
+
+
+def _flipped_bytes(builder: Any, data: Any, offset: Any, flip: Any, count: int = LANES) -> Any:
+    """<count x i8> from an offset on, the bits of `flip` changed."""
+    kind = ir.VectorType(ir.IntType(8), count)
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(undefined, flip, _I32(0))
+    spread = builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, count), [0] * count))
+    return builder.xor(builder.load(_at(builder, data, offset, kind), align=1), spread)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bytes16(_context: Any, array: Any, offset: Any, flip: Any) -> Any:
+    """array[offset : offset + 16] of a uint8 array as floats, the bits of `flip` (uint8) changed first."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        found = _flipped_bytes(builder, _data(context, builder, sig.args[0], args[0]), args[1], args[2])
+        return builder.sitofp(builder.zext(found, _WORDS), _VECTOR)
+
+    return float32x16(array, types.int64, types.uint8), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def byte_words16(_context: Any, array: Any, offset: Any, flip: Any) -> Any:
+    """As bytes16, but as words."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        found = _flipped_bytes(builder, _data(context, builder, sig.args[0], args[0]), args[1], args[2])
+        return builder.bitcast(builder.zext(found, _WORDS), _VECTOR)
+
+    return float32x16(array, types.int64, types.uint8), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def byte_pairs16(_context: Any, array: Any, offset: Any, other: Any, flip: Any, less: Any) -> Any:
+    """Words of two int16: byte k from `offset` on and byte k from `other` on, each less word k of `less`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data, less = _data(context, builder, sig.args[0], args[0]), builder.bitcast(args[4], _WORDS)
+        found = [builder.zext(_flipped_bytes(builder, data, at, args[3]), _WORDS) for at in args[1:3]]
+        low, high = (builder.sub(words, less) for words in found)
+        return builder.bitcast(_paired(builder, low, high), _VECTOR)
+
+    return float32x16(array, types.int64, types.int64, types.uint8, float32x16), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def byte_run16(_context: Any, array: Any, offset: Any, flip: Any, less: Any) -> Any:
+    """array[offset : offset + 32] of a uint8 array, each less `less` (uint16), as words of two int16."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = _data(context, builder, sig.args[0], args[0])
+        kind = ir.VectorType(ir.IntType(16), 2 * LANES)
+        undefined = ir.Constant(kind, ir.Undefined)
+        none = ir.Constant(ir.VectorType(_I32, 2 * LANES), [0] * 2 * LANES)
+        spread = builder.shuffle_vector(builder.insert_element(undefined, args[3], _I32(0)), undefined, none)
+        found = builder.zext(_flipped_bytes(builder, data, args[1], args[2], 2 * LANES), kind)
+        return builder.bitcast(builder.sub(found, spread), _VECTOR)
+
+    return float32x16(array, types.int64, types.uint8, types.uint16), codegen
+
+
+def _paired(builder: Any, low: Any, high: Any) -> Any:
+    return builder.or_(builder.and_(low, _words(0xFFFF)), builder.shl(high, _words(16)))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pair16(_context: Any, low: Any, high: Any) -> Any:
+    """Sixteen words of two int16 each, of whole numbers that these can hold."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        return builder.bitcast(_paired(builder, *(builder.fptosi(value, _WORDS) for value in args)), _VECTOR)
+
+    return float32x16(float32x16, float32x16), codegen
+
+
+def _halves_product(builder: Any, a: Any, b: Any) -> Any:
+    """Word by word the products of both int16 halves, added up."""
+    name, lanes = {
+        AVX512: ("llvm.x86.avx512.pmaddw.d.512", LANES),
+        AVX2: ("llvm.x86.avx2.pmadd.wd", LANES // 2),
+    }.get(ISA, ("", 0))
+    if not name:
+        low = [builder.ashr(builder.shl(words, _words(16)), _words(16)) for words in (a, b)]
+        high = [builder.ashr(words, _words(16)) for words in (a, b)]
+        return builder.add(builder.mul(*low), builder.mul(*high))
+    halves, words = ir.VectorType(ir.IntType(16), 2 * lanes), ir.VectorType(_I32, lanes)
+    function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(words, [halves, halves]))
+    undefined, parts = ir.Constant(_WORDS, ir.Undefined), []
+    for first in range(0, LANES, lanes):
+        order = ir.Constant(words, list(range(first, first + lanes)))
+        cut = [builder.bitcast(builder.shuffle_vector(v, undefined, order), halves) for v in (a, b)]
+        parts.append(builder.call(function, cut))
+    return parts[0] if len(parts) == 1 else builder.shuffle_vector(*parts, _words_of(range(LANES)))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def dot16(_context: Any, total: Any, a: Any, b: Any) -> Any:
+    """Word by word: total (int32) and the products of both int16 halves of a and b, added up; it wraps around."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        total, a, b = (builder.bitcast(value, _WORDS) for value in args)
+        return builder.bitcast(builder.add(total, _halves_product(builder, a, b)), _VECTOR)
+
+    return float32x16(float32x16, float32x16, float32x16), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

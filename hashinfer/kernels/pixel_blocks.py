@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels.arguments import IMAGE_ROWS, INPUTS, NO_LIMIT, OUTPUTS
-from hashinfer.kernels.blocks import BUCKETS, DENSE, HASHED, STRIP, W, fill
+from hashinfer.kernels.blocks import BUCKETS, DENSE, HASHED, STRIP, W, added16, fill
 from hashinfer.kernels.blocks import CHUNK as FILLED
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels
 from hashinfer.kernels.vectors import (
     float32_array,
-    fma16,
     int8_array,
     int32_array,
     load16,
@@ -31,7 +30,7 @@ SCRATCH_BYTES = PLACES_BYTES + 4 * (CHUNK * BLOCK + CHUNK * STRIP + STRIP * BLOC
 
 
 @inlined
-def _multiply(entries: Any, ni: Any, tile: Any, p: Any, j: Any, sums: Any) -> None:
+def _multiply(entries: Any, ni: Any, tile: Any, p: Any, j: Any, sums: Any, words: Any) -> None:
     """sums[j : j + 4, p : p + 32] += tile[:, j : j + 4]^T @ entries[:, p : p + 32]."""
     s = j * BLOCK + p
     a0, a1 = load16(sums, s), load16(sums, s + 16)
@@ -42,13 +41,13 @@ def _multiply(entries: Any, ni: Any, tile: Any, p: Any, j: Any, sums: Any) -> No
         x0, x1 = load16(entries, i * BLOCK + p), load16(entries, i * BLOCK + p + 16)
         at = i * STRIP + j
         w = splat16(tile[at])
-        a0, a1 = fma16(x0, w, a0), fma16(x1, w, a1)
+        a0, a1 = added16(words, x0, w, a0), added16(words, x1, w, a1)
         w = splat16(tile[at + 1])
-        b0, b1 = fma16(x0, w, b0), fma16(x1, w, b1)
+        b0, b1 = added16(words, x0, w, b0), added16(words, x1, w, b1)
         w = splat16(tile[at + 2])
-        c0, c1 = fma16(x0, w, c0), fma16(x1, w, c1)
+        c0, c1 = added16(words, x0, w, c0), added16(words, x1, w, c1)
         w = splat16(tile[at + 3])
-        d0, d1 = fma16(x0, w, d0), fma16(x1, w, d1)
+        d0, d1 = added16(words, x0, w, d0), added16(words, x1, w, d1)
     store16(sums, s, a0)
     store16(sums, s + 16, a1)
     store16(sums, s + BLOCK, b0)
@@ -57,6 +56,21 @@ def _multiply(entries: Any, ni: Any, tile: Any, p: Any, j: Any, sums: Any) -> No
     store16(sums, s + 2 * BLOCK + 16, c1)
     store16(sums, s + 3 * BLOCK, d0)
     store16(sums, s + 3 * BLOCK + 16, d1)
+
+
+@device
+def read_entries(args: Any, image: Any, p0: Any, count: Any, i0: Any, ni: Any, entries: Any, places: Any) -> None:
+    """entries[ni, 128] = the patches under `count` pixels from p0 on, from entry i0 on. places: PLACES_BYTES."""
+    for p in range(0, count, PIXELS):
+        read_pixels(args, image, p0 + p, min(PIXELS, count - p), i0, ni, entries, p, BLOCK, places)
+
+
+@device
+def multiply_entries(entries: Any, count: Any, ni: Any, tile: Any, nj: Any, sums: Any, words: Any) -> None:
+    """sums[nj, 128] += tile[ni, 64]^T @ entries[ni, 128], at least the first `count` columns; words: see added16."""
+    for p in range(0, count, 2 * PIXELS):
+        for j in range(0, nj, 4):
+            _multiply(entries, ni, tile, p, j, sums, words)
 
 
 @device
@@ -80,11 +94,8 @@ def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     for i0 in range(0, args[INPUTS], CHUNK):
         ni = min(CHUNK, args[INPUTS] - i0)
         fill(args, w, i0, ni, j0, nj, w_tile, found)
-        for p in range(0, count, PIXELS):
-            read_pixels(args, image, p0 + p, min(PIXELS, count - p), i0, ni, entries, p, BLOCK, scratch)
-        for p in range(0, count, 2 * PIXELS):
-            for j in range(0, nj, 4):
-                _multiply(entries, ni, w_tile, p, j, sums)
+        read_entries(args, image, p0, count, i0, ni, entries, scratch)
+        multiply_entries(entries, count, ni, w_tile, nj, sums, False)
     for j in range(nj):
         for p in range(0, count, PIXELS):
             there = min(PIXELS, count - p)

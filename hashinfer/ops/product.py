@@ -9,13 +9,15 @@ from math import prod
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.kernels import arguments, blocks, pixel_blocks
+from hashinfer.kernels import arguments, blocks, depthwise, pixel_blocks, pooling
 from hashinfer.ops.base import Array, Call, Operand, Shape, TensorType, broadcast, need, optional, register
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
 
 F32 = np.dtype(np.float32)
 ONE_IMAGE = 2**62
+IMAGES, PIXELS = Buffer("in", 0), Buffer("out", 0)
+"""Where a convolution reads and writes by default."""
 NS_PER_MULTIPLY = 0.02
 NS_PER_ENTRY = 0.15
 """Rough times, on one thread, of a dense multiply-add and of a patch entry that is read as one lane of sixteen."""
@@ -262,6 +264,42 @@ class Gemm(NativeOp):
         np.copyto(outs[0], y, casting="unsafe")
 
 
+MOST_MAPS, MOST_CHANNELS = 2, 4
+"""Of a group, output and input planes, where they go plane by plane."""
+PLANES_BYTES = 2**20
+"""The most scratch for a group's input planes."""
+
+
+def by_planes(geometry: Geometry) -> bool:
+    """Whether a convolution has so few maps in a group that 64 of them side by side would be waste."""
+    few = geometry.out_channels <= MOST_MAPS * geometry.groups and geometry.group_channels <= MOST_CHANNELS
+    return geometry.groups > 1 and few and depthwise.scratch_bytes(*reach(geometry)) <= PLANES_BYTES
+
+
+def reach(geometry: Geometry) -> tuple[int, int, int, int, int]:
+    """(planes, lines, elements of a line) that the windows of one output plane lie in, weights, rows of outputs."""
+    g = geometry
+    out = (g.out_height, g.out_width)
+    lines, line = ((out[k] - 1) * g.strides[k] + (g.kernel[k] - 1) * g.dilations[k] + 1 for k in (0, 1))
+    # What is beyond the last window is left out; the image may end before it.
+    return g.group_channels, lines, line, g.patch_size, g.out_height
+
+
+def planes_call(geometry: Geometry, args: Mapping[str, Argument]) -> KernelCall:
+    """A convolution plane by plane; args: x, y, w, bias, epilogue."""
+    g, sizes, out = geometry, (geometry.height, geometry.width), (geometry.out_height, geometry.out_width)
+    inner, lines, line, _, _ = reach(geometry)
+    mine: dict[str, Argument] = {"maps": g.out_channels, "inner": inner, "outer": g.out_channels // g.groups}
+    mine |= {"lines": lines, "line": line}
+    for k in range(2):
+        values = (sizes[k], out[k], g.kernel[k], g.strides[k], g.dilations[k], g.pads[k])
+        mine |= {f"{name}_{k}": value for name, value in zip(pooling.AXIS, values, strict=True)}
+    planes = g.batch * g.out_channels
+    work = planes * (NS_PER_MULTIPLY * 4 * g.out_pixels * g.patch_size + NS_PER_ELEMENT * inner * lines * line)
+    scratch = depthwise.scratch_bytes(*reach(geometry))
+    return KernelCall(depthwise.depthwise, planes if g.out_pixels else 0, {**mine, **args}, scratch, work)
+
+
 @register("Conv")
 class Conv(NativeOp):
     """Convolution of one or two spatial dimensions, groups and dilations among them, as a product over patches."""
@@ -282,6 +320,13 @@ class Conv(NativeOp):
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         x, w = need(ins, 0, "X"), need(ins, 1, "W")
         geometry = Geometry.of(call, x.shape, w.shape)
+        if by_planes(geometry):
+            args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "w": Buffer("in", 1)}
+            args |= {"bias": Buffer("in", 2)} if optional(ins, 2) is not None else {}
+            only = planes_call(geometry, args | self.epilogue.args())
+            return Emission(
+                [only], choice="depthwise", reason=f"{geometry.out_channels // geometry.groups} maps a group"
+            )
         calls: list[KernelCall] = []
         for group in range(geometry.groups):
             source = conv_rows(geometry, group, optional(ins, 2), self.epilogue)
@@ -295,19 +340,29 @@ class Conv(NativeOp):
         return Emission(calls, choice=calls[0].kernel.name, reason="128 pixels share each tile of W")
 
 
-def conv_rows(geometry: Geometry, group: int, bias: Operand | None, epilogue: Epilogue) -> Rows:
-    """One group of a convolution as a product: a row for each output pixel, a column for each output channel."""
+def conv_rows(
+    geometry: Geometry,
+    group: int,
+    bias: Operand | None,
+    epilogue: Epilogue,
+    x: Buffer = IMAGES,
+    y: Buffer = PIXELS,
+) -> Rows:
+    """One group of a convolution as a product: a row for each output pixel, a column for each output channel.
+
+    x, y: where images and outputs begin, of four bytes an element.
+    """
     pixels, outputs = geometry.out_pixels, geometry.out_channels // geometry.groups
     bias_part: dict[str, Argument] = {}
     if bias is not None:
         bias_part = {"bias": Buffer("in", 2, 4 * group * outputs), "bias_row_stride": 0, "bias_col_stride": 1}
     return Rows(
-        x=Buffer("in", 0, 4 * group * geometry.group_channels * geometry.height * geometry.width),
+        x=replace(x, offset=4 * group * geometry.group_channels * geometry.height * geometry.width),
         x_row_stride=0,
         rows=geometry.batch * pixels,
         inputs=geometry.patch_size,
         outputs=outputs,
-        y=Buffer("out", 0, 4 * group * outputs * pixels),
+        y=replace(y, offset=4 * group * outputs * pixels),
         y_row_stride=1,
         y_col_stride=pixels,
         image_rows=max(pixels, 1),

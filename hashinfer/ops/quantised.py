@@ -1,20 +1,32 @@
 """Arithmetic on 8-bit integers: products and convolutions with zero points, and the quantisation of one's own range.
 
-Integer products are taken in float64, block by block, where they are exact: |sum| < 2^53.
+What no kernel is for, zero points of their own for each matrix of a batch among it, is done by NumPy. Integer products
+are then taken in float64, block by block, where they are exact: |sum| < 2^53.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from math import prod
 
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, broadcast, need, optional, register
+from hashinfer.kernels import quantise
+from hashinfer.ops.base import Array, Call, Operand, Shape, TensorType, broadcast, need, optional, register
+from hashinfer.ops.bytewise import (
+    LONGEST,
+    convolution_calls,
+    described,
+    dynamic_emission,
+    flip,
+    product_calls,
+    scaled_call,
+    zero_args,
+)
 from hashinfer.ops.checks import FLOAT32, FLOATS, DTypes, array, need_dtype
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.pool import Window
+from hashinfer.ops.emission import Argument, Buffer, Emission, NativeOp
 
 BYTES: DTypes = frozenset(map(np.dtype, ("u1", "i1")))
 INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
@@ -89,8 +101,18 @@ def matrices(a: Array, b: Array, *along: Array) -> Iterator[tuple[tuple[int, ...
         yield at, [x[at] for x in spread]
 
 
+def flat_zero(zero: Operand | None) -> bool:
+    """Whether there is one zero point for each output, for all matrices of a batch alike, or fewer."""
+    return zero is None or zero.type.size == 1 or len(zero.shape) == 1
+
+
+def given(ins: Sequence[Array | None]) -> list[Operand | None]:
+    """What types and shapes the operands have."""
+    return [None if x is None else Operand(TensorType(x.dtype, x.shape)) for x in ins]
+
+
 @register("MatMulInteger")
-class MatMulInteger(Op):
+class MatMulInteger(NativeOp):
     """(A - its zero point) @ (B - its zero point) in int32."""
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
@@ -101,7 +123,16 @@ class MatMulInteger(Op):
         need_parameter(optional(ins, 3), b.shape, -1, "the zero point of B")
         return [TensorType(INT32, product_shape(a, b))]
 
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return flat_zero(optional(ins, 3))
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        return described(*product_calls(ins, (0, 2), (1, 3), Buffer("out", 0)))
+
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        if self.emits(call, given(ins)):
+            super().run(call, ins, outs)
+            return
         a, b, out = array(ins, 0), array(ins, 1), outs[0]
         a_zero, b_zero = (aligned(ins[k] if len(ins) > k else None, axis) for k, axis in ((2, -2), (3, -1)))
         if out.size == 0:
@@ -128,7 +159,7 @@ def need_scale_of(scale: Operand, zero: Operand, what: str) -> None:
 
 
 @register("QLinearMatMul")
-class QLinearMatMul(Op):
+class QLinearMatMul(NativeOp):
     """saturate(round((A @ B) a_scale b_scale / y_scale) + y's zero point), of 8-bit integers less their zero points."""
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
@@ -152,7 +183,33 @@ class QLinearMatMul(Op):
         a, b, y_zero = optional(ins, 0), optional(ins, 3), optional(ins, 7)
         return all(x is None or len(x.shape) >= 2 for x in (a, b)) and (y_zero is None or y_zero.type.size == 1)
 
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        scales = [need(ins, k, "a scale") for k in (1, 4, 6)]
+        flat = flat_zero(scales[1]) and flat_zero(optional(ins, 5))
+        return flat and all(s.dtype == FLOAT32 for s in scales) and need(ins, 0, "a").shape[-1] <= LONGEST
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        shape = outs[0].shape
+        calls, temps = product_calls(ins, (0, 2), (3, 5), Buffer("temp", 1))
+        scales, columns = need(ins, 1, "a_scale").type.size, need(ins, 4, "b_scale").type.size
+        args: dict[str, Argument] = {
+            "x": Buffer("temp", 1),
+            "y": Buffer("out", 0),
+            "row_scale": Buffer("in", 1),
+            "row_period": scales,
+            "scale": Buffer("in", 4),
+            "step": int(columns > 1),
+            "y_scale": Buffer("in", 6),
+            "flip": flip(outs[0].dtype),
+            **zero_args(ins, 7),
+        }
+        last = scaled_call(quantise.requantise, prod(shape[:-1]), shape[-1], args)
+        return described([*calls, last], [*temps, 4 * prod(shape)])
+
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        if self.emits(call, given(ins)):
+            super().run(call, ins, outs)
+            return
         a, b, y_scale, y_zero = array(ins, 0), array(ins, 3), array(ins, 6), array(ins, 7)
         if outs[0].size == 0:
             return
@@ -166,53 +223,19 @@ class QLinearMatMul(Op):
 
 
 @register("DynamicQuantizeLinear")
-class DynamicQuantizeLinear(Op):
+class DynamicQuantizeLinear(NativeOp):
     """uint8 of float32 by its own range, which is made to hold 0; and the scale and the zero point."""
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        return dynamic_emission(outs[0].size, len(outs))
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         x = need(ins, 0, "x")
         need_dtype(x, frozenset({FLOAT32}), "x")
         return [TensorType(UINT8, x.shape), TensorType(FLOAT32, ()), TensorType(UINT8, ())][: call.outputs]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        x = array(ins, 0)
-        low, high = np.float32(min(x.min(initial=0), 0)), np.float32(max(x.max(initial=0), 0))
-        with np.errstate(all="ignore"):
-            scale = np.float32((high - low) / np.float32(255)) or np.float32(1)
-            zero = np.clip(np.rint(-low / scale), 0, 255)
-            for rows in blocks(x.size, 2**16):
-                saturated(x.reshape(-1)[rows] / scale, zero, outs[0].reshape(-1)[rows])
-        for out, value in zip(outs[1:], (scale, zero), strict=False):
-            np.copyto(out, value, casting="unsafe")
 
-
-def exact_convolutions(
-    geometry: Geometry, x: Array, w: Array, x_zero: Array, w_zero: Array
-) -> Iterator[tuple[int, slice, Array]]:
-    """(image, output channels of a group, float64 [channels, pixels]) of (x - x_zero) convolved with (w - w_zero)."""
-    g = geometry
-    inner, outer = g.group_channels, g.out_channels // g.groups
-    kernels = w.reshape(g.out_channels, inner, *g.kernel)
-    down, across = (
-        Window(size, g.kernel[k], g.strides[k], g.dilations[k], (g.pads[k], g.pads[k + 2]), count)
-        for k, size, count in ((0, g.height, g.out_height), (1, g.width, g.out_width))
-    )
-    for n in range(g.batch):
-        image = x[n].reshape(g.channels, g.height, g.width)
-        for group in range(g.groups):
-            channels, made = slice(group * inner, (group + 1) * inner), slice(group * outer, (group + 1) * outer)
-            values = image[channels].astype(np.float64) - x_zero
-            total = np.zeros((outer, g.out_height, g.out_width))
-            for i, k in product(down.positions(), across.positions()):
-                (rows, from_rows), (cols, from_cols) = down.slices(i), across.slices(k)
-                weights = kernels[made, :, i, k].astype(np.float64)
-                weights -= w_zero[made, None] if w_zero.size > 1 else w_zero
-                met = values[:, from_rows, from_cols]
-                total[:, rows, cols] += (weights @ met.reshape(inner, -1)).reshape(outer, *met.shape[1:])
-            yield n, made, total.reshape(outer, -1)
-
-
-class IntegerConvolution(Op):
+class IntegerConvolution(NativeOp):
     """What the convolutions of 8-bit integers share."""
 
     def geometry(self, call: Call, x: Operand, w: Operand, w_zero: Operand | None) -> Geometry:
@@ -238,15 +261,9 @@ class ConvInteger(IntegerConvolution):
         need_parameter(x_zero, (), -1, "the zero point of x")
         return [TensorType(INT32, self.geometry(call, x, w, w_zero).out_shape)]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        x, w = array(ins, 0), array(ins, 1)
-        x_zero, w_zero = (
-            np.zeros(()) if len(ins) <= k or ins[k] is None else array(ins, k).astype(np.float64) for k in (2, 3)
-        )
-        geometry = Geometry.of(call, x.shape, w.shape)
-        out = outs[0].reshape(geometry.batch, geometry.out_channels, -1)
-        for n, made, total in exact_convolutions(geometry, x, w, x_zero.reshape(()), w_zero.reshape(-1)):
-            out[n, made] = total.astype(np.int64)
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        geometry = Geometry.of(call, need(ins, 0, "x").shape, need(ins, 1, "w").shape)
+        return described(*convolution_calls(ins, geometry, 2, (1, 3), Buffer("out", 0)))
 
 
 @register("QLinearConv")
@@ -263,23 +280,30 @@ class QLinearConv(IntegerConvolution):
         geometry = self.geometry(call, x, w, w_zero)
         for what, scale, zero in (("x", x_scale, x_zero), ("y", y_scale, y_zero)):
             need_scale_of(scale, zero, what)
+            need_dtype(scale, frozenset({FLOAT32}), f"the scale of {what}")
             need_parameter(scale, (), -1, f"the scale of {what}")
-        need_dtype(w_scale, FLOATS, "the scale of w")
+        need_dtype(w_scale, frozenset({FLOAT32}), "the scale of w")
         if w_scale.type.size != 1 and w_scale.shape != (geometry.out_channels,):
             raise OpError(f"the scale of w is {w_scale.type}; expected one number, or {geometry.out_channels}")
         if bias is not None and (bias.dtype != INT32 or bias.shape != (geometry.out_channels,)):
             raise OpError(f"B is {bias.type}; expected int32[{geometry.out_channels}]")
         return [TensorType(y_zero.dtype, geometry.out_shape)]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        x, w = array(ins, 0), array(ins, 3)
-        geometry = Geometry.of(call, x.shape, w.shape)
-        x_scale, y_scale = (array(ins, k).astype(np.float32).reshape(()) for k in (1, 6))
-        factor = x_scale * array(ins, 4).astype(np.float32).reshape(-1, 1) / y_scale
-        bias = array(ins, 8).reshape(-1, 1) if len(ins) > 8 and ins[8] is not None else np.zeros((1, 1))
-        x_zero, w_zero = array(ins, 2).astype(np.float64).reshape(()), array(ins, 5).astype(np.float64).reshape(-1)
-        y_zero = array(ins, 7).astype(np.int64).reshape(())
-        out = outs[0].reshape(geometry.batch, geometry.out_channels, -1)
-        for n, made, total in exact_convolutions(geometry, x, w, x_zero, w_zero):
-            sums = (total + (bias[made] if len(bias) > 1 else bias)).astype(np.float32)
-            saturated(sums * (factor[made] if len(factor) > 1 else factor), y_zero, out[n, made])
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        geometry = Geometry.of(call, need(ins, 0, "x").shape, need(ins, 3, "w").shape)
+        calls, temps = convolution_calls(ins, geometry, 2, (3, 5), Buffer("temp", 1))
+        args: dict[str, Argument] = {
+            "x": Buffer("temp", 1),
+            "y": Buffer("out", 0),
+            "row_scale": Buffer("in", 1),
+            "scale": Buffer("in", 4),
+            "period": need(ins, 4, "w_scale").type.size,
+            "y_scale": Buffer("in", 6),
+            "flip": flip(outs[0].dtype),
+            **zero_args(ins, 7),
+        }
+        if optional(ins, 8) is not None:
+            args |= {"bias": Buffer("in", 8), "bias_period": geometry.out_channels}
+        rows = geometry.batch * geometry.out_channels
+        last = scaled_call(quantise.requantise, rows, geometry.out_pixels, args)
+        return described([*calls, last], [*temps, 4 * outs[0].size])

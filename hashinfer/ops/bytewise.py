@@ -1,0 +1,172 @@
+"""Kernel calls for arithmetic on 8-bit integers: products, convolutions, and the way to and from floats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from hashinfer.kernels import blocks, integer, quantise
+from hashinfer.kernels.elementwise import TILE
+from hashinfer.kernels.jit import Kernel
+from hashinfer.ops.base import Operand, Shape, broadcast
+from hashinfer.ops.convolution import Geometry
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, aligned
+from hashinfer.ops.product import (
+    NS_PER_MULTIPLY,
+    Epilogue,
+    Rows,
+    batch_offsets,
+    block_tiles,
+    by_planes,
+    conv_rows,
+    pixel_tiles,
+    pixel_work,
+    planes_call,
+)
+
+FLOAT32, INT8 = np.dtype(np.float32), np.dtype(np.int8)
+FEW_ROWS = 3
+EXACT = 2**24 // 255**2
+"""The most inputs whose products have an exact float32 sum."""
+LONGEST = (2**31 - 1) // 255**2
+"""The most inputs whose products cannot reach beyond int32."""
+NS_PER_BYTE, NS_PER_CONVERSION = 0.04, 0.3
+"""Rough times of a byte of W that is read as a float, and of an element that goes from a float to a byte."""
+
+
+def flip(dtype: np.dtype[np.generic]) -> int:
+    """What the kernels change in bytes of a dtype to read them as uint8."""
+    return 128 if dtype == INT8 else 0
+
+
+def zero_args(ins: Sequence[Operand | None], number: int) -> dict[str, Argument]:
+    """Where the zero points are that are the op's input `number`, and how many: none of them is 0."""
+    zero = ins[number] if len(ins) > number else None
+    return {} if zero is None else {"zero": Buffer("in", number), "zeros": zero.type.size}
+
+
+def centre_call(ins: Sequence[Operand | None], x_number: int, zero_number: int, run: int, target: Buffer) -> KernelCall:
+    """Bytes less their zero points, which take turns after `run` of them, as float32."""
+    x = ins[x_number]
+    assert x is not None  # noqa: S101
+    args: dict[str, Argument] = {"x": Buffer("in", x_number), "y": target, "count": x.type.size, "run": max(run, 1)}
+    args |= {"flip": flip(x.dtype), **zero_args(ins, zero_number)}
+    return KernelCall(integer.centre, -(-x.type.size // TILE), args, 0, NS_PER_ELEMENT * x.type.size)
+
+
+def product_calls(
+    ins: Sequence[Operand | None], a: tuple[int, int], b: tuple[int, int], y: Buffer
+) -> tuple[list[KernelCall], list[int]]:
+    """(calls, bytes of temporary 0) for (A - zero) @ (B - zero) as int32 into y.
+
+    a, b: which inputs of the op the bytes and the zero points are.
+    """
+    left, right = ins[a[0]], ins[b[0]]
+    assert left is not None and right is not None  # noqa: S101, PT018
+    xs = left.shape if len(left.shape) > 1 else (1, *left.shape)
+    ws = right.shape if len(right.shape) > 1 else (*right.shape, 1)
+    batch: Shape = broadcast(xs[:-2], ws[:-2])
+    rows, inputs, outputs = xs[-2], xs[-1], ws[-1]
+    if prod(ws[:-2]) == 1:
+        rows, batch = prod(xs[:-1]), ()
+    centred = Buffer("temp", 0)
+    source = Rows(centred, inputs, rows, inputs, outputs, y, outputs)
+    args = source.args() | {"w": Buffer("in", b[0]), "w_row_stride": outputs, "w_col_stride": 1}
+    args |= {"flip": flip(right.dtype), **zero_args(ins, b[1])}
+    entries = inputs * outputs
+    work = (NS_PER_MULTIPLY * rows + NS_PER_BYTE) * entries * prod(batch)
+    if rows <= FEW_ROWS and not batch:
+        first = centre_call(ins, *a, inputs, centred)
+        tiles = rows * -(-outputs // blocks.STRIP)
+        call = KernelCall(integer.integer_row, tiles, args, integer.ROW_SCRATCH_BYTES, rows * 2 * NS_PER_BYTE * entries)
+    else:
+        # Rows are padded to whole words of two.
+        words = -(-inputs // 2)
+        first = centre_call(ins, *a, inputs, centred)
+        first = replace(first, kernel=integer.centre_rows, tiles=prod(xs[:-1]), args={**first.args, "pitch": 2 * words})
+        offsets = batch_offsets((*xs[:-1], words), ws, batch, rows * outputs)
+        args |= {"batches": len(offsets), "offsets": offsets, "x_row_stride": words}
+        tiles = block_tiles(rows, outputs) * prod(batch)
+        call = KernelCall(integer.integer_block, tiles, args, integer.SCRATCH_BYTES, work)
+    return [first, call], [4 * prod(xs[:-1]) * (inputs + 1)]
+
+
+def convolution_calls(
+    ins: Sequence[Operand | None], geometry: Geometry, x_zero: int, w: tuple[int, int], y: Buffer
+) -> tuple[list[KernelCall], list[int]]:
+    """(calls, bytes of temporary 0) for a convolution of input 0 with W as int32 into y.
+
+    w: which inputs of the op W and its zero points are.
+    """
+    kernel = ins[w[0]]
+    assert kernel is not None  # noqa: S101
+    centred, zeros = Buffer("temp", 0), zero_args(ins, w[1])
+    calls = [centre_call(ins, 0, x_zero, prod(geometry_shape(geometry)), centred)]
+    size = aligned(4 * prod(geometry_shape(geometry)))
+    if by_planes(geometry) and geometry.patch_size <= EXACT:
+        at = replace(centred, offset=size)
+        calls.append(centre_call(ins, *w, geometry.patch_size, at))
+        args: dict[str, Argument] = {"x": centred, "w": at, "y": y, "whole": 1, **Epilogue().args()}
+        return [*calls, planes_call(geometry, args)], [size + 4 * kernel.type.size]
+    for group in range(geometry.groups):
+        source = conv_rows(geometry, group, None, Epilogue(), centred, y)
+        weights: dict[str, Argument] = {
+            "w": Buffer("in", w[0], group * source.outputs * source.inputs),
+            "w_row_stride": 1,
+            "w_col_stride": source.inputs,
+            "flip": flip(kernel.dtype),
+            **zeros,
+        }
+        if zeros and zeros["zeros"] != 1:
+            weights["zero"] = Buffer("in", w[1], group * source.outputs)
+        work, tiles = pixel_work(source), pixel_tiles(source)
+        args = source.args() | weights
+        calls.append(KernelCall(integer.integer_pixels, tiles, args, integer.PIXEL_SCRATCH_BYTES, work))
+    return calls, [size]
+
+
+def geometry_shape(geometry: Geometry) -> Shape:
+    """Of what is convolved."""
+    return (geometry.batch, geometry.channels, geometry.height, geometry.width)
+
+
+def scaled_call(kernel: Kernel, outer: int, inner: int, args: dict[str, Argument]) -> KernelCall:
+    """A kernel of hashinfer.kernels.quantise over an array [outer, inner]."""
+    together = max(1, TILE // max(inner, 1))
+    args = {"outer": outer, "inner": inner, "rows_per_tile": together, "period": 1, "row_period": 1} | args
+    tiles = -(-outer // together) if inner else 0
+    return KernelCall(kernel, tiles, args, 0, NS_PER_CONVERSION * outer * inner)
+
+
+def scale_args(shape: Shape, axis: int, scale: Operand, number: int) -> tuple[int, int, dict[str, Argument]]:
+    """(outer, inner, arguments) for scales that are one number, or one for each index along an axis."""
+    args: dict[str, Argument] = {"scale": Buffer("in", number)}
+    size = prod(shape)
+    if scale.type.size == 1:
+        inner = min(TILE, size) if size % TILE == 0 else size
+        return (size // inner if inner else 0), inner, args
+    inner = prod(shape[axis + 1 :])
+    if axis == len(shape) - 1:
+        return prod(shape[:-1]), shape[-1], args | {"step": 1}
+    return prod(shape[: axis + 1]), inner, args | {"period": shape[axis]}
+
+
+def dynamic_emission(count: int, outs: int) -> Emission:
+    """uint8 of float32 by its own range; outputs that are not asked for are temporaries."""
+    places = [Buffer("out", k) if k < outs else Buffer("temp", k - outs) for k in range(3)]
+    found: dict[str, Argument] = {"x": Buffer("in", 0), "count": count, "scale": places[1], "zero": places[2]}
+    work = NS_PER_ELEMENT * count
+    calls = [KernelCall(quantise.dynamic_range, 1, found, quantise.RANGE_SCRATCH_BYTES, work)]
+    args: dict[str, Argument] = {"x": Buffer("in", 0), "y": places[0], "scale": places[1], "zero": places[2]}
+    inner = TILE if count % TILE == 0 else count
+    calls.append(scaled_call(quantise.quantise, count // inner if inner else 0, inner, args | {"zeros": 1}))
+    return Emission(calls, [8] * (3 - outs), choice="dynamic_range")
+
+
+def described(calls: Sequence[KernelCall], temps: Sequence[int]) -> Emission:
+    """The emission, named by its product."""
+    product = next(c for c in calls[::-1] if c.kernel is not quantise.requantise)
+    return Emission(calls, temps, choice=product.kernel.name, reason="sums are exact")
