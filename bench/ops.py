@@ -71,14 +71,16 @@ class Case:
 
 
 X = floats(16, 64, 64)
-UNARY = """
-    Abs Acosh Asinh Atan Ceil Celu Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu
-    LogSoftmax Mish Neg Relu Round Selu Sigmoid Sign Sin Sinh Cosh Softmax Softplus Softsign Swish Tan Tanh
-    ThresholdedRelu
-""".split()
-REDUCTIONS = """
-    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
-""".split()
+UNARY = (
+    *("Abs", "Acosh", "Asinh", "Atan", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu"),
+    *("HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "LogSoftmax", "Mish", "Neg", "Relu"),
+    *("Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Swish", "Tan", "Tanh"),
+    "ThresholdedRelu",
+)
+REDUCTIONS = (
+    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"),
+    *("ReduceSum", "ReduceSumSquare"),
+)
 
 
 def cases() -> Iterator[Case]:

@@ -151,7 +151,7 @@ def test_quantised_convolution(shape, kernel, attrs, choice, kind, biased):
 
 GEOMETRIES = st.fixed_dictionaries(
     {
-        "shape": st.tuples(st.integers(1, 2), st.integers(2, 5), st.integers(5, 20), st.integers(5, 40)),
+        "shape": st.tuples(st.integers(1, 2), st.integers(2, 5), st.integers(7, 20), st.integers(7, 40)),
         "kernel": st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 4), st.integers(1, 4)),
         "strides": st.tuples(st.integers(1, 3), st.integers(1, 3)),
         "dilations": st.tuples(st.integers(1, 2), st.integers(1, 2)),

@@ -523,9 +523,6 @@ CASES: list[tuple[str, list[Array | None], int, dict[str, Any]]] = [
     ("DequantizeLinear", [ints(2, 3, 4, dtype="i1"), np.float32([0.1, 0.2, 0.3]), np.int8([1, 2, 3])], 13, {"axis": 1}),
     ("DequantizeLinear", [ints(2, 3, 4, dtype="i4"), np.float32(0.1)], 13, {}),
     ("DequantizeLinear", [ints(2, 3, dtype="i1"), np.float16([0.1, 0.2]), np.int8([1, 2])], 19, {"axis": 0}),
-    ("DynamicQuantizeLinear", [X], 11, {}),
-    ("DynamicQuantizeLinear", [np.abs(X)], 11, {}),
-    ("DynamicQuantizeLinear", [np.zeros((2, 3), "f4")], 11, {}),
     ("MatMulInteger", [u8(5, 7), u8(7, 3)], 10, {}),
     ("MatMulInteger", [u8(5, 7), ints(7, 3, dtype="i1"), np.uint8(12), np.int8(-3)], 10, {}),
     ("MatMulInteger", [u8(2, 5, 7), ints(7, 3, dtype="i1"), np.uint8(9), np.int8([1, 2, 3])], 10, {}),
@@ -570,6 +567,11 @@ CASES: list[tuple[str, list[Array | None], int, dict[str, Any]]] = [
 )
 def test_case(op_type: str, ins: list[Any], opset: int, attrs: dict[str, Any]) -> None:
     check(op_type, [None if x is None else np.asarray(x) for x in ins], opset, attrs)
+
+
+@pytest.mark.parametrize("x", [floats(4, 5), np.float32([0, 0, 0]), np.abs(floats(2, 3, 4)) + 1])
+def test_dynamic_quantisation(x: Array) -> None:
+    check("DynamicQuantizeLinear", [x], 11, {}, outputs=3)
 
 
 def test_integer_products_are_exact_beyond_one_block() -> None:
@@ -758,6 +760,19 @@ def check_pooling_kernel(attrs: dict[str, Any], x: Array) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+def check_average_kernel(attrs: dict[str, Any], x: Array) -> None:
+    """Hold the kernel to NumPy's means of the same elements in float64."""
+    op, call = pool.AveragePool(), Call(attrs, 19)
+    (kind,) = infer("AveragePool", call, [x])
+    exact, found = np.empty(kind.shape), np.full(kind.shape, 77, kind.dtype)
+    assert op.emits(call, [Operand.of(x)]) == (x.ndim <= 4)
+    op.run(call, [x.astype(np.float64)], [exact])
+    op.run(call, [x], [found])
+    np.testing.assert_allclose(
+        found, exact, rtol=0, atol=30 * float(np.finfo(np.float32).eps) * np.abs(x).max(initial=0)
+    )
+
+
 POOLING_KERNEL = {
     "wide": ((3, 5, 33, 70), {"kernel_shape": [2, 2], "strides": [2, 2]}),
     "overlapping": ((1, 2, 19, 40), {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1]}),
@@ -774,6 +789,8 @@ POOLING_KERNEL = {
 def test_pooling_kernel(case: str) -> None:
     shape, attrs = POOLING_KERNEL[case]
     check_pooling_kernel(attrs, floats(*shape))
+    if case != "more padding than image":
+        check_average_kernel(attrs, floats(*shape))
 
 
 def test_a_line_too_long_for_the_pooling_kernel_is_left_to_numpy() -> None:
@@ -798,6 +815,7 @@ def test_pool(data: st.DataObject) -> None:
     x = floats(1, 2, *(data.draw(st.integers(d * (k - 1) + 1, 8)) for k, d in zip(kernel, dilations, strict=True)))
     check("MaxPool", [x], 12, attrs)
     check_pooling_kernel(attrs, x)
+    check_average_kernel(attrs | {"count_include_pad": data.draw(st.integers(0, 1))}, x)
     check("AveragePool", [x], 19, {**attrs, "count_include_pad": data.draw(st.integers(0, 1))})
 
 

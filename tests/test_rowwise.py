@@ -1,4 +1,4 @@
-"""Softmax, layer normalisation and GELU as kernels: within their bounds of float64, and as NumPy where not finite."""
+"""Rows and activations as kernels: within their bounds of float64, and as NumPy where not finite."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 40))
 SCALES = st.sampled_from([1e-30, 1e-3, 1.0, 30.0, 1e4])
 
 
-def run(op: str, x: np.ndarray, constants: dict[str, np.ndarray] | None = None, **attrs: object) -> np.ndarray:
+def run(
+    op: str, x: np.ndarray, constants: dict[str, np.ndarray] | None = None, opset: int = nets.OPSET, **attrs: object
+) -> np.ndarray:
     """The op's output; its step must run as a kernel."""
     node = nets.node(op, ["x", *(constants or {})], ["y"], **attrs)
-    model = nets.model([node], {"x": (np.float32, x.shape)}, {"y": (np.float32, x.shape)}, constants or {})
+    model = nets.model([node], {"x": (np.float32, x.shape)}, {"y": (np.float32, x.shape)}, constants or {}, opset)
     session = hashinfer.InferenceSession(model.SerializeToString(), threads=1)
     (step,) = session.report()["steps"]
     assert step["runs"] == "native"
@@ -71,6 +73,74 @@ def test_gelu(approximate, shape, scale):
     else:
         exact = 0.5 * wide * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
     assert (np.abs(run("Gelu", x, approximate=approximate) - exact) <= 8 * EPS * np.abs(wide) + 1e-37).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES, SCALES)
+def test_log_softmax(shape, scale):
+    x = values(shape, scale)
+    wide = x.astype(np.float64)
+    below = wide.max(-1, keepdims=True) - wide
+    log_sum = np.log(np.exp(-below).sum(-1, keepdims=True))
+    found = run("LogSoftmax", x)
+    assert (np.abs(found + below + log_sum) <= 4 * EPS * (1 + below + log_sum)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES, SCALES)
+def test_instance_normalization(shape, scale):
+    x, channels = values(shape, scale) + np.float32(scale), shape[1:2]
+    constants = {"scale": values(channels, 1.0), "bias": values(channels, 2.0)}
+    wide = x.astype(np.float64)
+    deviation = np.sqrt(wide.var(-1, keepdims=True) + np.float32(1e-5))
+    column = {name: value.reshape(-1, 1) for name, value in constants.items()}
+    exact = (wide - wide.mean(-1, keepdims=True)) / deviation * column["scale"] + column["bias"]
+    found = run("InstanceNormalization", x, constants)
+    size = np.abs(wide).max(-1, keepdims=True) / deviation
+    assert (np.abs(found - exact) <= 4 * EPS * (size + 1) * np.abs(column["scale"]) + 2 * EPS * np.abs(exact)).all()
+
+
+def stable_logistic(x: np.ndarray) -> np.ndarray:
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+ACTIVATIONS = {
+    "Erf": ({}, np.vectorize(math.erf, otypes=[float])),
+    "Sigmoid": ({}, stable_logistic),
+    "Swish": ({"alpha": 1.5}, lambda x: x * stable_logistic(1.5 * x)),
+    "HardSwish": ({}, lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+    "HardSigmoid": ({"alpha": 0.25, "beta": 0.625}, lambda x: np.clip(0.25 * x + 0.625, 0, 1)),
+    "LeakyRelu": ({"alpha": 0.125}, lambda x: np.where(x < 0, 0.125 * x, x)),
+    "ThresholdedRelu": ({"alpha": 0.5}, lambda x: np.where(x > 0.5, x, 0)),
+    "Softsign": ({}, lambda x: x / (1 + np.abs(x))),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@settings(max_examples=20, deadline=None)
+@given(SHAPES, SCALES)
+def test_activation(name, shape, scale):
+    attrs, exact = ACTIVATIONS[name]
+    x = values(shape, scale)
+    wide = x.astype(np.float64)
+    # The float32 product alpha x moves the exponent of Swish by its own rounding.
+    size = np.maximum(np.abs(exact(wide)), np.minimum(np.abs(wide), 1.0) if name in ("HardSigmoid", "HardSwish") else 0)
+    slack = 4 + (np.abs(wide) if name == "Swish" else 0)
+    found = run(name, x, opset=24 if name == "Swish" else nets.OPSET, **attrs)
+    assert (np.abs(found - exact(wide)) <= slack * EPS * size + 1e-37).all()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_of_what_is_not_finite(name):
+    attrs, _ = ACTIVATIONS[name]
+    x = np.array([[[np.nan, np.inf, -np.inf, 0.0]]], np.float32)
+    found = run(name, x, opset=24 if name == "Swish" else nets.OPSET, **attrs)[0, 0]
+    assert np.isnan(found[0]) == (name != "ThresholdedRelu")
+    at_ends = {"LeakyRelu": -np.inf, "Erf": -1, "Sigmoid": 0, "HardSigmoid": 0, "ThresholdedRelu": 0}
+    if name in at_ends:
+        assert found[2] == at_ends[name]
+        assert found[1] == (np.inf if "Relu" in name else 1)
 
 
 @pytest.mark.parametrize("row", [[np.nan, 1, 2], [np.inf, 1, 2], [-np.inf, 1, 2], [3e38, -3e38, 0], [-np.inf] * 3])

@@ -1,4 +1,4 @@
-"""Element by element: conversions to float32, arithmetic of two broadcast float32 operands, ReLU.
+"""Element by element: conversions to and from float32, arithmetic of two broadcast float32 operands, ReLU.
 
 Each element is rounded once, as NumPy's ufuncs do. A tile is a run of whole inner rows.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hashinfer.kernels.hashing import weight
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.vectors import (
     float32_array,
@@ -26,7 +27,7 @@ TILE = 16384
 FLAT = ("x", "kind", "count", "y")
 X, KIND, COUNT, Y = range(len(FLAT))
 
-SOURCES = ("uint8", "int8", "uint16", "int32", "int64", "float64")
+SOURCES = ("uint8", "int8", "uint16", "int32", "int64", "float64", "float16")
 """dtypes that convert to float32, by `kind`."""
 
 OPERATIONS = ("Add", "Sub", "Mul", "Div")
@@ -60,8 +61,42 @@ def to_float32(args, tile, scratch):  # type: ignore[no-untyped-def]
         convert(int32_array(args[X] + 4 * first, count), y)
     elif kind == 4:
         convert(int64_array(args[X] + 8 * first, count), y)
-    else:
+    elif kind == 5:
         convert(float64_array(args[X] + 8 * first, count), y)
+    else:
+        halves = uint16_array(args[X] + 2 * first, count)
+        for k in range(count):
+            y[k] = weight(halves, k)
+
+
+@inlined
+def half_of(bits: Any) -> Any:
+    """float16's bits of a float32's (both as int32), rounded to the nearest, halves to even; NaN stays one."""
+    magnitude = bits & np.int32(0x7FFFFFFF)
+    # A number in float16's normal range: the exponent is shifted by 112, 13 bits are rounded away.
+    rounder = np.int32(0xFFF) + (magnitude >> np.int32(13) & np.int32(1))
+    normal = (magnitude + rounder - np.int32(112 << 23)) >> np.int32(13)
+    # Below it: a multiple of 2^-24.
+    mantissa, shift = magnitude & np.int32(0x7FFFFF) | np.int32(0x800000), np.int32(126) - (magnitude >> np.int32(23))
+    shift = shift if shift < np.int32(25) else np.int32(25)
+    shift = shift if shift > np.int32(1) else np.int32(1)
+    small, rest = mantissa >> shift, mantissa & ((np.int32(1) << shift) - np.int32(1))
+    half = np.int32(1) << (shift - np.int32(1))
+    small += np.int32(1) if rest > half or (rest == half and small & np.int32(1) != 0) else np.int32(0)
+    value = small if magnitude < np.int32(113 << 23) else normal
+    value = value if value < np.int32(0x7C00) else np.int32(0x7C00)
+    value = value if magnitude <= np.int32(255 << 23) else np.int32(0x7E00)
+    return np.uint16(value | (bits >> np.int32(16) & np.int32(0x8000)))
+
+
+@entry(*FLAT)
+def to_float16(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """y = float16(x) over `count` float32, TILE at a time."""
+    first = tile * TILE
+    count = min(TILE, args[COUNT] - first)
+    x, y = int32_array(args[X] + 4 * first, count), uint16_array(args[Y] + 2 * first, count)
+    for k in range(count):
+        y[k] = half_of(x[k])
 
 
 @entry(*FLAT)

@@ -1,4 +1,4 @@
-"""exp, the logistic function, tanh and GELU of float32, so that loops over them become vectors.
+"""exp, the logistic function, tanh, erf and GELU of float32, so that loops over them become vectors.
 
 In float64 without branches, rounded once: within 1 ulp where no other bound is stated. NaN stays NaN. Where there are
 no vectors, and float64 is emulated, the C library is asked instead.
@@ -105,6 +105,12 @@ def _wide_erf(x: Any) -> Any:
     q = ((((_Q0 * s + _Q1) * s + _Q2) * s + _Q3) * s + _Q4) * s + _Q5
     # A NaN takes the last branch.
     return 1.0 if x >= ERF_END else (-1.0 if x <= -ERF_END else x * p / q)
+
+
+@inlined
+def erf32(x: Any) -> Any:
+    """erf(x)."""
+    return np.float32(math.erf(x)) if SCALAR else np.float32(_wide_erf(np.float64(x)))
 
 
 @inlined

@@ -1,9 +1,8 @@
-"""Functions of whole rows of float32, and of single elements that need more than arithmetic: softmax, layer
-normalisation, GELU.
+"""Functions of whole rows of float32: softmax and its logarithm, layer normalisation.
 
-Sums are taken in float64 and rounded once. Softmax: within
-(4 + top - x) eps of each value, relative to it. Normalised elements, before scale and bias: within 4 eps of the row's
-largest magnitude over its deviation. GELU: within 8 eps |x|. A tile is a few rows, or TILE elements.
+Sums are taken in float64 and rounded once. Softmax: within (4 + top - x) eps of each value, relative to it; its
+logarithm: within 4 eps (1 + top - x + log(columns)). Normalised elements, before scale and bias: within 4 eps of the
+row's largest magnitude over its deviation. A tile is a few rows.
 """
 
 from __future__ import annotations
@@ -14,26 +13,39 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels.arguments import float_at
-from hashinfer.kernels.elementwise import FLAT, TILE
-from hashinfer.kernels.jit import device, entry
-from hashinfer.kernels.maths import exp32, gelu32, gelu_by_tanh32
+from hashinfer.kernels.jit import device, entry, inlined
+from hashinfer.kernels.maths import exp32
 from hashinfer.kernels.vectors import float32_array
 
-ROWS = ("x", "y", "rows", "cols", "rows_per_tile", "epsilon", "scale", "bias")
-X, Y, COUNT, COLS, PER_TILE, EPSILON, SCALE, BIAS = range(len(ROWS))
-_FLAT_X, _FLAT_KIND, _FLAT_COUNT, _FLAT_Y = range(len(FLAT))
-
-EXACT, BY_TANH = 0, 1
-"""Kinds of GELU."""
+ROWS = ("x", "y", "rows", "cols", "rows_per_tile", "epsilon", "scale", "bias", "channels")
+X, Y, COUNT, COLS, PER_TILE, EPSILON, SCALE, BIAS, CHANNELS = range(len(ROWS))
 
 
-@device
-def _softmax(x: Any, y: Any) -> None:
+@inlined
+def _top(x: Any) -> Any:
     top: Any = np.float32(-np.inf)
     for k in range(x.size):
         # A NaN stays the largest: nothing compares as above it.
         if x[k] > top or x[k] != x[k]:
             top = x[k]
+    return top
+
+
+@device
+def _log_softmax(x: Any, y: Any) -> None:
+    top = _top(x)
+    total = 0.0
+    for k in range(x.size):
+        total += exp32(x[k] - top)
+    # In float64: of three floats the compiler may add up any two first.
+    level = np.float64(top) + math.log(total)
+    for k in range(x.size):
+        y[k] = np.float32(np.float64(x[k]) - level)
+
+
+@device
+def _softmax(x: Any, y: Any) -> None:
+    top = _top(x)
     total = 0.0
     for k in range(x.size):
         e: Any = exp32(x[k] - top)
@@ -49,6 +61,14 @@ def softmax_rows(args, tile, scratch):  # type: ignore[no-untyped-def]
     cols = args[COLS]
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[COUNT])):
         _softmax(float32_array(args[X] + 4 * r * cols, cols), float32_array(args[Y] + 4 * r * cols, cols))
+
+
+@entry(*ROWS)
+def log_softmax_rows(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """y = x - log(sum of exp(x)), row by row."""
+    cols = args[COLS]
+    for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[COUNT])):
+        _log_softmax(float32_array(args[X] + 4 * r * cols, cols), float32_array(args[Y] + 4 * r * cols, cols))
 
 
 @device
@@ -81,15 +101,14 @@ def layer_norm_rows(args, tile, scratch):  # type: ignore[no-untyped-def]
                 y[k] += bias[k]
 
 
-@entry(*FLAT)
-def gelu(args, tile, scratch):  # type: ignore[no-untyped-def]
-    """y = x Phi(x), or its approximation by tanh, over `count` elements."""
-    first = tile * TILE
-    count = min(TILE, args[_FLAT_COUNT] - first)
-    x, y = float32_array(args[_FLAT_X] + 4 * first, count), float32_array(args[_FLAT_Y] + 4 * first, count)
-    if args[_FLAT_KIND] == EXACT:
-        for k in range(count):
-            y[k] = gelu32(x[k])
-    else:
-        for k in range(count):
-            y[k] = gelu_by_tanh32(x[k])
+@entry(*ROWS)
+def instance_norm_rows(args, tile, scratch):  # type: ignore[no-untyped-def]
+    """As layer_norm_rows, scale and bias being one number for each row, in turns of `channels`."""
+    cols, epsilon = args[COLS], np.float64(float_at(args, EPSILON))
+    scale, bias = float32_array(args[SCALE], args[CHANNELS]), float32_array(args[BIAS], args[CHANNELS])
+    for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[COUNT])):
+        x, y = float32_array(args[X] + 4 * r * cols, cols), float32_array(args[Y] + 4 * r * cols, cols)
+        _normalised(x, y, epsilon)
+        factor, term = scale[r % args[CHANNELS]], bias[r % args[CHANNELS]]
+        for k in range(cols):
+            y[k] = y[k] * factor + term

@@ -11,7 +11,7 @@ from math import pi, sqrt
 
 import numpy as np
 
-from hashinfer.kernels import rowwise
+from hashinfer.kernels import activations
 from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
@@ -107,23 +107,44 @@ def wide(operand: Array) -> np.dtype[np.generic]:
     return FLOAT32 if operand.dtype == FLOAT16 else operand.dtype
 
 
-class Activation(Op):
-    """A function of x whose other parameters are attributes; `defaults` says which."""
+class Activation(NativeOp):
+    """A function of x whose other parameters are attributes; `defaults` says which.
 
-    def __init__(self, function: Callable[..., Array], defaults: Mapping[str, float] | None = None) -> None:
+    kind: the one of hashinfer.kernels.activations that does it for float32, if there is one.
+    """
+
+    def __init__(self, function: Callable[..., Array], defaults: Mapping[str, float], kind: str = "") -> None:
         self.function = function
-        self.defaults = defaults or {}
+        self.defaults = defaults
+        self.kind = kind
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         x = need(ins, 0, "X")
         need_dtype(x, FLOATS, "X")
         return [x.type]
 
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return self.kind in activations.KINDS and need(ins, 0, "X").dtype == FLOAT32
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        a, b = (float(call.get(name, self.defaults.get(name, 0.0))) for name in ("alpha", "beta"))
+        if self.kind == "HardSwish":
+            a, b = 1 / 6, 0.5
+        number = activations.KINDS.index(self.kind)
+        more = NS_PER_SMOOTH if number <= activations.SWISH else 0.0
+        return flat_emission(activations.activation, outs[0].size, number, more, a=a, b=b)
+
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
+        if self.emits(call, [Operand(TensorType(x.dtype, x.shape))]):
+            super().run(call, ins, outs)
+            return
         attrs = {name: float(call.get(name, default)) for name, default in self.defaults.items()}
         blockwise(partial(self.function, **attrs), [x], outs[0], [wide(x)])
 
+
+NS_PER_SMOOTH = 1.5
+"""Rough time of an element beyond what every flat kernel takes."""
 
 ACTIVATIONS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {
     "Celu": (celu, {"alpha": 1.0}),
@@ -142,34 +163,32 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {
 }
 
 for _name, (_function, _defaults) in ACTIVATIONS.items():
-    register(_name)(partial(Activation, _function, _defaults))
-
-
-NS_PER_GELU = 1.5
-"""Rough time of an element beyond what every flat kernel takes."""
+    register(_name)(partial(Activation, _function, _defaults, _name))
 
 
 @register("Gelu")
-class Gelu(Activation, NativeOp):
+class Gelu(NativeOp):
     """x Phi(x), exactly or by the tanh approximation."""
 
-    def __init__(self) -> None:
-        super().__init__(gelu)
+    def by(self, call: Call) -> Activation:
+        """The activation that the attribute asks for."""
+        tanh = text(call.get("approximate", "none")) == "tanh"
+        return Activation(gelu_tanh, {}, "Gelu by tanh") if tanh else Activation(gelu, {}, "Gelu")
 
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
         return text(call.get("approximate", "none")) in {"none", "tanh"}
 
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        return self.by(call).infer(call, ins)
+
     def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        return need(ins, 0, "X").dtype == FLOAT32
+        return self.by(call).emits(call, ins)
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        kind = rowwise.BY_TANH if text(call.get("approximate", "none")) == "tanh" else rowwise.EXACT
-        return flat_emission(rowwise.gelu, outs[0].size, kind, NS_PER_GELU)
+        return self.by(call).emit(call, ins, outs)
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        x = array(ins, 0)
-        function = gelu_tanh if text(call.get("approximate", "none")) == "tanh" else gelu
-        blockwise(function, [x], outs[0], [wide(x)])
+        self.by(call).run(call, ins, outs)
 
 
 @register("PRelu")

@@ -27,7 +27,8 @@ from hashinfer.ops.product import (
     planes_call,
 )
 
-FLOAT32, INT8 = np.dtype(np.float32), np.dtype(np.int8)
+INT8 = np.dtype(np.int8)
+BYTES = frozenset({np.dtype(np.uint8), INT8})
 FEW_ROWS = 3
 EXACT = 2**24 // 255**2
 """The most inputs whose products have an exact float32 sum."""
@@ -154,16 +155,16 @@ def scale_args(shape: Shape, axis: int, scale: Operand, number: int) -> tuple[in
     return prod(shape[: axis + 1]), inner, args | {"period": shape[axis]}
 
 
-def dynamic_emission(count: int, outs: int) -> Emission:
-    """uint8 of float32 by its own range; outputs that are not asked for are temporaries."""
-    places = [Buffer("out", k) if k < outs else Buffer("temp", k - outs) for k in range(3)]
-    found: dict[str, Argument] = {"x": Buffer("in", 0), "count": count, "scale": places[1], "zero": places[2]}
+def dynamic_emission(count: int) -> Emission:
+    """uint8 of float32 by its own range, and the scale and the zero point."""
+    x, y, scale, zero = Buffer("in", 0), *(Buffer("out", k) for k in range(3))
+    found: dict[str, Argument] = {"x": x, "count": count, "scale": scale, "zero": zero}
     work = NS_PER_ELEMENT * count
     calls = [KernelCall(quantise.dynamic_range, 1, found, quantise.RANGE_SCRATCH_BYTES, work)]
-    args: dict[str, Argument] = {"x": Buffer("in", 0), "y": places[0], "scale": places[1], "zero": places[2]}
+    args: dict[str, Argument] = {"x": x, "y": y, "scale": scale, "zero": zero, "zeros": 1}
     inner = TILE if count % TILE == 0 else count
-    calls.append(scaled_call(quantise.quantise, count // inner if inner else 0, inner, args | {"zeros": 1}))
-    return Emission(calls, [8] * (3 - outs), choice="dynamic_range")
+    calls.append(scaled_call(quantise.quantise, count // inner if inner else 0, inner, args))
+    return Emission(calls, choice="dynamic_range")
 
 
 def described(calls: Sequence[KernelCall], temps: Sequence[int]) -> Emission:

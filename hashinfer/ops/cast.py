@@ -9,9 +9,13 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import elementwise
-from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, normalize_axis, optional, register
+from hashinfer.kernels import quantise as quantise_kernels
+from hashinfer.kernels.jit import Kernel
+from hashinfer.ops.base import Array, Call, Operand, TensorType, need, normalize_axis, optional, register
 from hashinfer.ops.blockwise import blockwise
+from hashinfer.ops.bytewise import BYTES, flip, scale_args, scaled_call, zero_args
 from hashinfer.ops.checks import (
+    FLOAT16,
     FLOAT32,
     FLOATS,
     ONNX_DTYPES,
@@ -21,13 +25,27 @@ from hashinfer.ops.checks import (
     need_dtype,
     need_same_dtype,
 )
-from hashinfer.ops.emission import Emission, NativeOp, flat_emission
+from hashinfer.ops.emission import Buffer, Emission, NativeOp, flat_emission, given
 
 
 def convert(x: Array, out: Array) -> None:
     """x in out's dtype: floats are cut towards zero, wider integers wrap around, all but zero is True."""
     with np.errstate(all="ignore"):
         np.copyto(out, x, casting="unsafe")
+
+
+def has_kernel(source: DType, target: DType | None) -> bool:
+    """Whether a kernel converts between these dtypes."""
+    if target == FLOAT16:
+        return source == FLOAT32
+    return target == FLOAT32 and source.name in elementwise.SOURCES
+
+
+def conversion(source: DType, out: TensorType) -> Emission:
+    """By the kernel that there is."""
+    if out.dtype == FLOAT16:
+        return flat_emission(elementwise.to_float16, out.size)
+    return flat_emission(elementwise.to_float32, out.size, elementwise.SOURCES.index(source.name))
 
 
 @register("Cast")
@@ -43,25 +61,32 @@ class Cast(NativeOp):
         return [TensorType(ONNX_DTYPES[int(call.attrs["to"])], need(ins, 0, "input").shape)]
 
     def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        to_float32 = ONNX_DTYPES.get(int(call.get("to", 0))) == FLOAT32
-        return to_float32 and need(ins, 0, "input").dtype.name in elementwise.SOURCES
+        return has_kernel(need(ins, 0, "input").dtype, ONNX_DTYPES.get(int(call.get("to", 0))))
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        kind = elementwise.SOURCES.index(need(ins, 0, "input").dtype.name)
-        return flat_emission(elementwise.to_float32, outs[0].size, kind)
+        return conversion(need(ins, 0, "input").dtype, outs[0])
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         convert(array(ins, 0), outs[0])
 
 
 @register("CastLike")
-class CastLike(Op):
+class CastLike(NativeOp):
     """To the dtype of the second input."""
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         return [TensorType(need(ins, 1, "target_type").dtype, need(ins, 0, "input").shape)]
 
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return has_kernel(need(ins, 0, "input").dtype, need(ins, 1, "target_type").dtype)
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        return conversion(need(ins, 0, "input").dtype, outs[0])
+
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        if self.emits(call, given(ins)):
+            super().run(call, ins, outs)
+            return
         convert(array(ins, 0), outs[0])
 
 
@@ -93,8 +118,10 @@ def along_axis(call: Call, x: Array, values: Array) -> Array:
     return values.reshape(-1, *[1] * (x.ndim - 1 - normalize_axis(int(call.get("axis", 1)), x.ndim)))
 
 
-class Quantization(Op):
+class Quantization(NativeOp):
     """What both ops share. Blocks with a scale each, and types below 8 bits, are not native."""
+
+    kernel: Kernel
 
     def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
         """Of the output, None if it is not native."""
@@ -106,6 +133,20 @@ class Quantization(Op):
             scale is None or (len(scale.shape) < 2 and self.dtype(call, scale, zero) is not None)
         )
 
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        x, scale, zero = need(ins, 0, "x"), need(ins, 1, "scale"), optional(ins, 2)
+        kinds = {x.dtype, self.dtype(call, scale, zero)} - {FLOAT32}
+        return scale.dtype == FLOAT32 and len(kinds) == 1 and kinds <= BYTES
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        x, scale = need(ins, 0, "x"), need(ins, 1, "scale")
+        axis = normalize_axis(int(call.get("axis", 1)), len(x.shape)) if scale.type.size > 1 else 0
+        outer, inner, args = scale_args(x.shape, axis, scale, 1)
+        quantised = outs[0].dtype if x.dtype == FLOAT32 else x.dtype
+        args |= {"x": Buffer("in", 0), "y": Buffer("out", 0), "flip": flip(quantised), **zero_args(ins, 2)}
+        only = scaled_call(self.kernel, outer, inner, args)
+        return Emission([only], choice=self.kernel.name)
+
 
 def quantize(x: Array, scale: Array, zero: Array, low: int, high: int) -> Array:
     y: Array = np.clip(np.rint(x / scale) + zero, low, high)
@@ -115,6 +156,8 @@ def quantize(x: Array, scale: Array, zero: Array, low: int, high: int) -> Array:
 @register("QuantizeLinear")
 class QuantizeLinear(Quantization):
     """saturate(round(x / scale) + zero point), rounding halves to even. Computed in float32 at least."""
+
+    kernel = quantise_kernels.quantise
 
     def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
         return output_dtype(call, np.dtype(np.uint8) if zero is None else zero.dtype)
@@ -129,6 +172,9 @@ class QuantizeLinear(Quantization):
         return [TensorType(dtype, x.shape)]
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        if self.emits(call, given(ins)):
+            super().run(call, ins, outs)
+            return
         x, scale, (out,) = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1)), outs
         zero = ins[2] if len(ins) > 2 else None
         zero = np.zeros((), out.dtype) if zero is None else along_axis(call, x, zero)
@@ -146,6 +192,8 @@ def dequantize(x: Array, scale: Array, zero: Array) -> Array:
 class DequantizeLinear(Quantization):
     """(x - zero point) scale, in the scale's dtype. Computed in float32 at least."""
 
+    kernel = quantise_kernels.dequantise
+
     def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
         return output_dtype(call, scale.dtype)
 
@@ -161,6 +209,9 @@ class DequantizeLinear(Quantization):
         return [TensorType(dtype, x.shape)]
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        if self.emits(call, given(ins)):
+            super().run(call, ins, outs)
+            return
         x, scale = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1))
         zero = ins[2] if len(ins) > 2 else None
         zero = np.zeros((), x.dtype) if zero is None else along_axis(call, x, zero)

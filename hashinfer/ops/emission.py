@@ -69,9 +69,12 @@ class Emission:
         return sum(c.work for c in self.calls)
 
 
-def flat_emission(kernel: Kernel, count: int, kind: int = 0, more_ns: float = 0.0) -> Emission:
-    """A kernel of FLAT's fields over `count` elements that lie side by side; more_ns: of each, beyond a plain one's."""
-    args: dict[str, Argument] = {"x": Buffer("in", 0), "kind": kind, "count": count, "y": Buffer("out", 0)}
+def flat_emission(kernel: Kernel, count: int, kind: int = 0, more_ns: float = 0.0, **more: Argument) -> Emission:
+    """A kernel of FLAT's fields, and more, over `count` elements that lie side by side.
+
+    more_ns: of each, beyond a plain one's.
+    """
+    args: dict[str, Argument] = {"x": Buffer("in", 0), "kind": kind, "count": count, "y": Buffer("out", 0), **more}
     work = (NS_PER_ELEMENT + more_ns) * count
     return Emission([KernelCall(kernel, -(-count // TILE), args, 0, work)], choice=kernel.name)
 
@@ -127,6 +130,11 @@ def aligned_empty(size: int) -> Array:
     return raw[start : start + size]
 
 
+def given(ins: Sequence[Array | None]) -> list[Operand | None]:
+    """Operands of the types and shapes of real inputs, without their values."""
+    return [None if x is None else Operand(TensorType(x.dtype, x.shape)) for x in ins]
+
+
 class NativeOp(Op):
     """An op that runs as kernels. In a plan its calls join a native program; alone, `run` does the same."""
 
@@ -142,15 +150,20 @@ class NativeOp(Op):
         """Raise OpError where values (indices, say) are out of a table. Called with the real inputs, before kernels."""
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        given = [None if x is None else np.asarray(x, order="C") for x in ins]
-        operands = [None if x is None else Operand(TensorType(x.dtype, x.shape)) for x in given]
-        self.check_values(given)
+        self.run_kernels(call, given(ins), ins, outs)
+
+    def run_kernels(
+        self, call: Call, operands: Sequence[Operand | None], ins: Sequence[Array | None], outs: Sequence[Array]
+    ) -> None:
+        """Emit for operands that stand for `ins`, and run it."""
+        arrays = [None if x is None else np.asarray(x, order="C") for x in ins]
+        self.check_values(arrays)
         emission = self.emit(call, operands, [TensorType(y.dtype, y.shape) for y in outs])
         temps = [aligned_empty(size) for size in emission.temps]
         scratch = aligned_empty(emission.scratch)
         program = assemble(emission.calls)
         for place in program.relocations:
-            array = {"in": given, "out": outs, "temp": temps}[place.buffer.kind][place.buffer.number]
+            array = {"in": arrays, "out": outs, "temp": temps}[place.buffer.kind][place.buffer.number]
             assert array is not None  # noqa: S101
             program.code[place.step, place.column] = array.ctypes.data + place.buffer.offset
         Program(program.code, scratch.ctypes.data, emission.scratch).run()

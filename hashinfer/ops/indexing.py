@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isfinite
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,7 @@ def need_elements_indices(call: Call, x: Operand, indices: Operand) -> int:
 
 @register("GatherElements")
 class GatherElements(Op):
-    """out[i, j] = data[indices[i, j], j], for axis 0. Takes an array as large as the output on the way."""
+    """out[i, j] = data[indices[i, j], j], for axis 0. Takes an int64 array of the output's size on the way."""
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         x, indices = need(ins, 0, "data"), need(ins, 1, "indices")
@@ -143,7 +143,16 @@ class GatherElements(Op):
         x, indices = array(ins, 0), array(ins, 1)
         axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
         need_index_range(indices, x.shape[axis])
-        np.copyto(outs[0], x[along_axis(indices, axis)])
+        if indices.size == 0:
+            return
+        flat = indices.astype(np.int64)
+        flat += x.shape[axis] * (flat < 0)
+        flat *= prod(x.shape[axis + 1 :])
+        for other in range(x.ndim):
+            if other != axis:
+                steps = np.arange(indices.shape[other]) * prod(x.shape[other + 1 :])
+                flat += steps.reshape(-1, *[1] * (x.ndim - 1 - other))
+        np.take(x.reshape(-1), flat, out=outs[0], mode="clip")
 
 
 def need_tuple_range(indices: Array, shape: Shape) -> None:
@@ -282,7 +291,10 @@ class OneHot(Op):
 
 @register("Trilu")
 class Trilu(Op):
-    """The upper or lower triangle of the last two axes, zero elsewhere; `k` moves the diagonal."""
+    """The upper or lower triangle of the last two axes, zero elsewhere; `k` moves the diagonal.
+
+    Takes a byte for each element of a matrix on the way.
+    """
 
     @may_need_values
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
@@ -295,13 +307,10 @@ class Trilu(Op):
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, k = array(ins, 0), sum(int(value.reshape(())) for value in given(ins[1:2]))
         rows, columns = x.shape[-2:]
-        np.copyto(outs[0], x)
-        for row in range(rows):
-            diagonal = min(max(row + k, 0), columns)
-            if call.get("upper", 1):
-                outs[0][..., row, :diagonal] = 0
-            else:
-                outs[0][..., row, min(max(row + k + 1, 0), columns) :] = 0
+        upper, k = bool(call.get("upper", 1)), min(max(k, -rows), columns)
+        below = np.tri(rows, columns, k - 1 if upper else k, bool)
+        outs[0][...] = 0
+        np.copyto(outs[0], x, where=~below if upper else below)
 
 
 def edge_source(at: Array, dim: int) -> Array:

@@ -29,7 +29,7 @@ from hashinfer.ops.checks import (
     need_rank,
     need_same_dtype,
 )
-from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp, given
 from hashinfer.ops.reduce import Axes, lowest, mean, norm, sum_of_squares
 
 
@@ -100,12 +100,12 @@ class SoftmaxOp(NativeOp):
     def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
         x = need(ins, 0, "input")
         rank = len(x.shape)
-        last = self.function is softmax and rank > 0 and self.axes(call, rank)[-1:] == (rank - 1,)
-        return last and x.dtype == FLOAT32
+        return rank > 0 and self.axes(call, rank)[-1:] == (rank - 1,) and x.dtype == FLOAT32
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         shape = outs[0].shape
-        return rows_emission(rowwise.softmax_rows, shape, self.axes(call, len(shape))[0], NS_PER_SOFTMAX)
+        kernel = rowwise.softmax_rows if self.function is softmax else rowwise.log_softmax_rows
+        return rows_emission(kernel, shape, self.axes(call, len(shape))[0], NS_PER_SOFTMAX)
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
@@ -270,7 +270,7 @@ class BatchNormalization(Op):
 
 
 @register("InstanceNormalization")
-class InstanceNormalization(Op):
+class InstanceNormalization(NativeOp):
     """Every channel of every instance by itself. X: [N, C, ...], scale and B: [C]."""
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
@@ -282,7 +282,20 @@ class InstanceNormalization(Op):
             need_vector(need(ins, at, what), x.shape[1], what)
         return [x.type]
 
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        x = need(ins, 0, "input")
+        return x.dtype == FLOAT32 and 0 not in x.shape
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        shape = outs[0].shape
+        more: dict[str, Argument] = {"scale": Buffer("in", 1), "bias": Buffer("in", 2), "channels": shape[1]}
+        more["epsilon"] = epsilon_of(call)
+        return rows_emission(rowwise.instance_norm_rows, shape, 2, NS_PER_NORMALISED, **more)
+
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        if self.emits(call, given(ins)):
+            super().run(call, ins, outs)
+            return
         x, scale, bias = (array(ins, at) for at in range(3))
 
         def normalize(x: Array, out: Array) -> None:

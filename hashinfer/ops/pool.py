@@ -16,9 +16,10 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import pooling
+from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, register
 from hashinfer.ops.checks import FLOAT16, FLOATS, DTypes, array, need_dtype, need_rank, tensor, text
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp, given
 from hashinfer.ops.reduce import accumulator, lowest, mean
 
 
@@ -133,26 +134,17 @@ def fold(ufunc: np.ufunc, x: Array, along: Sequence[Window], out: Array) -> None
         ufunc(target, x[:, :, *(part for _, part in parts)], out=target)
 
 
-class Pool(Op):
+class Pool(NativeOp):
     """What both ops share."""
 
     dtypes: DTypes = FLOATS
+    kernel: Kernel
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         x = need(ins, 0, "X")
         need_dtype(x, self.dtypes, "X")
         need_rank(x, 3, "X")
         return [tensor(x.dtype, [*x.shape[:2], *(axis.count for axis in windows(call, x.shape[2:]))])]
-
-
-@register("MaxPool")
-class MaxPool(Pool, NativeOp):
-    """The largest element of each window. The indices, as a second output, are not native."""
-
-    dtypes = FLOATS | frozenset(map(np.dtype, ("i1", "u1")))
-
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        return call.outputs == 1
 
     def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
         x = need(ins, 0, "X")
@@ -170,12 +162,28 @@ class MaxPool(Pool, NativeOp):
         for k, axis in enumerate(along):
             values = (axis.size, axis.count, axis.kernel, axis.stride, axis.dilation, axis.pads[0])
             args |= {f"{name}_{k}": value for name, value in zip(pooling.AXIS, values, strict=True)}
+        args |= self.divisors(call, along)
         work = NS_PER_ELEMENT * (x.type.size + along[-1].kernel * outs[0].size)
         tiles = -(-total // planes)
         return Emission(
-            [KernelCall(pooling.max_pool, tiles, args | {"line": line}, 4 * (line + pooling.SPARE), work)],
-            choice="max_pool",
+            [KernelCall(self.kernel, tiles, args | {"line": line}, 4 * (line + pooling.SPARE), work)],
+            choice=self.kernel.name,
         )
+
+    def divisors(self, call: Call, along: Sequence[Window]) -> dict[str, Argument]:
+        """What an average has to divide by."""
+        return {}
+
+
+@register("MaxPool")
+class MaxPool(Pool):
+    """The largest element of each window. The indices, as a second output, are not native."""
+
+    dtypes = FLOATS | frozenset(map(np.dtype, ("i1", "u1")))
+    kernel = pooling.max_pool
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return call.outputs == 1
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, (out,) = array(ins, 0), outs
@@ -187,7 +195,16 @@ class MaxPool(Pool, NativeOp):
 class AveragePool(Pool):
     """The mean of each window. float16 takes a float32 array of the output's size."""
 
+    kernel = pooling.average_pool
+
+    def divisors(self, call: Call, along: Sequence[Window]) -> dict[str, Argument]:
+        counts = [axis.divisors(bool(call.get("count_include_pad", 0))) for axis in along]
+        return {name: np.array(c, np.float32) for name, c in zip(("rows", "cols"), counts, strict=True)}
+
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        if self.emits(call, given(ins)):
+            super().run(call, ins, outs)
+            return
         x, (out,) = array(ins, 0), outs
         along = windows(call, x.shape[2:])
         sums = out if out.dtype != FLOAT16 else np.empty(out.shape, accumulator(out.dtype))

@@ -15,6 +15,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import quantise
 from hashinfer.ops.base import Array, Call, Operand, Shape, TensorType, broadcast, need, optional, register
 from hashinfer.ops.bytewise import (
+    BYTES,
     LONGEST,
     convolution_calls,
     described,
@@ -24,11 +25,10 @@ from hashinfer.ops.bytewise import (
     scaled_call,
     zero_args,
 )
-from hashinfer.ops.checks import FLOAT32, FLOATS, DTypes, array, need_dtype
+from hashinfer.ops.checks import FLOAT32, FLOATS, array, need_dtype
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.emission import Argument, Buffer, Emission, NativeOp
+from hashinfer.ops.emission import Argument, Buffer, Emission, NativeOp, given
 
-BYTES: DTypes = frozenset(map(np.dtype, ("u1", "i1")))
 INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
 ROWS, COLS, INNER = 256, 256, 4096
 """Of one block of a product: what is made on the way takes at most 17 MB."""
@@ -104,11 +104,6 @@ def matrices(a: Array, b: Array, *along: Array) -> Iterator[tuple[tuple[int, ...
 def flat_zero(zero: Operand | None) -> bool:
     """Whether there is one zero point for each output, for all matrices of a batch alike, or fewer."""
     return zero is None or zero.type.size == 1 or len(zero.shape) == 1
-
-
-def given(ins: Sequence[Array | None]) -> list[Operand | None]:
-    """What types and shapes the operands have."""
-    return [None if x is None else Operand(TensorType(x.dtype, x.shape)) for x in ins]
 
 
 @register("MatMulInteger")
@@ -227,12 +222,12 @@ class DynamicQuantizeLinear(NativeOp):
     """uint8 of float32 by its own range, which is made to hold 0; and the scale and the zero point."""
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        return dynamic_emission(outs[0].size, len(outs))
+        return dynamic_emission(outs[0].size)
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         x = need(ins, 0, "x")
         need_dtype(x, frozenset({FLOAT32}), "x")
-        return [TensorType(UINT8, x.shape), TensorType(FLOAT32, ()), TensorType(UINT8, ())][: call.outputs]
+        return [TensorType(UINT8, x.shape), TensorType(FLOAT32, ()), TensorType(UINT8, ())]
 
 
 class IntegerConvolution(NativeOp):

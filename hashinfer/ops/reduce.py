@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from hashinfer.errors import OpError
+from hashinfer.kernels import reductions
 from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, normalize_axis, register
 from hashinfer.ops.checks import (
     BOOL,
@@ -31,8 +33,11 @@ from hashinfer.ops.checks import (
     operands,
     scalar_value,
 )
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
 
 Axes = tuple[int, ...]
+TILE = 16384
+"""Elements of a kernel's tile, where outer axes can be taken together."""
 
 
 def accumulator(dtype: DType) -> DType:
@@ -62,12 +67,16 @@ def sum_of_squares(x: Array, axes: Axes, out: Array) -> None:
         np.copyto(target, np.einsum(x, letters, x, letters, kept), casting="unsafe")
 
 
-class Reduction(Op):
-    """`axes` (an attribute before opset `since`) folded into one element each; all axes by default."""
+class Reduction(NativeOp):
+    """`axes` (an attribute before opset `since`) folded into one element each; all axes by default.
+
+    kind: the one of hashinfer.kernels.reductions that does it for float32 over neighbouring axes, if there is one.
+    """
 
     dtypes: DTypes = NUMERIC
     since = 18
     needs_elements = False
+    kind = ""
 
     @abstractmethod
     def reduce(self, x: Array, axes: Axes, out: Array) -> None:
@@ -91,8 +100,30 @@ class Reduction(Op):
             kept = tuple(dim for at, dim in enumerate(x.shape) if at not in axes)
         return [TensorType(x.dtype, kept)]
 
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        x = need(ins, 0, "data")
+        if self.kind not in reductions.KINDS or x.dtype != FLOAT32:
+            return False
+        axes = sorted(self.axes(call, ins, len(x.shape)))
+        joined = axes == list(range(axes[0], axes[-1] + 1)) if axes else False
+        return joined and x.type.size > 0
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        shape = need(ins, 0, "data").shape
+        axes = sorted(self.axes(call, ins, len(shape)))
+        outer, count, inner = prod(shape[: axes[0]]), prod(shape[axes[0] : axes[-1] + 1]), prod(shape[axes[-1] + 1 :])
+        args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "outer": outer, "count": count}
+        together = max(1, TILE // (count * inner))
+        args |= {"inner": inner, "outer_per_tile": together, "kind": reductions.KINDS.index(self.kind)}
+        work, scratch = NS_PER_ELEMENT * outer * count * inner, reductions.SCRATCH_BYTES
+        only = KernelCall(reductions.reduce_middle, -(-outer // together), args, scratch, work)
+        return Emission([only], choice="reduce_middle")
+
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
+        if self.emits(call, operands(ins)):
+            self.run_kernels(call, operands(ins), ins, outs)
+            return
         axes = self.axes(call, operands(ins), x.ndim)
         kept = outs[0].reshape([1 if at in axes else dim for at, dim in enumerate(x.shape)])
         with np.errstate(all="ignore"):
@@ -102,15 +133,16 @@ class Reduction(Op):
 class UfuncReduction(Reduction):
     """A ufunc folded over the axes."""
 
-    def __init__(self, ufunc: np.ufunc, since: int) -> None:
+    def __init__(self, ufunc: np.ufunc, since: int, kind: str = "") -> None:
         self.ufunc = ufunc
         self.since = since
+        self.kind = kind
 
     def reduce(self, x: Array, axes: Axes, out: Array) -> None:
         total(self.ufunc, x, axes, out)
 
 
-register("ReduceSum")(partial(UfuncReduction, np.add, 13))
+register("ReduceSum")(partial(UfuncReduction, np.add, 13, "sum"))
 register("ReduceProd")(partial(UfuncReduction, np.multiply, 18))
 
 
@@ -127,6 +159,7 @@ def highest(dtype: DType) -> Any:
 @register("ReduceMax")
 class ReduceMax(Reduction):
     dtypes = NUMERIC | BOOL
+    kind = "max"
 
     def reduce(self, x: Array, axes: Axes, out: Array) -> None:
         np.maximum.reduce(x, axis=axes, out=out, keepdims=True, initial=lowest(x.dtype))
@@ -135,6 +168,7 @@ class ReduceMax(Reduction):
 @register("ReduceMin")
 class ReduceMin(Reduction):
     dtypes = NUMERIC | BOOL
+    kind = "min"
 
     def reduce(self, x: Array, axes: Axes, out: Array) -> None:
         np.minimum.reduce(x, axis=axes, out=out, keepdims=True, initial=highest(x.dtype))
@@ -152,6 +186,7 @@ def mean(x: Array, axes: Axes, out: Array) -> None:
 
 @register("ReduceMean")
 class ReduceMean(Reduction):
+    kind = "mean"
     """Of integers: rounded towards zero; takes an int64 array and a float64 array of the output's size."""
 
     needs_elements = True
@@ -254,11 +289,14 @@ register("ArgMin")(partial(ArgReduction, np.argmin))
 
 
 @register("TopK")
-class TopK(Op):
+class TopK(NativeOp):
     """The k largest or smallest elements of an axis, in order, and their indices; of equal ones the first.
 
-    Takes an int64 array as large as the input on the way. They come in order even where `sorted` is 0.
+    They come in order even where `sorted` is 0. Outside the kernel, which is for few of float32, it takes an int64
+    array as large as the input on the way.
     """
+
+    few = 64
 
     def types(self, call: Call, ins: Sequence[Operand | None]) -> tuple[int, int]:
         """The axis and k."""
@@ -277,8 +315,26 @@ class TopK(Op):
         shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
         return [TensorType(x.dtype, shape), TensorType(INT64, shape)][: call.outputs]
 
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return need(ins, 0, "X").dtype == FLOAT32 and 0 < self.types(call, ins)[1] <= self.few
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        shape = need(ins, 0, "X").shape
+        axis, k = self.types(call, ins)
+        outer, count, inner = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
+        args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "outer": outer, "count": count}
+        args |= {"inner": inner, "k": k, "least": int(not call.get("largest", 1))}
+        if len(outs) > 1:
+            args["indices"] = Buffer("out", 1)
+        work = 10 * NS_PER_ELEMENT * outer * count * inner
+        only = KernelCall(reductions.top_elements, outer * inner, args, 12 * k, work)
+        return Emission([only], choice="top_elements", reason=f"{k} of {count}")
+
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
+        if self.emits(call, operands(ins)):
+            self.run_kernels(call, operands(ins), ins, outs)
+            return
         axis, k = self.types(call, operands(ins))
         if call.get("largest", 1):
             # A stable sort of the reverse, read backwards, has equal elements in their order.

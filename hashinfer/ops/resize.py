@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor
+from functools import partial
+from math import floor, prod
 from typing import Any
 
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, optional, register
+from hashinfer.kernels import resampling
+from hashinfer.ops.base import Array, Call, Operand, TensorType, need, optional, register
 from hashinfer.ops.checks import (
+    FLOAT32,
     FLOATS,
     ValueNeededError,
     array,
@@ -27,8 +30,10 @@ from hashinfer.ops.checks import (
     tensor,
     text,
 )
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
 
-MODES = ("nearest", "linear", "cubic")
+TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
+"""The modes, and how many inputs of an axis make an output."""
 COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 BLOCK = 4096
 """Outputs along an axis that are made at once."""
@@ -90,7 +95,7 @@ def taps(where: Array, size: int, mode: str, a: float, exclude: bool) -> tuple[A
 
 
 @register("Resize")
-class Resize(Op):
+class Resize(NativeOp):
     """To other sizes of some axes. Inputs: X, region of interest, scales, sizes."""
 
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
@@ -100,7 +105,7 @@ class Resize(Op):
         )
         kept = text(call.get("keep_aspect_ratio_policy", "stretch")) == "stretch"
         floats = x is None or x.dtype in FLOATS or mode == "nearest"
-        return call.opset >= 11 and mode in MODES and plain and kept and floats
+        return call.opset >= 11 and mode in TAPS and plain and kept and floats
 
     def axes(self, call: Call, ins: Sequence[Operand | None]) -> list[Axis]:
         """The axes named, whether they change or not. Raises OpError where inputs do not fit together."""
@@ -135,14 +140,54 @@ class Resize(Op):
             shape[axis.at] = axis.out
         return [tensor(x.dtype, shape)]
 
+    def changed(self, call: Call, ins: Sequence[Operand | None]) -> list[Axis]:
+        """The axes that change, those that shrink first."""
+        axes = [axis for axis in self.axes(call, ins) if axis.out != axis.size or axis.scale != 1]
+        return sorted(axes, key=lambda axis: axis.out / max(axis.size, 1))
+
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return need(ins, 0, "X").dtype == FLOAT32 and len(self.changed(call, ins)) > 0
+
+    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+        shape, axes = list(need(ins, 0, "X").shape), self.changed(call, ins)
+        calls: list[KernelCall] = []
+        temps: list[int] = []
+        mode, source = text(call.get("mode", "nearest")), Buffer("in", 0)
+        for number, axis in enumerate(axes):
+            outer, inner = prod(shape[: axis.at]), prod(shape[axis.at + 1 :])
+            shape[axis.at] = axis.out
+            target = Buffer("out", 0) if number == len(axes) - 1 else Buffer("temp", number)
+            args: dict[str, Argument] = {"x": source, "y": target, "outer": outer, "size": axis.size, "out": axis.out}
+            args |= {"inner": inner, "taps": TAPS[mode], "index": partial(self.table, call, axis, 0)}
+            if mode != "nearest":
+                args["weights"] = partial(self.table, call, axis, 1)
+            work = NS_PER_ELEMENT * prod(shape) * (4 * TAPS[mode])
+            calls.append(KernelCall(resampling.resample, outer if inner * axis.out else 0, args, 0, work))
+            temps.append(4 * prod(shape))
+            source = target
+        return Emission(calls, temps[:-1], choice="resample")
+
+    @staticmethod
+    def table(call: Call, axis: Axis, which: int) -> Array:
+        """int64 [taps, out] inputs of an axis, or float32 [taps, out] weights."""
+        places = coordinates(axis, slice(0, axis.out), text(call.get("coordinate_transformation_mode", "half_pixel")))
+        with np.errstate(all="ignore"):
+            if text(call.get("mode", "nearest")) == "nearest":
+                chosen = nearest(places, text(call.get("nearest_mode", "round_prefer_floor")))
+                return np.clip(chosen, 0, axis.size - 1).astype(np.int64)
+            a, exclude = float(call.get("cubic_coeff_a", -0.75)), bool(call.get("exclude_outside", 0))
+            found = taps(places, axis.size, text(call.get("mode", "nearest")), a, exclude)[which]
+        return np.ascontiguousarray(found if which == 0 else found.astype(np.float32))
+
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        if self.emits(call, operands(ins)):
+            self.run_kernels(call, operands(ins), ins, outs)
+            return
         x, mode = array(ins, 0), text(call.get("mode", "nearest"))
         if outs[0].size == 0:
             return
         y = x if mode == "nearest" else x.astype(np.result_type(x, np.float32), copy=False)
-        for axis in sorted(self.axes(call, operands(ins)), key=lambda axis: axis.out / max(axis.size, 1)):
-            if axis.out == axis.size and axis.scale == 1:
-                continue
+        for axis in self.changed(call, operands(ins)):
             source, y = y, np.empty((*y.shape[: axis.at], axis.out, *y.shape[axis.at + 1 :]), y.dtype)
             for start in range(0, axis.out, BLOCK):
                 block = slice(start, min(start + BLOCK, axis.out))
