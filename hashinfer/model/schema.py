@@ -95,6 +95,20 @@ def _check_count(proto: NodeProto, name: str, what: str, found: int, least: int,
         raise ModelError(at_node(proto.op_type, name, f"{found} {what}; expected {expected}"))
 
 
+def takes_of(schema: Any) -> Takes:
+    """What one of onnx's schemas takes."""
+    optional = type(schema).FormalParameterOption.Optional
+    return (
+        schema.min_input,
+        schema.max_input,
+        schema.min_output,
+        schema.max_output,
+        "".join(str(int(formal.option == optional)) for formal in schema.inputs),
+        {name: a.type.value for name, a in sorted(schema.attributes.items())},
+        sorted(name for name, a in schema.attributes.items() if a.required),
+    )
+
+
 def table_of_onnx() -> dict[str, Any]:
     """The table that the installed onnx gives."""
     from onnx import defs  # noqa: PLC0415
@@ -103,18 +117,14 @@ def table_of_onnx() -> dict[str, Any]:
     for schema in defs.get_all_schemas_with_history():
         if schema.domain:
             continue
-        optional = defs.OpSchema.FormalParameterOption.Optional
-        kinds: dict[str, Any] = {name: a.type for name, a in schema.attributes.items()}
-        found.setdefault(schema.name, {})[schema.since_version] = (
-            schema.min_input,
-            schema.max_input,
-            schema.min_output,
-            schema.max_output,
-            "".join(str(int(formal.option == optional)) for formal in schema.inputs),
-            {name: kind.value for name, kind in sorted(kinds.items())},
-            sorted(name for name, a in schema.attributes.items() if a.required),
-        )
-    ops = {name: [sorted(by), [by[v] for v in sorted(by)]] for name, by in sorted(found.items())}
+        found.setdefault(schema.name, {})[schema.since_version] = takes_of(schema)
+    ops: dict[str, tuple[list[int], list[Takes]]] = {}
+    for name, by in sorted(found.items()):
+        since, takes = ops.setdefault(name, ([], []))
+        for version in sorted(by):
+            if not takes or takes[-1] != by[version]:
+                since.append(version)
+                takes.append(by[version])
     return {"opset": defs.onnx_opset_version(), "ops": ops}
 
 

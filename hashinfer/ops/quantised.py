@@ -1,19 +1,15 @@
-"""Arithmetic on 8-bit integers: products and convolutions with zero points, and the quantisation of one's own range.
-
-What no kernel is for, zero points of their own for each matrix of a batch among it, is done by NumPy. Integer products
-are then taken in float64, block by block, where they are exact: |sum| < 2^53.
-"""
+"""Arithmetic on 8-bit integers: products and convolutions with zero points, and the quantisation of one's own range."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import quantise
-from hashinfer.ops.base import Array, Call, Operand, Shape, TensorType, broadcast, need, optional, register
+from hashinfer.ops.base import Call, Operand, Shape, TensorType, broadcast, need, optional, register
 from hashinfer.ops.bytewise import (
     BYTES,
     LONGEST,
@@ -25,13 +21,11 @@ from hashinfer.ops.bytewise import (
     scaled_call,
     zero_args,
 )
-from hashinfer.ops.checks import FLOAT32, FLOATS, array, need_dtype
+from hashinfer.ops.checks import FLOAT32, need_dtype
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.emission import Argument, Buffer, Emission, NativeOp, given
+from hashinfer.ops.emission import Argument, Buffer, Emission, NativeOp
 
 INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
-ROWS, COLS, INNER = 256, 256, 4096
-"""Of one block of a product: what is made on the way takes at most 17 MB."""
 
 
 def need_bytes(x: Operand, zero: Operand | None, what: str) -> None:
@@ -63,52 +57,18 @@ def need_parameter(value: Operand | None, shape: Shape, axis: int, what: str) ->
         raise OpError(f"{what} is {value.type}; expected one number, or {size} along axis {axis}")
 
 
-def aligned(value: Array | None, axis: int) -> Array:
-    """A zero point or scale in a shape that broadcasts: one for each row (axis -2) or column (axis -1) of a matrix."""
-    if value is None:
-        return np.zeros((1, 1), np.int32)
-    if value.size == 1:
-        return value.reshape(1, 1)
-    if value.ndim == 1:
-        return value.reshape(-1, 1) if axis == -2 else value.reshape(1, -1)
-    return value
-
-
-def blocks(length: int, size: int) -> Iterator[slice]:
-    """0 ... length in runs of at most `size`."""
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))
-
-
-def exact_products(a: Array, b: Array, a_zero: Array, b_zero: Array) -> Iterator[tuple[slice, slice, Array]]:
-    """(rows, columns, float64 block) of (a - a_zero) @ (b - b_zero), two matrices of 8-bit integers."""
-    for rows in blocks(a.shape[0], ROWS):
-        for cols in blocks(b.shape[1], COLS):
-            total = np.zeros((rows.stop - rows.start, cols.stop - cols.start))
-            for inner in blocks(a.shape[1], INNER):
-                left = a[rows, inner].astype(np.float64) - (a_zero[rows] if len(a_zero) > 1 else a_zero)
-                right = b[inner, cols].astype(np.float64) - (b_zero[:, cols] if b_zero.shape[1] > 1 else b_zero)
-                total += left @ right
-            yield rows, cols, total
-
-
-def matrices(a: Array, b: Array, *along: Array) -> Iterator[tuple[tuple[int, ...], list[Array]]]:
-    """(index of the output, the matrices a and b, what lies along them) for every matrix of a batch."""
-    left, right = a.reshape(1, -1) if a.ndim == 1 else a, b.reshape(-1, 1) if b.ndim == 1 else b
-    batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    spread = [np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (left, right, *along)]
-    for at in np.ndindex(*batch):
-        yield at, [x[at] for x in spread]
-
-
-def flat_zero(zero: Operand | None) -> bool:
-    """Whether there is one zero point for each output, for all matrices of a batch alike, or fewer."""
-    return zero is None or zero.type.size == 1 or len(zero.shape) == 1
+def shared(value: Operand | None, length: int) -> bool:
+    """Whether all matrices of a batch have the same zero points or scales."""
+    return value is None or value.type.size in (1, length)
 
 
 @register("MatMulInteger")
 class MatMulInteger(NativeOp):
-    """(A - its zero point) @ (B - its zero point) in int32."""
+    """(A - its zero point) @ (B - its zero point) in int32. Zero points for each matrix of a batch are not native."""
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        b = optional(ins, 1)
+        return b is None or not b.shape or shared(optional(ins, 3), b.shape[-1])
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         a, b = need(ins, 0, "A"), need(ins, 1, "B")
@@ -118,44 +78,23 @@ class MatMulInteger(NativeOp):
         need_parameter(optional(ins, 3), b.shape, -1, "the zero point of B")
         return [TensorType(INT32, product_shape(a, b))]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        return flat_zero(optional(ins, 3))
-
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         return described(*product_calls(ins, (0, 2), (1, 3), Buffer("out", 0)))
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        if self.emits(call, given(ins)):
-            super().run(call, ins, outs)
-            return
-        a, b, out = array(ins, 0), array(ins, 1), outs[0]
-        a_zero, b_zero = (aligned(ins[k] if len(ins) > k else None, axis) for k, axis in ((2, -2), (3, -1)))
-        if out.size == 0:
-            return
-        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        target = out.reshape(*batch, 1 if a.ndim == 1 else a.shape[-2], 1 if b.ndim == 1 else b.shape[-1])
-        for at, (left, right, zero, other) in matrices(a, b, a_zero, b_zero):
-            for rows, cols, total in exact_products(left, right, zero, other):
-                target[at][rows, cols] = total.astype(np.int64)
-
-
-def saturated(values: Array, zero: Array, out: Array) -> None:
-    """out = values, rounded to even, plus the zero point, within the range of out's dtype."""
-    limits = np.iinfo(out.dtype)
-    with np.errstate(all="ignore"):
-        np.copyto(out, np.clip(np.rint(values) + zero, limits.min, limits.max), casting="unsafe")
-
 
 def need_scale_of(scale: Operand, zero: Operand, what: str) -> None:
-    """Raise OpError unless a scale is float32 or float16 and as many as its zero points."""
-    need_dtype(scale, FLOATS, f"the scale of {what}")
+    """Raise OpError unless a scale is float32 and as many as its zero points."""
+    need_dtype(scale, frozenset({FLOAT32}), f"the scale of {what}")
     if zero.type.size != scale.type.size:
         raise OpError(f"{what} has scale {scale.type} and zero point {zero.type}; expected as many of both")
 
 
 @register("QLinearMatMul")
 class QLinearMatMul(NativeOp):
-    """saturate(round((A @ B) a_scale b_scale / y_scale) + y's zero point), of 8-bit integers less their zero points."""
+    """saturate(round((A @ B) a_scale b_scale / y_scale) + y's zero point), of 8-bit integers less their zero points.
+
+    float16 scales, and scales for each matrix of a batch, are not native.
+    """
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         a, a_scale, a_zero = need(ins, 0, "a"), need(ins, 1, "a_scale"), need(ins, 2, "a_zero_point")
@@ -175,13 +114,13 @@ class QLinearMatMul(NativeOp):
         return [TensorType(y_zero.dtype, product_shape(a, b))]
 
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        a, b, y_zero = optional(ins, 0), optional(ins, 3), optional(ins, 7)
-        return all(x is None or len(x.shape) >= 2 for x in (a, b)) and (y_zero is None or y_zero.type.size == 1)
-
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        scales = [need(ins, k, "a scale") for k in (1, 4, 6)]
-        flat = flat_zero(scales[1]) and flat_zero(optional(ins, 5))
-        return flat and all(s.dtype == FLOAT32 for s in scales) and need(ins, 0, "a").shape[-1] <= LONGEST
+        a, b = optional(ins, 0), optional(ins, 3)
+        if a is None or b is None or len(a.shape) < 2 or len(b.shape) < 2 or a.shape[-1] > LONGEST:
+            return False
+        y_zero, scales = optional(ins, 7), [optional(ins, k) for k in (1, 4, 6)]
+        plain = all(s is None or s.dtype == FLOAT32 for s in scales) and (y_zero is None or y_zero.type.size == 1)
+        alike = shared(scales[1], b.shape[-1]) and shared(optional(ins, 5), b.shape[-1])
+        return plain and alike and (shared(scales[0], a.shape[-2]) or prod(b.shape[:-2]) == 1)
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         shape = outs[0].shape
@@ -200,21 +139,6 @@ class QLinearMatMul(NativeOp):
         }
         last = scaled_call(quantise.requantise, prod(shape[:-1]), shape[-1], args)
         return described([*calls, last], [*temps, 4 * prod(shape)])
-
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        if self.emits(call, given(ins)):
-            super().run(call, ins, outs)
-            return
-        a, b, y_scale, y_zero = array(ins, 0), array(ins, 3), array(ins, 6), array(ins, 7)
-        if outs[0].size == 0:
-            return
-        along = [aligned(array(ins, k), axis) for k, axis in ((2, -2), (5, -1), (1, -2), (4, -1))]
-        whole, last = y_scale.astype(np.float32).reshape(()), y_zero.astype(np.int64).reshape(())
-        for at, (left, right, a_zero, b_zero, a_scale, b_scale) in matrices(a, b, *along):
-            for rows, cols, total in exact_products(left, right, a_zero, b_zero):
-                one = (a_scale[rows] if len(a_scale) > 1 else a_scale).astype(np.float32)
-                other = (b_scale[:, cols] if b_scale.shape[1] > 1 else b_scale).astype(np.float32)
-                saturated(total.astype(np.float32) * (one * other / whole), last, outs[0][at][rows, cols])
 
 
 @register("DynamicQuantizeLinear")
@@ -275,7 +199,6 @@ class QLinearConv(IntegerConvolution):
         geometry = self.geometry(call, x, w, w_zero)
         for what, scale, zero in (("x", x_scale, x_zero), ("y", y_scale, y_zero)):
             need_scale_of(scale, zero, what)
-            need_dtype(scale, frozenset({FLOAT32}), f"the scale of {what}")
             need_parameter(scale, (), -1, f"the scale of {what}")
         need_dtype(w_scale, frozenset({FLOAT32}), "the scale of w")
         if w_scale.type.size != 1 and w_scale.shape != (geometry.out_channels,):
