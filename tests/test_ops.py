@@ -20,15 +20,13 @@ from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from hashinfer.errors import OpError, UnsupportedError
-from hashinfer.ops import pool, product, recurrent
+from hashinfer.ops import pool, registry
 from hashinfer.ops.base import REGISTRY, Array, Call, Operand, TensorType, is_native
-from hashinfer.ops.emission import NativeOp
 from hashinfer.ops.erf import erf
 from hashinfer.ops.reference import ReferenceOp
-from hashinfer.ops.registry import MODULES
 from tests import naive
 
-TESTED = {m.__name__ for m in set(MODULES) - {product, recurrent}}
+TESTED = {f"hashinfer.ops.{name}" for name in set(registry.__all__) - {"REGISTRY", "product", "recurrent"}}
 """Modules of ops whose tests are here."""
 NATIVE = {op_type for op_type, op in REGISTRY.items() if type(op).__module__ in TESTED}
 
@@ -756,7 +754,7 @@ def check_pooling_kernel(attrs: dict[str, Any], x: Array) -> None:
     op.run(call, [x], [expected])
     assert op.emits(call, [Operand.of(x)]) == (x.ndim <= 4)
     if x.ndim <= 4:
-        NativeOp.run(op, call, [x], [found])
+        op.run_kernels(call, [Operand.of(x)], [found])
         np.testing.assert_array_equal(found, expected)
 
 

@@ -19,10 +19,12 @@ ACTIVATION = (*FLAT, "a", "b")
 A, B = range(len(FLAT), len(ACTIVATION))
 KINDS = (
     *("Gelu", "Gelu by tanh", "Erf", "Sigmoid", "Swish", "HardSwish", "HardSigmoid"),
-    *("LeakyRelu", "ThresholdedRelu", "Softsign"),
+    *("LeakyRelu", "ThresholdedRelu", "Softsign", "Relu"),
 )
 """By `kind`; a, b: the attributes alpha and beta."""
-GELU, BY_TANH, ERF, SIGMOID, SWISH, HARD_SWISH, HARD_SIGMOID, LEAKY_RELU, THRESHOLDED_RELU, SOFTSIGN = range(len(KINDS))
+GELU, BY_TANH, ERF, SIGMOID, SWISH, HARD_SWISH, HARD_SIGMOID, LEAKY_RELU, THRESHOLDED_RELU, SOFTSIGN, RELU = range(
+    len(KINDS)
+)
 
 
 @device
@@ -45,6 +47,9 @@ def _bent(kind: Any, x: Any, y: Any, a: Any) -> None:
         for k in range(y.size):
             # Of NaN, which is not above the threshold, nothing is left: so ONNX has it.
             y[k] = x[k] if x[k] > a else np.float32(0.0)
+    elif kind == RELU:
+        for k in range(y.size):
+            y[k] = np.float32(0.0) if x[k] < np.float32(0.0) else x[k]
     else:
         for k in range(y.size):
             y[k] = x[k] / (np.float32(1.0) + abs(x[k]))
@@ -71,7 +76,7 @@ def _smooth(kind: Any, x: Any, y: Any, a: Any) -> None:
 
 
 @entry(*ACTIVATION)
-def activation(args, tile, scratch):  # type: ignore[no-untyped-def]
+def activation(args, tile, scratch):
     """y = one of KINDS, over `count` elements."""
     first, kind = tile * TILE, args[KIND]
     count = min(TILE, args[COUNT] - first)

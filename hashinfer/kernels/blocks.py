@@ -282,39 +282,46 @@ def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*HASHED)
-def block_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
+def block_f32(args, tile, scratch):
     """128 rows by 64 outputs; tiles are numbered row block by row block. W is dense or hashed, by `kind`."""
     if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
         _block(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
-def block_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
+def block_f16(args, tile, scratch):
     """As block_f32 over a float16 weight vector."""
     if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
         _block(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
-def block_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
+def block_i8(args, tile, scratch):
     """As block_f32 over an int8 weight vector."""
     if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
         _block(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
 
 
-@entry(*DENSE)
-def dense_block(args, tile, scratch):  # type: ignore[no-untyped-def]
-    """Tiles are numbered matrix by matrix of the batch. Scratch: one copy of the arguments in front of the tiles."""
+@device
+def of_matrix(args: Any, own: Any, offsets_at: Any, w_bytes: Any, tile: Any) -> Any:
+    """own = the arguments for the matrix of a batch that a tile is of; gives the tile's number within it."""
     per_matrix = ((args[ROWS] + ROW_BLOCK - 1) // ROW_BLOCK) * ((args[OUTPUTS] + STRIP - 1) // STRIP)
-    at = 3 * (tile // per_matrix)
-    offsets = int64_array(args[OFFSETS], 3 * args[BATCHES])
-    own = int64_array(scratch, len(DENSE))
-    for k in range(len(DENSE)):
+    matrix = tile // per_matrix
+    offsets = int64_array(args[offsets_at] + 24 * matrix, 3)
+    for k in range(own.size):
         own[k] = args[k]
-    own[X] += 4 * offsets[at]
-    own[W] += 4 * offsets[at + 1]
-    own[Y] += 4 * offsets[at + 2]
-    _block(int64_at(scratch), tile % per_matrix, scratch + ARGUMENT_BYTES, float32_array(own[W], NO_LIMIT))
+    own[X] += 4 * offsets[0]
+    own[W] += w_bytes * offsets[1]
+    own[Y] += 4 * offsets[2]
+    return tile - matrix * per_matrix
+
+
+@entry(*DENSE)
+def dense_block(args, tile, scratch):
+    """Tiles are numbered matrix by matrix of the batch. Scratch: one copy of the arguments in front of the tiles."""
+    own = int64_array(scratch, len(DENSE))
+    within = of_matrix(args, own, OFFSETS, 4, tile)
+    _block(int64_at(scratch), within, scratch + ARGUMENT_BYTES, float32_array(own[W], NO_LIMIT))
 
 
 @device
@@ -337,7 +344,7 @@ def _small_row(args: Any, r: Any, j0: Any, nj: Any, x: Any, w: Any, scratch: Any
 
 
 @entry(*DENSE)
-def dense_row(args, tile, scratch):  # type: ignore[no-untyped-def]
+def dense_row(args, tile, scratch):
     """A strip of 64 outputs of one row, W read where it lies. For few rows."""
     strips = (args[OUTPUTS] + STRIP - 1) // STRIP
     r, j0 = tile // strips, tile % strips * STRIP
@@ -387,18 +394,18 @@ def _expand(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*HASHED)
-def expand_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
+def expand_f32(args, tile, scratch):
     """y[rows, outputs] = W itself, in tiles of 128 x 64: for the places where nothing can be fused with it."""
     _expand(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
-def expand_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
+def expand_f16(args, tile, scratch):
     """As expand_f32 over a float16 weight vector."""
     _expand(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
-def expand_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
+def expand_i8(args, tile, scratch):
     """As expand_f32 over an int8 weight vector."""
     _expand(args, tile, scratch, int8_array(args[W], args[BUCKETS]))

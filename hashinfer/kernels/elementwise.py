@@ -1,4 +1,4 @@
-"""Element by element: conversions to and from float32, arithmetic of two broadcast float32 operands, ReLU.
+"""Element by element: conversions to and from float32, arithmetic of two broadcast float32 operands.
 
 Each element is rounded once, as NumPy's ufuncs do. A tile is a run of whole inner rows.
 """
@@ -46,7 +46,7 @@ def convert(x: Any, y: Any) -> None:
 
 
 @entry(*FLAT)
-def to_float32(args, tile, scratch):  # type: ignore[no-untyped-def]
+def to_float32(args, tile, scratch):
     """y = float32(x) over `count` elements, TILE at a time."""
     first, kind = tile * TILE, args[KIND]
     count = min(TILE, args[COUNT] - first)
@@ -90,23 +90,13 @@ def half_of(bits: Any) -> Any:
 
 
 @entry(*FLAT)
-def to_float16(args, tile, scratch):  # type: ignore[no-untyped-def]
+def to_float16(args, tile, scratch):
     """y = float16(x) over `count` float32, TILE at a time."""
     first = tile * TILE
     count = min(TILE, args[COUNT] - first)
     x, y = int32_array(args[X] + 4 * first, count), uint16_array(args[Y] + 2 * first, count)
     for k in range(count):
         y[k] = half_of(x[k])
-
-
-@entry(*FLAT)
-def relu(args, tile, scratch):  # type: ignore[no-untyped-def]
-    """y = x where x is not below 0, else 0; NaN stays."""
-    first = tile * TILE
-    count = min(TILE, args[COUNT] - first)
-    x, y = float32_array(args[X] + 4 * first, count), float32_array(args[Y] + 4 * first, count)
-    for k in range(count):
-        y[k] = np.float32(0.0) if x[k] < np.float32(0.0) else x[k]
 
 
 @inlined
@@ -140,7 +130,7 @@ def _one_with(operation: Any, value: Any, b: Any, y: Any) -> None:
 
 
 @entry(*BROADCAST)
-def arithmetic(args, tile, scratch):  # type: ignore[no-untyped-def]
+def arithmetic(args, tile, scratch):
     """y = a (operation) b over four broadcast axes."""
     n1, n2, n3, operation = args[SHAPE + 1], args[SHAPE + 2], args[SHAPE + 3], args[OPERATION]
     for row in range(tile * args[ROWS], min((tile + 1) * args[ROWS], args[SHAPE] * n1 * n2)):

@@ -26,7 +26,7 @@ from hashinfer.kernels.arguments import (
     Y,
     row_start,
 )
-from hashinfer.kernels.blocks import ARGUMENT_BYTES, CHUNK, ROW_BLOCK, STRIP, multiply_tile
+from hashinfer.kernels.blocks import ARGUMENT_BYTES, CHUNK, ROW_BLOCK, STRIP, multiply_tile, of_matrix
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.pixel_blocks import BLOCK as PIXELS
@@ -77,7 +77,7 @@ def zero_at(address: Any, index: Any, flip: Any) -> Any:
 
 
 @entry(*CENTRE)
-def centre(args, tile, scratch):  # type: ignore[no-untyped-def]
+def centre(args, tile, scratch):
     """y = float32(x - zero) over `count` bytes, TILE at a time."""
     first, flip, run = tile * TILE, np.uint8(args[3]), args[6]
     last = min(first + TILE, args[2])
@@ -91,7 +91,7 @@ def centre(args, tile, scratch):  # type: ignore[no-untyped-def]
 
 
 @entry(*CENTRE)
-def centre_rows(args, tile, scratch):  # type: ignore[no-untyped-def]
+def centre_rows(args, tile, scratch):
     """y = int16(x - zero) of one run, its end filled with zeros."""
     flip, run, pitch = np.uint8(args[3]), args[6], args[7]
     x, y = uint8_array(args[0] + tile * run, run), uint16_array(args[1] + 2 * tile * pitch, pitch)
@@ -184,22 +184,14 @@ def _block(args: Any, tile: Any, scratch: Any) -> None:
 
 
 @entry(*INTEGER)
-def integer_block(args, tile, scratch):  # type: ignore[no-untyped-def]
+def integer_block(args, tile, scratch):
     """128 rows by 64 outputs; tiles are numbered matrix by matrix of the batch, then row block by row block."""
-    per_matrix = ((args[ROWS] + ROW_BLOCK - 1) // ROW_BLOCK) * ((args[OUTPUTS] + STRIP - 1) // STRIP)
-    at = 3 * (tile // per_matrix)
-    offsets = int64_array(args[OFFSETS], 3 * args[BATCHES])
-    own = int64_array(scratch, len(INTEGER))
-    for k in range(len(INTEGER)):
-        own[k] = args[k]
-    own[X] += 4 * offsets[at]
-    own[W] += offsets[at + 1]
-    own[Y] += 4 * offsets[at + 2]
-    _block(int64_at(scratch), tile % per_matrix, scratch + ARGUMENT_BYTES)
+    within = of_matrix(args, int64_array(scratch, len(INTEGER)), OFFSETS, 1, tile)
+    _block(int64_at(scratch), within, scratch + ARGUMENT_BYTES)
 
 
 @entry(*INTEGER)
-def integer_row(args, tile, scratch):  # type: ignore[no-untyped-def]
+def integer_row(args, tile, scratch):
     """A strip of 64 outputs of one row, W [inputs, outputs] read where it lies. For few rows."""
     strips = (args[OUTPUTS] + STRIP - 1) // STRIP
     r, j0 = tile // strips, tile % strips * STRIP
@@ -237,7 +229,7 @@ def integer_row(args, tile, scratch):  # type: ignore[no-untyped-def]
 
 
 @entry(*INTEGER)
-def integer_pixels(args, tile, scratch):  # type: ignore[no-untyped-def]
+def integer_pixels(args, tile, scratch):
     """Convolution: 128 pixels of one image by 64 outputs, numbered as those of pixel_block_dense."""
     strips, pixels = (args[OUTPUTS] + STRIP - 1) // STRIP, args[IMAGE_ROWS]
     blocks = (pixels + PIXELS - 1) // PIXELS

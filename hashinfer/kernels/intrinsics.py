@@ -102,7 +102,7 @@ def _splat(builder: Any, scalar: Any, lanes: int = LANES) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load16(_context: Any, array: Any, offset: Any) -> Any:
     """array[offset : offset + 16] of a float32 array."""
 
@@ -112,7 +112,7 @@ def load16(_context: Any, array: Any, offset: Any) -> Any:
     return float32x16(array, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store16(_context: Any, array: Any, offset: Any, value: Any) -> Any:
     """array[offset : offset + 16] = value."""
 
@@ -123,7 +123,7 @@ def store16(_context: Any, array: Any, offset: Any, value: Any) -> Any:
     return types.none(array, types.int64, float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def splat16(_context: Any, value: Any) -> Any:
     """Sixteen copies of a float32."""
 
@@ -140,7 +140,7 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _binary(instruction: str) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def operation(_context: Any, a: Any, b: Any) -> Any:
         def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
             return getattr(builder, instruction)(*args, flags=_FAST)
@@ -153,7 +153,7 @@ def _binary(instruction: str) -> Any:
 add16, mul16 = _binary("fadd"), _binary("fmul")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def fma16(_context: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once where the CPU can."""
 
@@ -163,7 +163,7 @@ def fma16(_context: Any, a: Any, b: Any, c: Any) -> Any:
     return float32x16(float32x16, float32x16, float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def sum16(_context: Any, value: Any) -> Any:
     """The sum of the lanes, in a fixed order."""
 
@@ -177,7 +177,7 @@ def sum16(_context: Any, value: Any) -> Any:
     return types.float32(float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def relu16(_context: Any, value: Any) -> Any:
     """0 in the lanes below 0, the others as they are."""
 
@@ -201,7 +201,7 @@ def _words_of(numbers: Iterable[int]) -> Any:
     return ir.Constant(_WORDS, list(numbers))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def flip16(_context: Any, value: Any, negative: Any) -> Any:
     """value, negated in each lane whose bit of `negative` (uint16) is set."""
 
@@ -217,7 +217,7 @@ def flip16(_context: Any, value: Any, negative: Any) -> Any:
     return float32x16(float32x16, types.uint16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def ramp16(_context: Any, first: Any, step: Any) -> Any:
     """The words first, first + step, ..., first + 15 step (uint32), as sixteen lanes of bits."""
 
@@ -229,7 +229,7 @@ def ramp16(_context: Any, first: Any, step: Any) -> Any:
     return float32x16(types.uint32, types.uint32), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def add_word16(_context: Any, words: Any, amount: Any) -> Any:
     """Sixteen words plus a uint32."""
 
@@ -239,7 +239,7 @@ def add_word16(_context: Any, words: Any, amount: Any) -> Any:
     return float32x16(float32x16, types.uint32), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def xxh32_slots16(_context: Any, words: Any, slots: Any) -> Any:
     """Signed slots, below `slots` (uint32), of sixteen states of XXH32 to which the last four bytes have been added."""
 
@@ -264,7 +264,7 @@ def xxh32_slots16(_context: Any, words: Any, slots: Any) -> Any:
     return float32x16(float32x16, types.uint32), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def flip_odd16(_context: Any, value: Any, slots: Any) -> Any:
     """value, negated in each lane whose signed slot is odd."""
 
@@ -298,7 +298,7 @@ def _widened(builder: Any, values: Any) -> Any:
     return values
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def weights16(_context: Any, w: Any, offset: Any) -> Any:
     """w[offset : offset + 16] as floats, of a weight vector of any stored dtype."""
 
@@ -320,29 +320,24 @@ def _flipped_bytes(builder: Any, data: Any, offset: Any, flip: Any, count: int =
     return builder.xor(builder.load(_at(builder, data, offset, kind), align=1), spread)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def bytes16(_context: Any, array: Any, offset: Any, flip: Any) -> Any:
-    """array[offset : offset + 16] of a uint8 array as floats, the bits of `flip` (uint8) changed first."""
+def _bytes(as_floats: bool) -> Any:
+    @intrinsic
+    def operation(_context: Any, array: Any, offset: Any, flip: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            data = _data(context, builder, sig.args[0], args[0])
+            words = builder.zext(_flipped_bytes(builder, data, args[1], args[2]), _WORDS)
+            return builder.sitofp(words, _VECTOR) if as_floats else builder.bitcast(words, _VECTOR)
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        found = _flipped_bytes(builder, _data(context, builder, sig.args[0], args[0]), args[1], args[2])
-        return builder.sitofp(builder.zext(found, _WORDS), _VECTOR)
+        return float32x16(array, types.int64, types.uint8), codegen
 
-    return float32x16(array, types.int64, types.uint8), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def byte_words16(_context: Any, array: Any, offset: Any, flip: Any) -> Any:
-    """As bytes16, but as words."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        found = _flipped_bytes(builder, _data(context, builder, sig.args[0], args[0]), args[1], args[2])
-        return builder.bitcast(builder.zext(found, _WORDS), _VECTOR)
-
-    return float32x16(array, types.int64, types.uint8), codegen
+    return operation
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+bytes16, byte_words16 = _bytes(True), _bytes(False)
+"""array[offset : offset + 16] of a uint8 array as floats, as words; the bits of `flip` (uint8) are changed first."""
+
+
+@intrinsic
 def byte_pairs16(_context: Any, array: Any, offset: Any, other: Any, flip: Any, less: Any) -> Any:
     """Words of two int16: byte k from `offset` on and byte k from `other` on, each less word k of `less`."""
 
@@ -355,7 +350,7 @@ def byte_pairs16(_context: Any, array: Any, offset: Any, other: Any, flip: Any, 
     return float32x16(array, types.int64, types.int64, types.uint8, float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def byte_run16(_context: Any, array: Any, offset: Any, flip: Any, less: Any) -> Any:
     """array[offset : offset + 32] of a uint8 array, each less `less` (uint16), as words of two int16."""
 
@@ -375,7 +370,7 @@ def _paired(builder: Any, low: Any, high: Any) -> Any:
     return builder.or_(builder.and_(low, _words(0xFFFF)), builder.shl(high, _words(16)))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def pair16(_context: Any, low: Any, high: Any) -> Any:
     """Sixteen words of two int16 each, of whole numbers that these can hold."""
 
@@ -405,7 +400,7 @@ def _halves_product(builder: Any, a: Any, b: Any) -> Any:
     return parts[0] if len(parts) == 1 else builder.shuffle_vector(*parts, _words_of(range(LANES)))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def dot16(_context: Any, total: Any, a: Any, b: Any) -> Any:
     """Word by word: total (int32) and the products of both int16 halves of a and b, added up; it wraps around."""
 
@@ -416,7 +411,7 @@ def dot16(_context: Any, total: Any, a: Any, b: Any) -> Any:
     return float32x16(float32x16, float32x16, float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def pick16(_context: Any, w: Any, slots: Any, offset: Any) -> Any:
     """w[slot >> 1] for the sixteen signed slots from slots[offset] on (int32), of any stored dtype, without signs."""
 
@@ -434,7 +429,7 @@ def pick16(_context: Any, w: Any, slots: Any, offset: Any) -> Any:
     return float32x16(w, slots, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def largest16(_context: Any, largest: Any, value: Any) -> Any:
     """Lane by lane the larger of `largest` and |value|; Inf is above all numbers, NaN above Inf."""
 
@@ -448,7 +443,7 @@ def largest16(_context: Any, largest: Any, value: Any) -> Any:
     return float32x16(float32x16, float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def max16(_context: Any, a: Any, b: Any) -> Any:
     """Lane by lane the larger of two, NaN where one is."""
 
@@ -460,7 +455,7 @@ def max16(_context: Any, a: Any, b: Any) -> Any:
     return float32x16(float32x16, float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_even16(_context: Any, array: Any, offset: Any) -> Any:
     """array[offset : offset + 32 : 2] of a float32 array; the element after the last is read as well."""
 
@@ -474,7 +469,7 @@ def load_even16(_context: Any, array: Any, offset: Any) -> Any:
     return float32x16(array, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def nonzero16(_context: Any, value: Any) -> Any:
     """How many lanes are not zero (NaN is not)."""
 
@@ -485,7 +480,7 @@ def nonzero16(_context: Any, value: Any) -> Any:
     return types.int64(float32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def transpose16(_context: Any, x: Any, at: Any, step: Any, y: Any, to: Any, y_step: Any) -> Any:
     """y[to + i y_step + k] = x[at + k step + i] for i, k < 16, both float32 arrays."""
 
@@ -518,7 +513,7 @@ def _swapped(builder: Any, value: Any, distance: int) -> Any:
 def _lane_butterfly(distance: int) -> Any:
     """Lane i becomes v[i] + v[i ^ distance] where bit `distance` of i is clear, v[i ^ distance] - v[i] where set."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def operation(_context: Any, value: Any) -> Any:
         def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
             return _swapped(builder, args[0], distance)
@@ -560,7 +555,7 @@ def _offsets(builder: Any, first: Any, step: Any, count: int) -> list[Any]:
 def _butterflies(radix: int) -> Any:
     """The transform over `radix` vectors v[at], v[at + step], ... in place."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def operation(_context: Any, v: Any, at: Any, step: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             data = _data(context, builder, sig.args[0], args[0])
@@ -580,7 +575,7 @@ def _butterflies(radix: int) -> Any:
 butterflies2, butterflies4, butterflies8, butterflies16 = (_butterflies(radix) for radix in (2, 4, 8, 16))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def columns8(_context: Any, x: Any, first: Any, v: Any, at: Any, step: Any) -> Any:
     """v[at + c], v[at + c + step], ... = the transform of x[first + c], x[first + c + step], ..., eight each, c < 4.
 
@@ -629,7 +624,7 @@ def _modulated(lanes: int) -> Any:
     readable for 15 floats past its end where lanes < 16.
     """
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def operation(
         _context: Any,
         spectrum: Any,
@@ -680,7 +675,7 @@ def _joined(builder: Any, pieces: list[Any]) -> Any:
 def _signed_sum(count: int) -> Any:
     """Sum over k < count of (-1)^popcount(k & beta) v[at + 16 k : + 16]: one output of a transform over them."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def operation(_context: Any, v: Any, at: Any, beta: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             data, bits, signs = _data(context, builder, sig.args[0], args[0]), builder.trunc(args[2], _I32), []
@@ -713,7 +708,7 @@ def _lanes_from(builder: Any, first: Any, count: Any) -> Any:
     return builder.icmp_unsigned("<", builder.sub(lane, start), length)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_lanes16(_context: Any, array: Any, offset: Any, value: Any, first: Any, count: Any) -> Any:
     """array[offset : offset + count] = the lanes of value from `first` on. Nothing else is touched."""
 
@@ -728,7 +723,7 @@ def store_lanes16(_context: Any, array: Any, offset: Any, value: Any, first: Any
     return types.none(array, types.int64, float32x16, types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_lanes16(_context: Any, array: Any, offset: Any, first: Any, count: Any) -> Any:
     """Zeros, and array[offset + first : offset + first + count] in the lanes from `first` on; nothing else is read."""
 
@@ -742,7 +737,7 @@ def load_lanes16(_context: Any, array: Any, offset: Any, first: Any, count: Any)
     return float32x16(array, types.int64, types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def int64_at(_context: Any, address: Any) -> Any:
     """An address as a pointer to int64."""
 
@@ -756,7 +751,7 @@ def _array(element: Any) -> Any:
     """The array [length] that begins at an address."""
     kind = types.Array(element, 1, "C")
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def operation(_context: Any, address: Any, length: Any) -> Any:
         def codegen(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
             array = context.make_array(kind)(context, builder)
@@ -781,7 +776,7 @@ int32_array, int64_array = _array(types.int32), _array(types.int64)
 uint8_array, float64_array = _array(types.uint8), _array(types.float64)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def float_bits(_context: Any, bits: Any) -> Any:
     """The float64 whose bits an int64 holds."""
 
@@ -791,7 +786,7 @@ def float_bits(_context: Any, bits: Any) -> Any:
     return types.float64(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def call_entry(_context: Any, function: Any, arguments: Any, tile: Any, scratch: Any) -> Any:
     """Call the entry at address `function` with a pointer to its int64 arguments, a tile and a scratch address."""
 
@@ -803,7 +798,7 @@ def call_entry(_context: Any, function: Any, arguments: Any, tile: Any, scratch:
     return types.none(types.int64, types.CPointer(types.int64), types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_add(_context: Any, pointer: Any, index: Any, amount: Any) -> Any:
     """Add to pointer[index] and return what was there."""
 
@@ -813,7 +808,7 @@ def atomic_add(_context: Any, pointer: Any, index: Any, amount: Any) -> Any:
     return types.int64(types.CPointer(types.int64), types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_load(_context: Any, pointer: Any, index: Any) -> Any:
     """pointer[index], ordered after every earlier store."""
 
@@ -823,7 +818,7 @@ def atomic_load(_context: Any, pointer: Any, index: Any) -> Any:
     return types.int64(types.CPointer(types.int64), types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_store(_context: Any, pointer: Any, index: Any, value: Any) -> Any:
     """pointer[index] = value, ordered before every later load."""
 
@@ -834,7 +829,7 @@ def atomic_store(_context: Any, pointer: Any, index: Any, value: Any) -> Any:
     return types.none(types.CPointer(types.int64), types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def relax(_context: Any) -> Any:
     """Tell the core that this is a spin loop."""
 

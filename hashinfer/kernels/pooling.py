@@ -113,12 +113,12 @@ def _pool(args: Any, tile: Any, scratch: Any, summed: Any) -> None:
 
 
 @entry(*POOL)
-def max_pool(args, tile, scratch):  # type: ignore[no-untyped-def]
+def max_pool(args, tile, scratch):
     """Every output of `planes` planes. scratch: float32 [line + SPARE]."""
     _pool(args, tile, scratch, False)
 
 
 @entry(*POOL)
-def average_pool(args, tile, scratch):  # type: ignore[no-untyped-def]
+def average_pool(args, tile, scratch):
     """As max_pool, means."""
     _pool(args, tile, scratch, True)

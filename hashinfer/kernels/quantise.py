@@ -60,7 +60,7 @@ def _quantise_row(x: Any, y: Any, scale: Any, zero: Any, flip: Any) -> None:
 
 
 @entry(*QUANTISE)
-def quantise(args, tile, scratch):  # type: ignore[no-untyped-def]
+def quantise(args, tile, scratch):
     """y = saturate(round(x / scale) + zero), x float32, y bytes."""
     inner, flip, scales = args[INNER], np.uint8(args[FLIP]), float32_array(args[SCALE], NO_LIMIT)
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[OUTER])):
@@ -81,7 +81,7 @@ def _dequantise_row(x: Any, y: Any, scale: Any, zero: Any, flip: Any) -> None:
 
 
 @entry(*QUANTISE)
-def dequantise(args, tile, scratch):  # type: ignore[no-untyped-def]
+def dequantise(args, tile, scratch):
     """y = (x - zero) scale, x bytes, y float32."""
     inner, flip, scales = args[INNER], np.uint8(args[FLIP]), float32_array(args[SCALE], NO_LIMIT)
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[OUTER])):
@@ -102,7 +102,7 @@ def _requantise_row(x: Any, y: Any, bias: Any, factor: Any, zero: Any, flip: Any
 
 
 @entry(*REQUANTISE)
-def requantise(args, tile, scratch):  # type: ignore[no-untyped-def]
+def requantise(args, tile, scratch):
     """y = saturate(round((x + bias) row_scale scale / y_scale) + zero), x int32, y bytes."""
     inner, flip, scales = args[INNER], np.uint8(args[FLIP]), float32_array(args[SCALE], NO_LIMIT)
     row_scales, y_scale = float32_array(args[ROW_SCALE], NO_LIMIT), float32_array(args[Y_SCALE], 1)[0]
@@ -120,7 +120,7 @@ def requantise(args, tile, scratch):  # type: ignore[no-untyped-def]
 
 
 @entry(*RANGE)
-def dynamic_range(args, tile, scratch):  # type: ignore[no-untyped-def]
+def dynamic_range(args, tile, scratch):
     """The scale and the zero point by which uint8 hold 0 and all of x. scratch: float32 [2, 16]."""
     x, count, ends = float32_array(args[0], args[1]), args[1], float32_array(scratch, 2 * LANES)
     high, low, minus = splat16(np.float32(0.0)), splat16(np.float32(0.0)), splat16(np.float32(-1.0))

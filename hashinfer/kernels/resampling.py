@@ -35,18 +35,12 @@ def _copy(x: Any, y: Any, index: Any, inner: Any) -> None:
 
 
 @device
-def _two_neighbours(x: Any, y: Any, index: Any, weights: Any, out: Any) -> None:
-    for j in range(out):
-        y[j] = weights[j] * x[index[j]] + weights[out + j] * x[index[out + j]]
-
-
-@device
 def _neighbours(x: Any, y: Any, index: Any, weights: Any, out: Any, taps: Any) -> None:
     for j in range(out):
-        total = np.float32(0.0)
-        for t in range(taps):
-            total += weights[t * out + j] * x[index[t * out + j]]
-        y[j] = total
+        y[j] = weights[j] * x[index[j]]
+    for t in range(out, taps * out, out):
+        for j in range(out):
+            y[j] += weights[t + j] * x[index[t + j]]
 
 
 @device
@@ -68,7 +62,7 @@ def _rows(x: Any, y: Any, index: Any, weights: Any, out: Any, taps: Any, inner: 
 
 
 @entry(*RESAMPLE)
-def resample(args, tile, scratch):  # type: ignore[no-untyped-def]
+def resample(args, tile, scratch):
     """y [outer, out, inner]."""
     size, out, inner, taps = args[SIZE], args[OUT], args[INNER], args[TAPS]
     x = float32_array(args[X] + 4 * tile * size * inner, size * inner)
@@ -78,7 +72,5 @@ def resample(args, tile, scratch):  # type: ignore[no-untyped-def]
         _copy(x, y, index, inner)
     elif inner > 1:
         _rows(x, y, index, weights, out, taps, inner)
-    elif taps == 2:
-        _two_neighbours(x, y, index, weights, out)
     else:
         _neighbours(x, y, index, weights, out, taps)

@@ -78,16 +78,16 @@ def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*FIELDS)
-def xxh32_small_f32(args, tile, scratch):  # type: ignore[no-untyped-def]
+def xxh32_small_f32(args, tile, scratch):
     """Row `tile`, all outputs."""
     _small(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def xxh32_small_f16(args, tile, scratch):  # type: ignore[no-untyped-def]
+def xxh32_small_f16(args, tile, scratch):
     _small(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def xxh32_small_i8(args, tile, scratch):  # type: ignore[no-untyped-def]
+def xxh32_small_i8(args, tile, scratch):
     _small(args, tile, scratch, int8_array(args[W], args[BUCKETS]))

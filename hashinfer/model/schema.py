@@ -1,9 +1,9 @@
 """Nodes of standard domains held to their op's schema: the op exists, its attributes and counts are what it takes.
 
-Asked for one schema, onnx makes all, which takes 7 MB and 10 ms. So a node is first held to schemas.json,
+Asked for one schema, onnx makes all, which takes 7 MB and 10 ms. So a node is first held to schemas.json.gz,
 a table of what default-domain ops take; only one that does not fit there, or is not in it, is shown to onnx.
 
-    python -m hashinfer.model.schema > hashinfer/model/schemas.json
+    python -m hashinfer.model.schema > hashinfer/model/schemas.json.gz
 
 writes the table anew, from the onnx that is installed.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zlib
 from bisect import bisect_right
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from onnx import AttributeProto, NodeProto
 from hashinfer.errors import ModelError, UnsupportedError, at_node
 
 STANDARD_DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
-TABLE = Path(__file__).with_name("schemas.json")
+TABLE = Path(__file__).with_name("schemas.json.gz")
 
 Takes = tuple[int, int, int, int, str, dict[str, int], list[str]]
 """Fewest and most inputs, fewest and most outputs, a digit for each input (1: may be left out), kinds of attributes by
@@ -32,7 +33,7 @@ name, attributes that must be there."""
 @cache
 def table() -> tuple[int, dict[str, tuple[list[int], list[Takes]]]]:
     """(the newest opset known; for each op since which versions it takes what)"""
-    content = json.loads(TABLE.read_bytes())
+    content = json.loads(zlib.decompress(TABLE.read_bytes(), wbits=31))
     return content["opset"], {name: (since, takes) for name, (since, takes) in content["ops"].items()}
 
 
@@ -129,4 +130,7 @@ def table_of_onnx() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(table_of_onnx(), separators=(",", ":")).replace("]],", "]],\n") + "\n")
+    import gzip
+
+    text = json.dumps(table_of_onnx(), separators=(",", ":"))
+    sys.stdout.buffer.write(gzip.compress(text.encode(), mtime=0))

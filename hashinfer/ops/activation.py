@@ -126,19 +126,20 @@ class Activation(NativeOp):
     def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
         return self.kind in activations.KINDS and need(ins, 0, "X").dtype == FLOAT32
 
+    def number(self, call: Call) -> int:
+        """Of the kernel's kind."""
+        return activations.KINDS.index(self.kind)
+
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         a, b = (float(call.get(name, self.defaults.get(name, 0.0))) for name in ("alpha", "beta"))
         if self.kind == "HardSwish":
             a, b = 1 / 6, 0.5
-        number = activations.KINDS.index(self.kind)
+        number = self.number(call)
         more = NS_PER_SMOOTH if number <= activations.SWISH else 0.0
         return flat_emission(activations.activation, outs[0].size, number, more, a=a, b=b)
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
-        if self.emits(call, [Operand(TensorType(x.dtype, x.shape))]):
-            super().run(call, ins, outs)
-            return
         attrs = {name: float(call.get(name, default)) for name, default in self.defaults.items()}
         blockwise(partial(self.function, **attrs), [x], outs[0], [wide(x)])
 
@@ -167,28 +168,22 @@ for _name, (_function, _defaults) in ACTIVATIONS.items():
 
 
 @register("Gelu")
-class Gelu(NativeOp):
+class Gelu(Activation):
     """x Phi(x), exactly or by the tanh approximation."""
 
-    def by(self, call: Call) -> Activation:
-        """The activation that the attribute asks for."""
-        tanh = text(call.get("approximate", "none")) == "tanh"
-        return Activation(gelu_tanh, {}, "Gelu by tanh") if tanh else Activation(gelu, {}, "Gelu")
+    def __init__(self) -> None:
+        super().__init__(gelu, {}, "Gelu")
 
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
         return text(call.get("approximate", "none")) in {"none", "tanh"}
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
-        return self.by(call).infer(call, ins)
+    def number(self, call: Call) -> int:
+        by_tanh = text(call.get("approximate", "none")) == "tanh"
+        return activations.BY_TANH if by_tanh else activations.GELU
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        return self.by(call).emits(call, ins)
-
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        return self.by(call).emit(call, ins, outs)
-
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        self.by(call).run(call, ins, outs)
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        x, function = array(ins, 0), gelu_tanh if self.number(call) == activations.BY_TANH else gelu
+        blockwise(function, [x], outs[0], [wide(x)])
 
 
 @register("PRelu")

@@ -25,7 +25,7 @@ from hashinfer.ops.checks import (
     need_dtype,
     need_same_dtype,
 )
-from hashinfer.ops.emission import Buffer, Emission, NativeOp, flat_emission, given
+from hashinfer.ops.emission import Buffer, Emission, NativeOp, flat_emission
 
 
 def convert(x: Array, out: Array) -> None:
@@ -83,10 +83,7 @@ class CastLike(NativeOp):
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         return conversion(need(ins, 0, "input").dtype, outs[0])
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        if self.emits(call, given(ins)):
-            super().run(call, ins, outs)
-            return
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         convert(array(ins, 0), outs[0])
 
 
@@ -171,10 +168,7 @@ class QuantizeLinear(Quantization):
             raise OpError(f"output would be {dtype}, zero point is {zero and zero.type}; expected one quantised dtype")
         return [TensorType(dtype, x.shape)]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        if self.emits(call, given(ins)):
-            super().run(call, ins, outs)
-            return
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, scale, (out,) = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1)), outs
         zero = ins[2] if len(ins) > 2 else None
         zero = np.zeros((), out.dtype) if zero is None else along_axis(call, x, zero)
@@ -208,10 +202,7 @@ class DequantizeLinear(Quantization):
             raise OpError(f"output would be {dtype}; expected a floating-point dtype")
         return [TensorType(dtype, x.shape)]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        if self.emits(call, given(ins)):
-            super().run(call, ins, outs)
-            return
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, scale = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1))
         zero = ins[2] if len(ins) > 2 else None
         zero = np.zeros((), x.dtype) if zero is None else along_axis(call, x, zero)

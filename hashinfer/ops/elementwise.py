@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.kernels import elementwise
+from hashinfer.kernels import activations, elementwise
 from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, broadcast, need, optional, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
@@ -103,7 +103,7 @@ class Relu(NativeOp):
         return need(ins, 0, "X").dtype == np.float32
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        return flat_emission(elementwise.relu, outs[0].size)
+        return flat_emission(activations.activation, outs[0].size, activations.RELU)
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)

@@ -130,11 +130,6 @@ def aligned_empty(size: int) -> Array:
     return raw[start : start + size]
 
 
-def given(ins: Sequence[Array | None]) -> list[Operand | None]:
-    """Operands of the types and shapes of real inputs, without their values."""
-    return [None if x is None else Operand(TensorType(x.dtype, x.shape)) for x in ins]
-
-
 class NativeOp(Op):
     """An op that runs as kernels. In a plan its calls join a native program; alone, `run` does the same."""
 
@@ -150,15 +145,21 @@ class NativeOp(Op):
         """Raise OpError where values (indices, say) are out of a table. Called with the real inputs, before kernels."""
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        self.run_kernels(call, given(ins), ins, outs)
+        known = [None if x is None else Operand.of(x) for x in ins]
+        if self.emits(call, known):
+            self.run_kernels(call, known, outs)
+        else:
+            self.compute(call, ins, outs)
 
-    def run_kernels(
-        self, call: Call, operands: Sequence[Operand | None], ins: Sequence[Array | None], outs: Sequence[Array]
-    ) -> None:
-        """Emit for operands that stand for `ins`, and run it."""
-        arrays = [None if x is None else np.asarray(x, order="C") for x in ins]
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        """By NumPy, where there are no kernels. An op that `emits` for all operands has no other way."""
+        raise NotImplementedError
+
+    def run_kernels(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[Array]) -> None:
+        """Write the outputs for operands whose values are there."""
+        arrays = [None if x is None else np.asarray(x.value, order="C") for x in ins]
         self.check_values(arrays)
-        emission = self.emit(call, operands, [TensorType(y.dtype, y.shape) for y in outs])
+        emission = self.emit(call, ins, [TensorType(y.dtype, y.shape) for y in outs])
         temps = [aligned_empty(size) for size in emission.temps]
         scratch = aligned_empty(emission.scratch)
         program = assemble(emission.calls)

@@ -29,7 +29,7 @@ from hashinfer.ops.checks import (
     need_rank,
     need_same_dtype,
 )
-from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp, given
+from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.reduce import Axes, lowest, mean, norm, sum_of_squares
 
 
@@ -292,10 +292,7 @@ class InstanceNormalization(NativeOp):
         more["epsilon"] = epsilon_of(call)
         return rows_emission(rowwise.instance_norm_rows, shape, 2, NS_PER_NORMALISED, **more)
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        if self.emits(call, given(ins)):
-            super().run(call, ins, outs)
-            return
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, scale, bias = (array(ins, at) for at in range(3))
 
         def normalize(x: Array, out: Array) -> None:

@@ -19,7 +19,7 @@ from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, register
 from hashinfer.ops.checks import FLOAT16, FLOATS, DTypes, array, need_dtype, need_rank, tensor, text
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp, given
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.reduce import accumulator, lowest, mean
 
 
@@ -56,13 +56,14 @@ class Window:
         start = first * self.stride + offset
         return slice(first, end), slice(start, start + (end - first - 1) * self.stride + 1, self.stride)
 
-    def divisors(self, include_pad: bool) -> list[int]:
-        """The number of elements that each output's window holds, with those of the padding or without."""
+    def divisors(self, include_pad: bool) -> Array:
+        """float32: the number of elements that each output's window holds, with those of the padding or without."""
         low, high = (-self.pads[0], self.size + self.pads[1]) if include_pad else (0, self.size)
-        starts = range(-self.pads[0], self.count * self.stride - self.pads[0], self.stride)
-        first = [max(-((start - low) // self.dilation), 0) for start in starts]
-        end = [min(-((start - high) // self.dilation), self.kernel) for start in starts]
-        return [max(b - a, 0) for a, b in zip(first, end, strict=True)]
+        starts = np.arange(self.count, dtype=np.int64) * self.stride - self.pads[0]
+        first = np.maximum(-((starts - low) // self.dilation), 0)
+        end = np.minimum(-((starts - high) // self.dilation), self.kernel)
+        held: Array = np.maximum(end - first, 0).astype(np.float32)
+        return held
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +199,10 @@ class AveragePool(Pool):
     kernel = pooling.average_pool
 
     def divisors(self, call: Call, along: Sequence[Window]) -> dict[str, Argument]:
-        counts = [axis.divisors(bool(call.get("count_include_pad", 0))) for axis in along]
-        return {name: np.array(c, np.float32) for name, c in zip(("rows", "cols"), counts, strict=True)}
+        padded = bool(call.get("count_include_pad", 0))
+        return {name: axis.divisors(padded) for name, axis in zip(("rows", "cols"), along, strict=True)}
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        if self.emits(call, given(ins)):
-            super().run(call, ins, outs)
-            return
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, (out,) = array(ins, 0), outs
         along = windows(call, x.shape[2:])
         sums = out if out.dtype != FLOAT16 else np.empty(out.shape, accumulator(out.dtype))
@@ -212,7 +210,7 @@ class AveragePool(Pool):
         with np.errstate(all="ignore"):
             fold(np.add, x, along, sums)
             for at, axis in enumerate(along, 1 - len(along)):
-                counts = np.array(axis.divisors(bool(call.get("count_include_pad", 0))), sums.dtype)
+                counts = axis.divisors(bool(call.get("count_include_pad", 0)))
                 np.divide(sums, counts.reshape(-1, *[1] * -at), out=sums)
             if sums is not out:
                 np.copyto(out, sums, casting="unsafe")

@@ -169,10 +169,7 @@ class MatMul(NativeOp):
         }
         return dense_emission(source, weights, batch_offsets(xs, ws, batch, rows * outputs), prod(batch))
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        if outs[0].dtype == F32:
-            super().run(call, ins, outs)
-            return
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, w = ins[0], ins[1]
         assert x is not None and w is not None  # noqa: S101, PT018
         np.copyto(outs[0], np.matmul(x, w))
@@ -251,10 +248,7 @@ class Gemm(NativeOp):
         }
         return dense_emission(source, weights, np.zeros((1, 3), np.int64), 1)
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        if self.emits(call, [None if v is None else Operand.of(v) for v in ins]):
-            super().run(call, ins, outs)
-            return
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         a, b, c = ins[0], ins[1], ins[2] if len(ins) > 2 else None
         assert a is not None and b is not None  # noqa: S101, PT018
         y = (a.T if call.get("transA", 0) else a) @ (b.T if call.get("transB", 0) else b)

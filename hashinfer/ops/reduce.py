@@ -119,11 +119,8 @@ class Reduction(NativeOp):
         only = KernelCall(reductions.reduce_middle, -(-outer // together), args, scratch, work)
         return Emission([only], choice="reduce_middle")
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
-        if self.emits(call, operands(ins)):
-            self.run_kernels(call, operands(ins), ins, outs)
-            return
         axes = self.axes(call, operands(ins), x.ndim)
         kept = outs[0].reshape([1 if at in axes else dim for at, dim in enumerate(x.shape)])
         with np.errstate(all="ignore"):
@@ -330,11 +327,8 @@ class TopK(NativeOp):
         only = KernelCall(reductions.top_elements, outer * inner, args, 12 * k, work)
         return Emission([only], choice="top_elements", reason=f"{k} of {count}")
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
-        if self.emits(call, operands(ins)):
-            self.run_kernels(call, operands(ins), ins, outs)
-            return
         axis, k = self.types(call, operands(ins))
         if call.get("largest", 1):
             # A stable sort of the reverse, read backwards, has equal elements in their order.

@@ -20,21 +20,5 @@ from hashinfer.ops import (
 )
 from hashinfer.ops.base import REGISTRY
 
-MODULES = (
-    activation,
-    cast,
-    create,
-    elementwise,
-    indexing,
-    normalize,
-    pool,
-    product,
-    quantised,
-    recurrent,
-    reduce,
-    resize,
-    shapes,
-    transposed,
-)
-
-__all__ = ["MODULES", "REGISTRY"]
+__all__ = ["REGISTRY", "activation", "cast", "create", "elementwise", "indexing", "normalize", "pool", "product"]
+__all__ += ["quantised", "recurrent", "reduce", "resize", "shapes", "transposed"]

@@ -35,8 +35,8 @@ from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, K
 TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
 """The modes, and how many inputs of an axis make an output."""
 COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
-BLOCK = 4096
-"""Outputs along an axis that are made at once."""
+BLOCK, LONGEST = 4096, 2**16
+"""Outputs along an axis that NumPy makes at once, and the most of which a kernel has a table."""
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
@@ -104,7 +104,7 @@ class Resize(NativeOp):
             "antialias", 0
         )
         kept = text(call.get("keep_aspect_ratio_policy", "stretch")) == "stretch"
-        floats = x is None or x.dtype in FLOATS or mode == "nearest"
+        floats = x is None or x.dtype == FLOAT32 or mode == "nearest"
         return call.opset >= 11 and mode in TAPS and plain and kept and floats
 
     def axes(self, call: Call, ins: Sequence[Operand | None]) -> list[Axis]:
@@ -146,7 +146,8 @@ class Resize(NativeOp):
         return sorted(axes, key=lambda axis: axis.out / max(axis.size, 1))
 
     def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        return need(ins, 0, "X").dtype == FLOAT32 and len(self.changed(call, ins)) > 0
+        axes = self.changed(call, ins)
+        return need(ins, 0, "X").dtype == FLOAT32 and len(axes) > 0 and all(axis.out <= LONGEST for axis in axes)
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         shape, axes = list(need(ins, 0, "X").shape), self.changed(call, ins)
@@ -168,44 +169,32 @@ class Resize(NativeOp):
         return Emission(calls, temps[:-1], choice="resample")
 
     @staticmethod
-    def table(call: Call, axis: Axis, which: int) -> Array:
-        """int64 [taps, out] inputs of an axis, or float32 [taps, out] weights."""
-        places = coordinates(axis, slice(0, axis.out), text(call.get("coordinate_transformation_mode", "half_pixel")))
+    def table(call: Call, axis: Axis, which: int, block: slice | None = None) -> Array:
+        """int64 [taps, out] inputs of an axis, or float32 [taps, out] weights; for all outputs or a block of them."""
+        mode, block = text(call.get("mode", "nearest")), block or slice(0, axis.out)
+        places = coordinates(axis, block, text(call.get("coordinate_transformation_mode", "half_pixel")))
         with np.errstate(all="ignore"):
-            if text(call.get("mode", "nearest")) == "nearest":
+            if mode == "nearest":
                 chosen = nearest(places, text(call.get("nearest_mode", "round_prefer_floor")))
                 return np.clip(chosen, 0, axis.size - 1).astype(np.int64)
             a, exclude = float(call.get("cubic_coeff_a", -0.75)), bool(call.get("exclude_outside", 0))
-            found = taps(places, axis.size, text(call.get("mode", "nearest")), a, exclude)[which]
+            found = taps(places, axis.size, mode, a, exclude)[which]
         return np.ascontiguousarray(found if which == 0 else found.astype(np.float32))
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        if self.emits(call, operands(ins)):
-            self.run_kernels(call, operands(ins), ins, outs)
-            return
-        x, mode = array(ins, 0), text(call.get("mode", "nearest"))
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        y = array(ins, 0)
         if outs[0].size == 0:
             return
-        y = x if mode == "nearest" else x.astype(np.result_type(x, np.float32), copy=False)
         for axis in self.changed(call, operands(ins)):
             source, y = y, np.empty((*y.shape[: axis.at], axis.out, *y.shape[axis.at + 1 :]), y.dtype)
             for start in range(0, axis.out, BLOCK):
                 block = slice(start, min(start + BLOCK, axis.out))
                 to: Any = (*[slice(None)] * axis.at, block)
-                with np.errstate(all="ignore"):
-                    y[to] = self.part(call, source, axis, block, mode)
+                index = self.table(call, axis, 0, block)
+                if index.ndim == 1:
+                    y[to] = np.take(source, index, axis.at)
+                    continue
+                column = (-1, *[1] * (y.ndim - 1 - axis.at))
+                parts = zip(index, self.table(call, axis, 1, block), strict=True)
+                y[to] = sum(np.take(source, at, axis.at) * weight.reshape(column) for at, weight in parts)
         np.copyto(outs[0], y, casting="unsafe")
-
-    @staticmethod
-    def part(call: Call, x: Array, axis: Axis, block: slice, mode: str) -> Array:
-        """The outputs of a block along one axis."""
-        places = coordinates(axis, block, text(call.get("coordinate_transformation_mode", "half_pixel")))
-        if mode == "nearest":
-            chosen = nearest(places, text(call.get("nearest_mode", "round_prefer_floor")))
-            return np.take(x, np.clip(chosen, 0, axis.size - 1).astype(np.int64), axis.at)
-        a, exclude = float(call.get("cubic_coeff_a", -0.75)), bool(call.get("exclude_outside", 0))
-        total = np.zeros((), x.dtype)
-        for index, weights in zip(*taps(places, axis.size, mode, a, exclude), strict=True):
-            factors = weights.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1 - axis.at))
-            total = total + np.take(x, index, axis.at) * factors
-        return total
