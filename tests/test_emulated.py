@@ -125,12 +125,75 @@ def arithmetic() -> tuple[onnx.ModelProto, Feed]:
     return model, {"n": n, "b": nets.weights(ROWS * 40, 1).reshape(ROWS, 40)}
 
 
+def eight_bits() -> tuple[onnx.ModelProto, Feed]:
+    """A net of bytes: convolutions, one of them plane by plane, products; each rounding is of one float32 operation."""
+    rng = np.random.default_rng(0)
+
+    def signed(*shape: int) -> np.ndarray:
+        return rng.integers(-127, 128, shape).astype(np.int8)
+
+    half, zero, none = ["half", "seven"], "none", "third"
+    nodes = [
+        nets.node("QuantizeLinear", ["x", *half], ["q"]),
+        nets.node("QLinearConv", ["q", *half, "planes", none, zero, "four", "seven"], ["p"], group=4, pads=[1] * 4),
+        nets.node("QLinearConv", ["p", "four", "seven", "maps", "scales", zero, "four", "seven", "bias"], ["c"]),
+        nets.node("Reshape", ["c", "flat"], ["f"]),
+        nets.node("QLinearMatMul", ["f", "four", "seven", "w", none, zero, "two", zero], ["m"]),
+        nets.node("DequantizeLinear", ["m", "two", zero], ["y"]),
+        nets.node("MatMulInteger", ["f", "w", "seven", zero], ["z"]),
+    ]
+    constants = {
+        "half": np.float32(0.05),
+        "third": np.float32(0.02),
+        "two": np.float32(1.5),
+        "four": np.float32(0.4),
+        "scales": rng.uniform(0.01, 0.03, 6).astype(np.float32),
+        "seven": np.uint8(7),
+        "none": np.int8(0),
+        "planes": signed(4, 1, 3, 3),
+        "maps": signed(6, 4, 3, 2),
+        "bias": rng.integers(-999, 999, 6).astype(np.int32),
+        "flat": np.array([0, -1]),
+        "w": signed(6 * 6 * 8, 21),
+    }
+    outputs = {"y": (np.float32, ["N", 21]), "z": (np.int32, ["N", 21])}
+    model = nets.model(nodes, {"x": (np.float32, ["N", 4, 8, 9])}, outputs, constants, opset=21)
+    return model, {"x": nets.weights(ROWS * 4 * 72, 3).reshape(ROWS, 4, 8, 9) * 3}
+
+
+def along_axes() -> tuple[onnx.ModelProto, Feed]:
+    """Averages, resizing, reductions, the largest elements, activations."""
+    nodes = [
+        nets.node("InstanceNormalization", ["x", "scale", "bias"], ["i"]),
+        nets.node("AveragePool", ["i"], ["a"], kernel_shape=[2, 3], pads=[0, 1, 0, 1]),
+        nets.node("Resize", ["a", "", "twice"], ["r"], mode="linear"),
+        nets.node("LeakyRelu", ["r"], ["l"]),
+        nets.node("ReduceMean", ["l", "last"], ["m"], keepdims=0),
+        nets.node("TopK", ["m", "four"], ["t", "k"]),
+        nets.node("Erf", ["t"], ["e"]),
+        nets.node("HardSigmoid", ["e"], ["h"]),
+        nets.node("LogSoftmax", ["h"], ["y"]),
+    ]
+    constants = {
+        "scale": nets.weights(3),
+        "bias": nets.weights(3, 1),
+        "twice": np.array([1, 1, 2, 1.5], np.float32),
+        "last": np.array([3]),
+        "four": np.array([4]),
+    }
+    outputs = {"y": (np.float32, ["N", 3, 4])}
+    model = nets.model(nodes, {"x": (np.float32, ["N", 3, 8, 9])}, outputs, constants)
+    return model, {"x": nets.weights(ROWS * 216, 3).reshape(ROWS, 3, 8, 9)}
+
+
 SMALL: dict[str, tuple[Callable[[], tuple[onnx.ModelProto, Feed]], bool]] = {
     "cnn": (cnn, False),
     "embedding": (embedding, True),
     "narrow weights": (narrow_weights, False),
     "row by row": (row_by_row, False),
     "arithmetic": (arithmetic, True),
+    "eight bits": (eight_bits, True),
+    "along axes": (along_axes, False),
 }
 """Each with whether its bits must be the same."""
 

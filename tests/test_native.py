@@ -325,9 +325,9 @@ def test_rows_that_are_not_finite_stay_by_themselves(tmp_path, name):
 
 
 def test_what_has_no_kernels_is_refused_by_name(tmp_path):
-    nodes = [nets.node("Erf", ["x"], ["y"], name="scores")]
+    nodes = [nets.node("Mish", ["x"], ["y"], name="scores")]
     model = nets.model(nodes, {"x": (np.float32, ["N", 4])}, {"y": (np.float32, ["N", 4])}, {})
-    with pytest.raises(UnsupportedError, match="Erf node 'scores'"):
+    with pytest.raises(UnsupportedError, match="Mish node 'scores'"):
         library(tmp_path, model)
     assert not list(tmp_path.glob("*.so"))
 
@@ -336,6 +336,8 @@ def test_what_has_no_kernels_is_refused_by_name(tmp_path):
     ("nodes", "shape"),
     [
         ([("MatMul", ["c", "x"], {})], ["N", 4]),
+        ([("ReduceSum", ["x", "first"], {})], ["N", 4]),
+        ([("TopK", ["x", "one"], {"axis": 0})], ["N", 4]),
         ([("Add", ["x", "column"], {})], ["N", 4]),
         ([("Reshape", ["x", "flat"], {}), ("Add", ["v0", "row"], {})], ["N", 4]),
     ],
@@ -350,6 +352,8 @@ def test_rows_that_meet_are_refused(tmp_path, nodes, shape):
         "column": np.ones((1, 1, 4), np.float32),
         "flat": np.array([1, -1]),
         "row": np.ones((3, 1), np.float32),
+        "first": np.array([0]),
+        "one": np.array([1]),
     }
     used = {name for _, ins, _ in nodes for name in ins} & set(constants)
     model = nets.model(made, {"x": (np.float32, shape)}, {"y": (np.float32, None)}, {k: constants[k] for k in used})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -62,6 +61,7 @@ def command(
     """
     from rich.console import Console  # noqa: PLC0415
 
+    from hashinfer.cli.shapes import shape_in  # noqa: PLC0415
     from hashinfer.files import atomic_write  # noqa: PLC0415
     from hashinfer.native.emit.build import build  # noqa: PLC0415
     from hashinfer.native.emit.project import check_new, project_files, write_folder  # noqa: PLC0415
@@ -76,7 +76,12 @@ def command(
     console = Console(stderr=True)
     with console.status("planning") as status:
         built = build(
-            model, target, kind or _kind(output), name, _shapes(shapes), lambda step: status.update(f"compiling {step}")
+            model,
+            target,
+            kind or _kind(output),
+            name,
+            dict(map(shape_in, shapes)),
+            lambda step: status.update(f"compiling {step}"),
         )
     about = built.about
     if kind == "wheel-dir":
@@ -99,16 +104,3 @@ def _kind(output: str) -> str:
     if kind is None:
         raise InputError(f"{output} ends in neither .o nor .so; give --format")
     return kind
-
-
-def _shapes(shapes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    out: dict[str, Any] = {}
-    for text in shapes:
-        name, sign, numbers = text.partition("=")
-        try:
-            out[name] = tuple(int(n) for n in numbers.split(",") if n.strip())
-        except ValueError:
-            sign = ""
-        if not sign or any(n < 0 for n in out[name]):
-            raise InputError(f"--shape {text!r}; expected NAME=D0,D1,... with whole numbers")
-    return out

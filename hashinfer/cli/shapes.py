@@ -29,16 +29,23 @@ def chosen_shapes(inputs: Sequence[NodeArg], batch: int, shapes: Sequence[str]) 
     """A shape for each input. Raises InputError for a --shape that is none."""
     out = {v.name: tuple(d if isinstance(d, int) else batch for d in v.shape) for v in inputs}
     for text in shapes:
-        name, sign, numbers = text.partition("=")
+        name = text.partition("=")[0]
         if name not in out:
             raise InputError(f"--shape {text!r}: the model has no input {name!r}; it has {', '.join(map(repr, out))}")
-        try:
-            out[name] = tuple(int(n) for n in numbers.split(",") if n.strip())
-        except ValueError:
-            sign = ""
-        if not sign or any(n < 0 for n in out[name]):
-            raise InputError(f"--shape {text!r}; expected NAME=D0,D1,... with whole numbers")
+        out[name] = shape_in(text)[1]
     return out
+
+
+def shape_in(text: str) -> tuple[str, tuple[int, ...]]:
+    """The name and the shape that a --shape gives. Raises InputError for one that is none."""
+    name, sign, numbers = text.partition("=")
+    try:
+        shape = tuple(int(n) for n in numbers.split(",") if n.strip())
+    except ValueError:
+        sign = ""
+    if not sign or any(n < 0 for n in shape):
+        raise InputError(f"--shape {text!r}; expected NAME=D0,D1,... with whole numbers")
+    return name, shape
 
 
 def random_array(rng: np.random.Generator, onnx_type: str, shape: tuple[int, ...], below: int = 2) -> Array:

@@ -6,6 +6,7 @@ decide shapes are read from tensors as they come: this is for training on the CP
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -104,6 +105,14 @@ _SIMPLE: dict[str, Callable[..., Any]] = {
     "Identity": lambda x: x,
     "GlobalAveragePool": lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
     "GlobalMaxPool": lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True),
+    "Dropout": lambda x, *_: (x, torch.ones_like(x, dtype=torch.bool)),
+    "Div": lambda a, b: a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc"),
+    "Pow": lambda a, b: torch.pow(a, b).to(a.dtype),
+    "PRelu": lambda x, slope: torch.where(x < 0, x * slope, x),
+    "Tile": lambda x, repeats: x.repeat(numbers(repeats)),
+    "CastLike": lambda x, like: x.to(like.dtype),
+    "Expand": lambda x, shape: x.expand(np.broadcast_shapes(tuple(x.shape), tuple(numbers(shape)))),
+    "Squeeze": lambda x, axes=None: x.squeeze() if axes is None else x.squeeze(tuple(numbers(axes))),
     "Size": lambda x: torch.tensor(x.numel(), dtype=torch.int64),
 }
 for _name, _function in _SIMPLE.items():
@@ -116,47 +125,22 @@ def _shape(node: Node, x: Tensor) -> Tensor:
     return torch.tensor(list(x.shape)[slice(start, end)], dtype=torch.int64)
 
 
-@op("Dropout")
-def _dropout(_node: Node, x: Tensor, *_: Tensor | None) -> Result:
-    return x, torch.ones_like(x, dtype=torch.bool)
-
-
-@op("Div")
-def _div(_node: Node, a: Tensor, b: Tensor) -> Tensor:
-    return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
-
-
-@op("Pow")
-def _pow(_node: Node, a: Tensor, b: Tensor) -> Tensor:
-    return torch.pow(a, b).to(a.dtype)
-
-
 @op("Mod")
 def _mod(node: Node, a: Tensor, b: Tensor) -> Tensor:
     return torch.fmod(a, b) if node.attrs.get("fmod", 0) else torch.remainder(a, b)
 
 
-@op("Min")
-def _min(_node: Node, *xs: Tensor) -> Tensor:
-    out = xs[0]
-    for x in xs[1:]:
-        out = torch.minimum(out, x)
-    return out
+_FOLDED: dict[str, Callable[..., Tensor]] = {
+    "Min": torch.minimum,
+    "Max": torch.maximum,
+    "Sum": torch.add,
+    "Mean": torch.add,
+}
 
 
-@op("Max")
-def _max(_node: Node, *xs: Tensor) -> Tensor:
-    out = xs[0]
-    for x in xs[1:]:
-        out = torch.maximum(out, x)
-    return out
-
-
-@op("Sum", "Mean")
-def _sum_mean(node: Node, *xs: Tensor) -> Tensor:
-    out = xs[0]
-    for x in xs[1:]:
-        out = out + x
+@op(*_FOLDED)
+def _fold(node: Node, *xs: Tensor) -> Tensor:
+    out: Tensor = functools.reduce(_FOLDED[node.op_type], xs)
     return out / len(xs) if node.op_type == "Mean" else out
 
 
@@ -166,55 +150,25 @@ def _clip(_node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None
     return x if high is None else torch.minimum(x, high)
 
 
-@op("LeakyRelu")
-def _leaky_relu(node: Node, x: Tensor) -> Tensor:
-    return functional.leaky_relu(x, node.attrs.get("alpha", 0.01))
+_OF_ONE: dict[str, Callable[..., Tensor]] = {
+    "LeakyRelu": lambda x, alpha=0.01: functional.leaky_relu(x, alpha),
+    "Elu": lambda x, alpha=1.0: functional.elu(x, alpha),
+    "Celu": lambda x, alpha=1.0: functional.celu(x, alpha),
+    "Selu": lambda x, alpha=1.6732631921768188, gamma=1.0507010221481323: functional.elu(x, alpha) * gamma,
+    "Gelu": lambda x, approximate="none": functional.gelu(x, approximate=approximate),
+    "HardSigmoid": lambda x, alpha=0.2, beta=0.5: (x * alpha + beta).clamp(0, 1),
+    "ThresholdedRelu": lambda x, alpha=1.0: torch.where(x > alpha, x, torch.zeros_like(x)),
+    "Softmax": lambda x, axis=-1: torch.softmax(x, axis),
+    "LogSoftmax": lambda x, axis=-1: torch.log_softmax(x, axis),
+    "Flatten": lambda x, axis=1: x.reshape(math.prod(x.shape[:axis]), -1),
+    "Transpose": lambda x, perm=None: x.permute(*(perm or range(x.ndim - 1, -1, -1))),
+}
+"""Functions of one tensor and of the attributes."""
 
 
-@op("Elu")
-def _elu(node: Node, x: Tensor) -> Tensor:
-    return functional.elu(x, node.attrs.get("alpha", 1.0))
-
-
-@op("Celu")
-def _celu(node: Node, x: Tensor) -> Tensor:
-    return functional.celu(x, node.attrs.get("alpha", 1.0))
-
-
-@op("Selu")
-def _selu(node: Node, x: Tensor) -> Tensor:
-    alpha = node.attrs.get("alpha", 1.67326319217681884765625)
-    return functional.elu(x, alpha) * float(node.attrs.get("gamma", 1.05070102214813232421875))
-
-
-@op("Gelu")
-def _gelu(node: Node, x: Tensor) -> Tensor:
-    return functional.gelu(x, approximate=node.attrs.get("approximate", "none"))
-
-
-@op("HardSigmoid")
-def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
-    return (x * float(node.attrs.get("alpha", 0.2)) + float(node.attrs.get("beta", 0.5))).clamp(0, 1)
-
-
-@op("ThresholdedRelu")
-def _thresholded_relu(node: Node, x: Tensor) -> Tensor:
-    return torch.where(x > node.attrs.get("alpha", 1.0), x, torch.zeros_like(x))
-
-
-@op("PRelu")
-def _prelu(_node: Node, x: Tensor, slope: Tensor) -> Tensor:
-    return torch.where(x < 0, x * slope, x)
-
-
-@op("Softmax")
-def _softmax(node: Node, x: Tensor) -> Tensor:
-    return torch.softmax(x, node.attrs.get("axis", -1))
-
-
-@op("LogSoftmax")
-def _log_softmax(node: Node, x: Tensor) -> Tensor:
-    return torch.log_softmax(x, node.attrs.get("axis", -1))
+@op(*_OF_ONE)
+def _of_one(node: Node, x: Tensor) -> Tensor:
+    return _OF_ONE[node.op_type](x, **node.attrs)
 
 
 @op("Gemm")
@@ -373,22 +327,6 @@ def _reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
     return x.reshape(wanted)
 
 
-@op("Flatten")
-def _flatten(node: Node, x: Tensor) -> Tensor:
-    axis = node.attrs.get("axis", 1)
-    return x.reshape(math.prod(x.shape[:axis]), -1)
-
-
-@op("Transpose")
-def _transpose(node: Node, x: Tensor) -> Tensor:
-    return x.permute(*node.attrs.get("perm", range(x.ndim - 1, -1, -1)))
-
-
-@op("Squeeze")
-def _squeeze(_node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    return x.squeeze() if axes is None else x.squeeze(tuple(numbers(axes)))
-
-
 @op("Unsqueeze")
 def _unsqueeze(_node: Node, x: Tensor, axes: Tensor) -> Tensor:
     wanted = numbers(axes)
@@ -463,16 +401,6 @@ def _pad(node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes:
     return functional.pad(x, order, mode=mode)
 
 
-@op("Expand")
-def _expand(_node: Node, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(numbers(shape))))
-
-
-@op("Tile")
-def _tile(_node: Node, x: Tensor, repeats: Tensor) -> Tensor:
-    return x.repeat(numbers(repeats))
-
-
 @check("Cast")
 def _cast_check(node: Node) -> str | None:
     return None if node.attrs["to"] in DTYPES else f"element type {node.attrs['to']}"
@@ -481,11 +409,6 @@ def _cast_check(node: Node) -> str | None:
 @op("Cast")
 def _cast(node: Node, x: Tensor) -> Tensor:
     return x.to(DTYPES[node.attrs["to"]])
-
-
-@op("CastLike")
-def _cast_like(_node: Node, x: Tensor, like: Tensor) -> Tensor:
-    return x.to(like.dtype)
 
 
 @op("Constant")

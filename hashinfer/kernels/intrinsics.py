@@ -7,6 +7,7 @@ load16, store16        one unaligned load/store of <16 x float>: 1 zmm, 2 ymm, 4
 splat16                insertelement + shufflevector: a broadcast of one float
 add16, mul16           fadd, fmul on <16 x float>
 fma16                  llvm.fma.v16f32; llvm.fmuladd where the ISA does not promise one
+product, quotient      fmul, fdiv of two floats without fast-math: each rounds, where the answer is then rounded again
 swap1/2/4/8            shufflevector, fmul by +-1, fadd: the butterfly of lanes i and i xor d inside one vector
 sum16                  shufflevector and fadd, four times
 relu16                 fcmp olt + select: 0 where a lane is below 0, NaN kept
@@ -161,6 +162,22 @@ def fma16(_context: Any, a: Any, b: Any, c: Any) -> Any:
         return _fma(builder, *args)
 
     return float32x16(float32x16, float32x16, float32x16), codegen
+
+
+def _rounded(instruction: str) -> Any:
+    @intrinsic
+    def operation(_context: Any, a: Any, b: Any) -> Any:
+        def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+            # Numba gives all of its flags to what has none; this one lets nothing be reordered or fused.
+            return getattr(builder, instruction)(*args, flags=("nsz",))
+
+        return types.float32(types.float32, types.float32), codegen
+
+    return operation
+
+
+product, quotient = _rounded("fmul"), _rounded("fdiv")
+"""Of two float32, rounded as they stand."""
 
 
 @intrinsic

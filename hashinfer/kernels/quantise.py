@@ -1,8 +1,8 @@
 """From float32 and int32 to 8-bit integers and back, by scales and zero points: one for all, or in turns.
 
 An array is [outer, inner]; scales are one for a row, in turns of `period` rows, or, with step 1, one for each element
-of a row. Bytes are read and written as in hashinfer.kernels.integer. Rounding is to the nearest, halves to even, of the
-float32 quotient or product; NaN becomes the least number. A tile is a few rows.
+of a row. Bytes are as in hashinfer.kernels.integer. Quotients and products are rounded to the nearest, halves to even;
+NaN becomes the least number. A tile is a few rows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from hashinfer.kernels.vectors import (
     load16,
     max16,
     mul16,
+    product,
+    quotient,
     splat16,
     store16,
     uint8_array,
@@ -56,7 +58,7 @@ def byte_of(value: Any, zero: Any) -> Any:
 @device
 def _quantise_row(x: Any, y: Any, scale: Any, zero: Any, flip: Any) -> None:
     for k in range(x.size):
-        y[k] = byte_of(x[k] / scale, zero) ^ flip
+        y[k] = byte_of(quotient(x[k], scale), zero) ^ flip
 
 
 @entry(*QUANTISE)
@@ -71,7 +73,7 @@ def quantise(args, tile, scratch):
         else:
             for k in range(inner):
                 zero = zero_at(args[ZERO], k if args[ZEROS] > 1 else 0, flip)
-                y[k] = byte_of(x[k] / scales[k], zero) ^ flip
+                y[k] = byte_of(quotient(x[k], scales[k]), zero) ^ flip
 
 
 @device
@@ -98,7 +100,7 @@ def dequantise(args, tile, scratch):
 @device
 def _requantise_row(x: Any, y: Any, bias: Any, factor: Any, zero: Any, flip: Any) -> None:
     for k in range(x.size):
-        y[k] = byte_of(np.float32(np.float64(x[k]) + bias) * factor, zero) ^ flip
+        y[k] = byte_of(product(np.float32(np.float64(x[k]) + bias), factor), zero) ^ flip
 
 
 @entry(*REQUANTISE)
@@ -112,11 +114,11 @@ def requantise(args, tile, scratch):
         bias = np.float64(biases[r % args[BIAS_PERIOD]]) if args[BIAS] != 0 else 0.0
         of_row = row_scales[r % args[ROW_PERIOD]]
         if args[STEP] == 0:
-            _requantise_row(x, y, bias, of_row * scales[r % args[PERIOD]] / y_scale, zero, flip)
+            _requantise_row(x, y, bias, quotient(product(of_row, scales[r % args[PERIOD]]), y_scale), zero, flip)
         else:
             for k in range(inner):
-                factor = of_row * scales[k] / y_scale
-                y[k] = byte_of(np.float32(np.float64(x[k]) + bias) * factor, zero) ^ flip
+                factor = quotient(product(of_row, scales[k]), y_scale)
+                y[k] = byte_of(product(np.float32(np.float64(x[k]) + bias), factor), zero) ^ flip
 
 
 @entry(*RANGE)
@@ -137,7 +139,7 @@ def dynamic_range(args, tile, scratch):
         # Once one is NaN it stays.
         above = ends[k] if not np.isnan(above) and not ends[k] <= above else above
         below = ends[LANES + k] if not np.isnan(below) and not ends[LANES + k] <= below else below
-    scale = (above + below) / _LEVELS
+    scale = quotient(above + below, _LEVELS)
     scale = np.float32(1.0) if scale == np.float32(0.0) else scale
     float32_array(args[2], 1)[0] = scale
-    uint8_array(args[3], 1)[0] = byte_of(below / scale, np.int32(0))
+    uint8_array(args[3], 1)[0] = byte_of(quotient(below, scale), np.int32(0))

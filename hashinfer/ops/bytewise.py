@@ -11,7 +11,7 @@ import numpy as np
 from hashinfer.kernels import blocks, integer, quantise
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Operand, Shape, broadcast
+from hashinfer.ops.base import Operand, Shape, broadcast, need
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, aligned
 from hashinfer.ops.product import (
@@ -51,8 +51,7 @@ def zero_args(ins: Sequence[Operand | None], number: int) -> dict[str, Argument]
 
 def centre_call(ins: Sequence[Operand | None], x_number: int, zero_number: int, run: int, target: Buffer) -> KernelCall:
     """Bytes less their zero points, which take turns after `run` of them, as float32."""
-    x = ins[x_number]
-    assert x is not None  # noqa: S101
+    x = need(ins, x_number, "x")
     args: dict[str, Argument] = {"x": Buffer("in", x_number), "y": target, "count": x.type.size, "run": max(run, 1)}
     args |= {"flip": flip(x.dtype), **zero_args(ins, zero_number)}
     return KernelCall(integer.centre, -(-x.type.size // TILE), args, 0, NS_PER_ELEMENT * x.type.size)
@@ -65,8 +64,7 @@ def product_calls(
 
     a, b: which inputs of the op the bytes and the zero points are.
     """
-    left, right = ins[a[0]], ins[b[0]]
-    assert left is not None and right is not None  # noqa: S101, PT018
+    left, right = need(ins, a[0], "A"), need(ins, b[0], "B")
     xs = left.shape if len(left.shape) > 1 else (1, *left.shape)
     ws = right.shape if len(right.shape) > 1 else (*right.shape, 1)
     batch: Shape = broadcast(xs[:-2], ws[:-2])
@@ -87,7 +85,8 @@ def product_calls(
         # Rows are padded to whole words of two.
         words = -(-inputs // 2)
         first = centre_call(ins, *a, inputs, centred)
-        first = replace(first, kernel=integer.centre_rows, tiles=prod(xs[:-1]), args={**first.args, "pitch": 2 * words})
+        tiles = prod(xs[:-1]) if inputs else 0
+        first = replace(first, kernel=integer.centre_rows, tiles=tiles, args={**first.args, "pitch": 2 * words})
         offsets = batch_offsets((*xs[:-1], words), ws, batch, rows * outputs)
         args |= {"batches": len(offsets), "offsets": offsets, "x_row_stride": words}
         tiles = block_tiles(rows, outputs) * prod(batch)
@@ -102,11 +101,11 @@ def convolution_calls(
 
     w: which inputs of the op W and its zero points are.
     """
-    kernel = ins[w[0]]
-    assert kernel is not None  # noqa: S101
+    kernel = need(ins, w[0], "w")
+    count = geometry.batch * geometry.channels * geometry.height * geometry.width
     centred, zeros = Buffer("temp", 0), zero_args(ins, w[1])
-    calls = [centre_call(ins, 0, x_zero, prod(geometry_shape(geometry)), centred)]
-    size = aligned(4 * prod(geometry_shape(geometry)))
+    calls = [centre_call(ins, 0, x_zero, count, centred)]
+    size = aligned(4 * count)
     if by_planes(geometry) and geometry.patch_size <= EXACT:
         at = replace(centred, offset=size)
         calls.append(centre_call(ins, *w, geometry.patch_size, at))
@@ -127,11 +126,6 @@ def convolution_calls(
         args = source.args() | weights
         calls.append(KernelCall(integer.integer_pixels, tiles, args, integer.PIXEL_SCRATCH_BYTES, work))
     return calls, [size]
-
-
-def geometry_shape(geometry: Geometry) -> Shape:
-    """Of what is convolved."""
-    return (geometry.batch, geometry.channels, geometry.height, geometry.width)
 
 
 def scaled_call(kernel: Kernel, outer: int, inner: int, args: dict[str, Argument]) -> KernelCall:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -153,22 +153,20 @@ def highest(dtype: DType) -> Any:
     return dtype.type(np.inf) if dtype in FLOATS else np.iinfo(dtype).max if dtype in INTS else True
 
 
-@register("ReduceMax")
-class ReduceMax(Reduction):
+class Extreme(Reduction):
+    """The largest or least element; `end` is the least or largest of a dtype."""
+
     dtypes = NUMERIC | BOOL
-    kind = "max"
+
+    def __init__(self, ufunc: np.ufunc, end: Callable[[DType], Any], kind: str) -> None:
+        self.ufunc, self.end, self.kind = ufunc, end, kind
 
     def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        np.maximum.reduce(x, axis=axes, out=out, keepdims=True, initial=lowest(x.dtype))
+        self.ufunc.reduce(x, axis=axes, out=out, keepdims=True, initial=self.end(x.dtype))
 
 
-@register("ReduceMin")
-class ReduceMin(Reduction):
-    dtypes = NUMERIC | BOOL
-    kind = "min"
-
-    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        np.minimum.reduce(x, axis=axes, out=out, keepdims=True, initial=highest(x.dtype))
+register("ReduceMax")(partial(Extreme, np.maximum, lowest, "max"))
+register("ReduceMin")(partial(Extreme, np.minimum, highest, "min"))
 
 
 def mean(x: Array, axes: Axes, out: Array) -> None:

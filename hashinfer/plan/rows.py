@@ -12,18 +12,26 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hashinfer.errors import HashinferError, InputError, UnsupportedError
-from hashinfer.ops.activation import Gelu
+from hashinfer.ops.activation import Activation
 from hashinfer.ops.base import TensorType
-from hashinfer.ops.cast import Cast
+from hashinfer.ops.cast import Cast, CastLike, Quantization
 from hashinfer.ops.elementwise import Arithmetic, Relu
 from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
-from hashinfer.ops.normalize import AxisNormalization, SoftmaxOp
-from hashinfer.ops.pool import MaxPool
+from hashinfer.ops.normalize import AxisNormalization, InstanceNormalization, SoftmaxOp
+from hashinfer.ops.pool import Pool
 from hashinfer.ops.product import Conv, Gemm, MatMul
+from hashinfer.ops.quantised import IntegerConvolution, MatMulInteger, QLinearMatMul
+from hashinfer.ops.reduce import Reduction, TopK
+from hashinfer.ops.resize import Resize
 from hashinfer.plan.planner import Plan, PlannedStep, make_plan
 from hashinfer.plan.program import Program
 
 OTHER_BATCHES = (2, 3)
+
+ELEMENTS = (Cast, CastLike, Relu, Activation, Quantization)
+IMAGES = (HashedConv, Conv, IntegerConvolution, Pool, InstanceNormalization, Resize)
+BY_FIRST = (*ELEMENTS, *IMAGES, HashedLookup, HashedProduct, MatMulInteger, QLinearMatMul, Reduction, TopK)
+"""Row r of the output is of row r of the first operand, where its first axis grows with the batch."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -99,13 +107,11 @@ def _by_rows(planned: PlannedStep, carried: set[str], types: Mapping[str, Tensor
     """Whether row r of the output depends on row r of each carried operand and on what all rows share, alone."""
     names, rank = [n for n in planned.step.inputs if n], len(planned.types[0].shape)
     first, rest = names[0] in carried, names[1:]
-    if isinstance(planned.op, Cast | Relu | Gelu | MaxPool | HashedLookup):
-        return first
+    if isinstance(planned.op, BY_FIRST):
+        return first and not any(n in carried for n in rest)
     if isinstance(planned.op, SoftmaxOp | AxisNormalization):
         axis = int(planned.step.call.get("axis", -1))
         return first and not any(n in carried for n in rest) and axis % rank != 0
-    if isinstance(planned.op, HashedProduct | HashedConv | Conv):
-        return first and not any(n in carried for n in rest)
     if isinstance(planned.op, Gemm):
         return first and all(n not in carried or (k == 1 and len(types[n].shape) == rank) for k, n in enumerate(rest))
     if isinstance(planned.op, Arithmetic):
