@@ -1,4 +1,4 @@
-"""Networks as PyTorch exports them, beside onnxruntime: whole runs, and each of this engine's steps.
+"""Networks as PyTorch exports them, two of them quantised, beside onnxruntime.
 
     python -m bench.exported [--seconds S] [--json]
 
@@ -86,10 +86,14 @@ def transformer() -> nn.Module:
 
 @dataclass(frozen=True)
 class Exported:
-    """A network and the shape of its input, batch first."""
+    """A network and the shape of its input, batch first.
+
+    eight_bits: its products are quantised afterwards, by onnxruntime's quantize_dynamic.
+    """
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
+    eight_bits: bool = False
 
 
 NETS = {
@@ -97,6 +101,8 @@ NETS = {
     "ResNet": Exported(resnet, (3, 32, 32)),
     "transformer block": Exported(transformer, (16, 64)),
     "LSTM": Exported(Recurrent, (12, 32)),
+    "MLP, 8 bits": Exported(mlp, (784,), eight_bits=True),
+    "ResNet, 8 bits": Exported(resnet, (3, 32, 32), eight_bits=True),
 }
 
 
@@ -131,6 +137,10 @@ def export(name: str, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
+        if NETS[name].eight_bits:
+            from onnxruntime.quantization import quantize_dynamic
+
+            quantize_dynamic(path, path)
 
 
 def sessions(path: Path) -> tuple[Any, Any]:

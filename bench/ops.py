@@ -1,6 +1,6 @@
 """Every native op by itself beside onnxruntime: a model of one node, one thread, alternating.
 
-    python -m bench.ops [--seconds S] [--json] [OP ...]
+    python -m bench.ops [--seconds S] [--out FILE.md] [--json] [OP ...]
 
 Operands are as large as those of small networks, 65 536 numbers where nothing speaks against it: large enough that a
 run is the op's own work. Answers are held against onnxruntime's first; an op that it does not run is named at the end.
@@ -13,6 +13,7 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bench.environment import environment
 from bench.tables import duration, table
 from bench.timing import alternate
-from hashinfer.ops.registry import REGISTRY
+from hashinfer.files import atomic_write
 
 Array = NDArray[Any]
 OPSET = 23
@@ -276,6 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ops", nargs="*", metavar="OP", help="these alone")
     parser.add_argument("--seconds", type=float, default=0.3, help="for each case")
+    parser.add_argument("--out", type=Path, help="write the table there as well")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows, missing = [], []
@@ -291,16 +293,30 @@ def main() -> None:
     if options.json:
         print(json.dumps({"environment": environment(), "rows": rows, "not_in_onnxruntime": missing}, indent=1))
         return
+    text = report(rows, missing)
+    print(text, end="")
+    if options.out is not None:
+        with atomic_write(options.out) as file:
+            file.write(text.encode())
+
+
+def report(rows: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> str:
+    """The table, what is over MOST, what onnxruntime does not run, and where it was measured, as Markdown."""
     lines = [
         (row["case"], duration(row["us"]["ours"]), duration(row["us"]["theirs"]), f"{row['times']:.2f}") for row in rows
     ]
-    print(table(("op", "hashinfer", "onnxruntime", "times its time"), lines))
     over = [row["case"] for row in rows if row["times"] > MOST]
-    print(f"\nover {MOST:g} times its time: {len(over)} of {len(rows)}", *over, sep="\n  ")
-    if missing:
-        print("\nnot in onnxruntime:", *sorted(set(missing)))
-    if not options.ops:
-        print("not measured:", *sorted(set(REGISTRY) - {case.op for case in cases()}))
+    seen = environment()
+    versions = ", ".join(f"{name} {version}" for name, version in seen["versions"].items())
+    where = f"{seen['cpu']}, kernels for {seen['kernels_use']}, Python {seen['python']}, {versions}"
+    parts = [
+        "Each native op as a model of one node, one thread, beside onnxruntime (`python -m bench.ops`).",
+        "; ".join([f"Over {MOST:g} times onnxruntime's time: {len(over)} of {len(rows)} cases", *over]) + ".",
+        table(("op", "hashinfer", "onnxruntime", "times its time"), lines),
+        *([f"Not in onnxruntime: {', '.join(sorted(set(missing)))}."] if missing else []),
+        f"Measured on: {where}.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import hashinfer
-from bench import kernels, limits, memory, nets, peers, race, readme, tables, targets
+from bench import kernels, limits, memory, nets, ops, peers, race, readme, tables, targets
 from bench.environment import environment
 from bench.timing import ROUNDS, Spread, alternate, ratios, settle
+from hashinfer.ops.registry import REGISTRY
 
 ROOT = Path(__file__).parent.parent
 SMALL = nets.Net(
@@ -247,3 +248,31 @@ def test_a_cold_start_of_the_command_imports_nothing_from_the_current_folder(
     model.write_bytes(SMALL.build(SMALL.variants[0]).SerializeToString())
     monkeypatch.chdir(tmp_path)
     assert _cold(str(model), SMALL.feeds(1)[0], 1, first=False)["ms"]["import"] > 0
+
+
+def test_every_native_op_is_timed_by_itself() -> None:
+    timed = {case.op for case in ops.cases()}
+    # A Constant is folded away; Scatter is ScatterElements by its old name.
+    assert set(REGISTRY) - timed == {"Constant", "Scatter"}
+
+
+@pytest.mark.parametrize("op", ["Relu", "QLinearConv", "TopK"])
+def test_an_op_is_timed_beside_onnxruntime(op: str) -> None:
+    case = next(case for case in ops.cases() if case.op == op)
+    row = ops.measure(case, 0.01)
+    assert row is not None
+    assert row["op"] == op
+    assert row["times"] == row["us"]["ours"] / row["us"]["theirs"] > 0
+
+
+def test_answers_that_are_not_onnxruntimes_stop_the_timing() -> None:
+    exact = ops.Case("MatMulInteger", [np.ones(3, np.uint8)])
+    close = ops.Case("QuantizeLinear", [np.ones(3, np.float32)], exact=False)
+    x = np.arange(5, dtype=np.int32)
+    assert ops.apart(exact, x, x) == 0
+    assert ops.apart(exact, x, x + 1) == 1
+    assert ops.apart(close, x, x + 1) == 0
+    assert ops.apart(close, x, x + 3) == 2
+    assert ops.apart(exact, np.float32([1, 2]), np.float32([1, 4])) == 0.5
+    with pytest.raises(ValueError, match="int32"):
+        ops.apart(exact, x, x.astype(np.int64))
