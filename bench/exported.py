@@ -95,6 +95,11 @@ class Exported:
     shape: tuple[int, ...]
     eight_bits: bool = False
 
+    @property
+    def allowed(self) -> float:
+        """How far answers may be from onnxruntime's, as a share of the largest: a byte may be rounded the other way."""
+        return 0.02 if self.eight_bits else 1e-4
+
 
 NETS = {
     "MLP": Exported(mlp, (784,)),
@@ -172,7 +177,7 @@ def measure(seconds: float) -> list[dict[str, Any]]:
                 feed = {"x": batch(name, count)}
                 found, expected = ours.run(None, feed)[0], theirs.run(None, feed)[0]
                 apart = float(np.abs(found - expected).max() / np.abs(expected).max())
-                if not apart < 1e-3:
+                if not apart < NETS[name].allowed:
                     raise ValueError(f"{name}: the answers differ by {apart:.3g} of the largest")
                 engines: dict[str, Run] = {
                     "hashinfer": lambda _, session=ours, feed=feed: session.run(None, feed),
