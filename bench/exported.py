@@ -169,7 +169,7 @@ def measure(seconds: float) -> list[dict[str, Any]]:
     """A row for each network and batch."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in NETS:
+        for name, net in NETS.items():
             path = Path(folder) / "net.onnx"
             export(name, path)
             ours, theirs = sessions(path)
@@ -177,7 +177,7 @@ def measure(seconds: float) -> list[dict[str, Any]]:
                 feed = {"x": batch(name, count)}
                 found, expected = ours.run(None, feed)[0], theirs.run(None, feed)[0]
                 apart = float(np.abs(found - expected).max() / np.abs(expected).max())
-                if not apart < NETS[name].allowed:
+                if not apart < net.allowed:
                     raise ValueError(f"{name}: the answers differ by {apart:.3g} of the largest")
                 engines: dict[str, Run] = {
                     "hashinfer": lambda _, session=ours, feed=feed: session.run(None, feed),
