@@ -97,8 +97,12 @@ def fill_dense(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any)
         for i in range(0, down, 16):
             transpose16(w, i0 + i + (j0 + j) * cs, cs, tile, i * STRIP + j, STRIP)
     for i in range(ni):
-        at, source = i * STRIP, (i0 + i) * rs + j0 * cs
-        for j in range(across if i < down else 0, nj):
+        at, source, whole = i * STRIP, (i0 + i) * rs + j0 * cs, across if i < down else 0
+        if cs == 1:
+            whole = nj & ~15
+            for j in range(0, whole, 16):
+                store16(tile, at + j, load16(w, source + j))
+        for j in range(whole, nj):
             tile[at + j] = w[source + j * cs]
 
 
