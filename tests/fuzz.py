@@ -448,6 +448,8 @@ MUTATIONS: tuple[Callable[[ModelProto, ModelProto, random.Random], None], ...] =
 @contextmanager
 def confined(room: int) -> Iterator[None]:
     """With at most `room` more bytes of address space, where the system knows such a limit."""
+    # What compiles kernels brings OpenBLAS, which asks for ever for memory that it cannot have.
+    importlib.import_module("hashinfer.kernels.compiler")
     try:
         import resource
 

@@ -147,6 +147,15 @@ def test_resizing_to_the_nearest_copies(axes):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(("size", "out"), [(7, 29), (16, 12), (5, 3), (3, 1)])
+def test_the_corners_of_an_axis_are_its_corners(size, out):
+    x = np.arange(size, dtype=np.float32)
+    attrs = {"mode": "nearest", "coordinate_transformation_mode": "align_corners", "nearest_mode": "floor"}
+    (found,) = run("Resize", x, [None, None, np.array([out])], [np.float32], **attrs)
+    assert found[0] == 0
+    assert found[-1] == (size - 1 if out > 1 else 0)
+
+
 def test_float16_of_every_kind_of_float32():
     rng = np.random.default_rng(0)
     bits = np.concatenate([

@@ -200,3 +200,37 @@ def test_planes_too_large_for_scratch_go_by_pixel_blocks():
     x, w = nets.weights(2 * 600 * 600).reshape(1, 2, 600, 600), nets.weights(2 * 9).reshape(2, 1, 3, 3)
     found = run("Conv", [x, w], np.float32, "pixel_block_dense", group=2)
     np.testing.assert_allclose(found, convolved(x.astype(float), w.astype(float), {"group": 2}), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "attrs"),
+    [
+        ((1, 2, 3), (2, 1, 2), {"pads": [4, 0], "strides": [6]}),
+        ((1, 2, 3, 1), (2, 1, 1, 3), {"pads": [0, 10, 0, 0], "strides": [1, 5]}),
+        ((1, 2, 3, 40), (2, 1, 2, 3), {"pads": [9, 70, 1, 3], "strides": [4, 30]}),
+        ((1, 2, 3, 1), (2, 1, 1, 3), {"pads": [0, 2**40, 0, 0], "strides": [1, 2**40]}),
+    ],
+)
+def test_windows_that_end_within_the_padding(shape, kernel, attrs):
+    x, w = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape), np.ones(kernel, np.float32)
+    found = run("Conv", [x, w], np.float32, "depthwise", group=2, **attrs)
+    if max(attrs["pads"]) > 100:
+        assert not found.any()
+        return
+    assert np.array_equal(found, convolved(x, w, {**attrs, "group": 2}))
+
+
+def test_what_onnx_would_take_for_columns_is_refused():
+    a, b = np.array([[0, 1], [2, 3]], np.uint8), np.ones((2, 2, 2), np.uint8)
+    rows, each = np.array([0, 1], np.uint8), np.zeros((2, 1, 2), np.uint8)
+    names = ["a", "b", "rows", "each"]
+    inputs = {name: (np.uint8, x.shape) for name, x in zip(names, (a, b, rows, each), strict=True)}
+    model = nets.model([nets.node("MatMulInteger", names, ["y"])], inputs, {"y": (np.int32, None)}, {})
+    feed = dict(zip(names, (a, b, rows, each), strict=True))
+    with pytest.raises(hashinfer.HashinferError, match=r"expected \[..., M, 1\]"):
+        hashinfer.InferenceSession(model.SerializeToString()).run(None, feed)
+    inputs["rows"] = (np.uint8, (2, 1))
+    model = nets.model([nets.node("MatMulInteger", names, ["y"])], inputs, {"y": (np.int32, None)}, {})
+    feed["rows"] = rows.reshape(2, 1)
+    (found,) = hashinfer.InferenceSession(model.SerializeToString()).run(None, feed)
+    assert found.tolist() == [[[1, 1], [3, 3]]] * 2

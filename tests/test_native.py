@@ -337,7 +337,8 @@ def test_what_has_no_kernels_is_refused_by_name(tmp_path):
     [
         ([("MatMul", ["c", "x"], {})], ["N", 4]),
         ([("ReduceSum", ["x", "first"], {})], ["N", 4]),
-        ([("TopK", ["x", "one"], {"axis": 0})], ["N", 4]),
+        ([("Resize", ["x", "", "more"], {"mode": "linear"})], ["N", 4]),
+        ([("Resize", ["x", "", "twice"], {"mode": "nearest"})], ["N", 4]),
         ([("Add", ["x", "column"], {})], ["N", 4]),
         ([("Reshape", ["x", "flat"], {}), ("Add", ["v0", "row"], {})], ["N", 4]),
     ],
@@ -353,7 +354,8 @@ def test_rows_that_meet_are_refused(tmp_path, nodes, shape):
         "flat": np.array([1, -1]),
         "row": np.ones((3, 1), np.float32),
         "first": np.array([0]),
-        "one": np.array([1]),
+        "more": np.array([1.2, 1], np.float32),
+        "twice": np.array([2, 1], np.float32),
     }
     used = {name for _, ins, _ in nodes for name in ins} & set(constants)
     model = nets.model(made, {"x": (np.float32, shape)}, {"y": (np.float32, None)}, {k: constants[k] for k in used})

@@ -1,6 +1,6 @@
 """Convolution with few maps in a group: plane by plane, the image's pixels as lanes, W read as it lies.
 
-A plane's channels are copied into scratch once, with their padding, so that no vector looks for the image's edge. Each
+For each output plane its input planes are copied into scratch, with their padding: no vector looks for an edge. Each
 output sums its inputs in order: |error| <= inputs eps sum |x| |W|. Of whole numbers whose sums stay below 2^24 it is
 exact. A tile is one output plane.
 """
@@ -52,7 +52,8 @@ def copy_planes(args: Any, x: Any, planes: Any) -> None:
     """planes[inner, lines, line] = x[inner, height, width] behind its padding; what is outside the image is 0."""
     height, width, lines, line = args[ROWS + SIZE], args[COLS + SIZE], args[LINES], args[LINE]
     top, left = args[ROWS + PAD], args[COLS + PAD]
-    inside = min(width, line - left)
+    # Where all windows end within the padding there is nothing to copy.
+    inside = max(0, min(width, line - left))
     for k in range(planes.size):
         planes[k] = np.float32(0.0)
     for channel in range(args[INNER]):

@@ -26,11 +26,22 @@ from hashinfer.kernels.vectors import (
 
 AXIS = ("size", "count", "kernel", "stride", "dilation", "pad")
 """Of an axis: elements, outputs, and how the window goes along it; pad: elements of padding before the first."""
-POOL = ("x", "y", "planes", "total", *(f"{name}_{k}" for k in range(2) for name in AXIS), "line", "rows", "cols")
-X, Y, PLANES, TOTAL, ROWS, COLS, LINE, DIVISORS = 0, 1, 2, 3, 4, 4 + len(AXIS), 4 + 2 * len(AXIS), 5 + 2 * len(AXIS)
+POOL = (
+    "x",
+    "y",
+    "planes",
+    "total",
+    *(f"{name}_{k}" for k in range(2) for name in AXIS),
+    "line",
+    "padded",
+    "end_0",
+    "end_1",
+)
+X, Y, PLANES, TOTAL, ROWS, COLS, LINE = 0, 1, 2, 3, 4, 4 + len(AXIS), 4 + 2 * len(AXIS)
+PADDED, ROW_END, COL_END = range(LINE + 1, LINE + 4)
 SIZE, COUNT, KERNEL, STRIDE, DILATION, PAD = range(len(AXIS))
-"""planes: of one tile, of `total`; line: elements that all windows along the last axis reach over; rows, cols: of an
-average, float32 [outputs along the axis], how many elements a window holds along each."""
+"""planes: of one tile, of `total`; line: elements that all windows along the last axis reach over; padded: whether an
+average counts padding; end_0, end_1: elements of padding behind the last."""
 
 
 SPARE = 2 * LANES
@@ -93,6 +104,17 @@ def fold_line(line: Any, kernel: Any, stride: Any, dilation: Any, y: Any, summed
         store_lanes16(y, o, _window(line, o, kernel, stride, dilation, summed), 0, min(LANES, y.size - o))
 
 
+@inlined
+def _held(args: Any, axis: Any, end: Any, o: Any) -> Any:
+    """How many elements along an axis the window of output o holds."""
+    padded, dilation = args[PADDED] != 0, args[axis + DILATION]
+    start = o * args[axis + STRIDE] - args[axis + PAD]
+    low = -args[axis + PAD] if padded else 0
+    high = args[axis + SIZE] + (args[end] if padded else 0)
+    first = max((low - start + dilation - 1) // dilation, 0)
+    return np.float32(max(min((high - start + dilation - 1) // dilation, args[axis + KERNEL]) - first, 0))
+
+
 @device
 def _pool(args: Any, tile: Any, scratch: Any, summed: Any) -> None:
     size, out_width = args[ROWS + SIZE] * args[COLS + SIZE], args[COLS + COUNT]
@@ -100,7 +122,10 @@ def _pool(args: Any, tile: Any, scratch: Any, summed: Any) -> None:
     line = float32_array(scratch, args[LINE] + SPARE)
     for k in range(line.size):
         line[k] = _least(summed)
-    rows, cols = float32_array(args[DIVISORS], args[ROWS + COUNT]), float32_array(args[DIVISORS + 1], out_width)
+    cols = float32_array(scratch + 4 * line.size, out_width)
+    if summed:
+        for k in range(out_width):
+            cols[k] = _held(args, COLS, COL_END, k)
     for plane in range(tile * args[PLANES], min((tile + 1) * args[PLANES], args[TOTAL])):
         x = float32_array(args[X] + 4 * plane * size, size)
         for o in range(args[ROWS + COUNT]):
@@ -108,8 +133,9 @@ def _pool(args: Any, tile: Any, scratch: Any, summed: Any) -> None:
             y = float32_array(args[Y] + 4 * (plane * out_size + o * out_width), out_width)
             fold_line(line, args[COLS + KERNEL], args[COLS + STRIDE], args[COLS + DILATION], y, summed)
             if summed:
+                rows = _held(args, ROWS, ROW_END, o)
                 for k in range(out_width):
-                    y[k] /= rows[o] * cols[k]
+                    y[k] /= rows * cols[k]
 
 
 @entry(*POOL)
@@ -120,5 +146,5 @@ def max_pool(args, tile, scratch):
 
 @entry(*POOL)
 def average_pool(args, tile, scratch):
-    """As max_pool, means."""
+    """As max_pool, means. scratch: float32 [outputs along the last axis] more."""
     _pool(args, tile, scratch, True)

@@ -1,13 +1,15 @@
 """Activations and the functions they are made of: floating-point in, the same dtype out, element by element.
 
-float16 is computed in float32. None of them takes memory beside a few blocks.
+float16 is computed in float32; where there is a kernel, it takes two float32 arrays of its size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import pi, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +29,11 @@ from hashinfer.ops.checks import (
     text,
 )
 from hashinfer.ops.emission import Emission, NativeOp, flat_emission
-from hashinfer.ops.erf import erf
+
+
+def erf(x: Array) -> Array:
+    """Element by element: of float64 alone, whose GELU is rare."""
+    return np.asarray(np.frompyfunc(math.erf, 1, 1)(x), x.dtype)
 
 
 def elu(x: Array, alpha: float) -> Array:
@@ -88,13 +94,9 @@ def mish(x: Array) -> Array:
     return y
 
 
-def gelu(x: Array) -> Array:
-    y: Array = 0.5 * x * (1 + erf(x * sqrt(0.5)))
-    return y
-
-
-def gelu_tanh(x: Array) -> Array:
-    y: Array = 0.5 * x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * (x * x * x))))
+def gelu(x: Array, by_tanh: bool) -> Array:
+    inner = np.tanh(sqrt(2 / pi) * (x + 0.044715 * (x * x * x))) if by_tanh else erf(x * sqrt(0.5))
+    y: Array = 0.5 * x * (1 + inner)
     return y
 
 
@@ -140,8 +142,16 @@ class Activation(NativeOp):
 
     def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
-        attrs = {name: float(call.get(name, default)) for name, default in self.defaults.items()}
-        blockwise(partial(self.function, **attrs), [x], outs[0], [wide(x)])
+        if x.dtype == FLOAT16 and self.kind in activations.KINDS:
+            single = np.empty(x.shape, np.float32)
+            self.run_kernels(call, [Operand.of(x.astype(np.float32))], [single])
+            np.copyto(outs[0], single, casting="unsafe")
+            return
+        blockwise(partial(self.function, **self.settings(call)), [x], outs[0], [wide(x)])
+
+    def settings(self, call: Call) -> dict[str, Any]:
+        """The function's other parameters."""
+        return {name: float(call.get(name, default)) for name, default in self.defaults.items()}
 
 
 NS_PER_SMOOTH = 1.5
@@ -174,16 +184,15 @@ class Gelu(Activation):
     def __init__(self) -> None:
         super().__init__(gelu, {}, "Gelu")
 
+    def settings(self, call: Call) -> dict[str, Any]:
+        return {"by_tanh": self.number(call) == activations.BY_TANH}
+
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
         return text(call.get("approximate", "none")) in {"none", "tanh"}
 
     def number(self, call: Call) -> int:
         by_tanh = text(call.get("approximate", "none")) == "tanh"
         return activations.BY_TANH if by_tanh else activations.GELU
-
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        x, function = array(ins, 0), gelu_tanh if self.number(call) == activations.BY_TANH else gelu
-        blockwise(function, [x], outs[0], [wide(x)])
 
 
 @register("PRelu")

@@ -293,7 +293,7 @@ class OneHot(Op):
 class Trilu(Op):
     """The upper or lower triangle of the last two axes, zero elsewhere; `k` moves the diagonal.
 
-    Takes a byte for each element of a matrix on the way.
+    Takes two bytes for each element of a matrix on the way.
     """
 
     @may_need_values
@@ -307,6 +307,8 @@ class Trilu(Op):
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, k = array(ins, 0), sum(int(value.reshape(())) for value in given(ins[1:2]))
         rows, columns = x.shape[-2:]
+        if x.size == 0:
+            return
         upper, k = bool(call.get("upper", 1)), min(max(k, -rows), columns)
         below = np.tri(rows, columns, k - 1 if upper else k, bool)
         outs[0][...] = 0

@@ -109,6 +109,8 @@ class SoftmaxOp(NativeOp):
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x = array(ins, 0)
+        if x.size == 0:
+            return
         axes = self.axes(call, x.ndim)
         widened(lambda x, out: self.function(x, out, axes), x, outs[0])
 

@@ -17,10 +17,10 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, register
-from hashinfer.ops.checks import FLOAT16, FLOATS, DTypes, array, need_dtype, need_rank, tensor, text
+from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, optional, register
+from hashinfer.ops.checks import FLOATS, DTypes, array, need_dtype, need_rank, tensor, text
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
-from hashinfer.ops.reduce import accumulator, lowest, mean
+from hashinfer.ops.reduce import lowest, mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,6 @@ class Window:
             return slice(0, 0), slice(0, 0)
         start = first * self.stride + offset
         return slice(first, end), slice(start, start + (end - first - 1) * self.stride + 1, self.stride)
-
-    def divisors(self, include_pad: bool) -> Array:
-        """float32: the number of elements that each output's window holds, with those of the padding or without."""
-        low, high = (-self.pads[0], self.size + self.pads[1]) if include_pad else (0, self.size)
-        starts = np.arange(self.count, dtype=np.int64) * self.stride - self.pads[0]
-        first = np.maximum(-((starts - low) // self.dilation), 0)
-        end = np.minimum(-((starts - high) // self.dilation), self.kernel)
-        held: Array = np.maximum(end - first, 0).astype(np.float32)
-        return held
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +154,13 @@ class Pool(NativeOp):
         for k, axis in enumerate(along):
             values = (axis.size, axis.count, axis.kernel, axis.stride, axis.dilation, axis.pads[0])
             args |= {f"{name}_{k}": value for name, value in zip(pooling.AXIS, values, strict=True)}
-        args |= self.divisors(call, along)
+        args |= {"padded": int(call.get("count_include_pad", 0)), "end_0": along[0].pads[1], "end_1": along[1].pads[1]}
         work = NS_PER_ELEMENT * (x.type.size + along[-1].kernel * outs[0].size)
         tiles = -(-total // planes)
         return Emission(
-            [KernelCall(self.kernel, tiles, args | {"line": line}, 4 * (line + pooling.SPARE), work)],
+            [KernelCall(self.kernel, tiles, args | {"line": line}, 4 * (line + pooling.SPARE + along[-1].count), work)],
             choice=self.kernel.name,
         )
-
-    def divisors(self, call: Call, along: Sequence[Window]) -> dict[str, Argument]:
-        """What an average has to divide by."""
-        return {}
 
 
 @register("MaxPool")
@@ -194,26 +181,19 @@ class MaxPool(Pool):
 
 @register("AveragePool")
 class AveragePool(Pool):
-    """The mean of each window. float16 takes a float32 array of the output's size."""
+    """The mean of each window. More than two axes, and other dtypes than float32, are not native."""
 
     kernel = pooling.average_pool
 
-    def divisors(self, call: Call, along: Sequence[Window]) -> dict[str, Argument]:
-        padded = bool(call.get("count_include_pad", 0))
-        return {name: axis.divisors(padded) for name, axis in zip(("rows", "cols"), along, strict=True)}
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        x = optional(ins, 0)
+        return x is None or (x.dtype == np.float32 and len(x.shape) <= 4)
 
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        x, (out,) = array(ins, 0), outs
-        along = windows(call, x.shape[2:])
-        sums = out if out.dtype != FLOAT16 else np.empty(out.shape, accumulator(out.dtype))
-        sums[...] = 0
-        with np.errstate(all="ignore"):
-            fold(np.add, x, along, sums)
-            for at, axis in enumerate(along, 1 - len(along)):
-                counts = axis.divisors(bool(call.get("count_include_pad", 0)))
-                np.divide(sums, counts.reshape(-1, *[1] * -at), out=sums)
-            if sums is not out:
-                np.copyto(out, sums, casting="unsafe")
+    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+        made = super().infer(call, ins)
+        if not self.emits(call, ins):
+            raise OpError(f"X is {need(ins, 0, 'X').type}; windows may reach over {LONGEST_LINE} elements")
+        return made
 
 
 class GlobalPool(Op):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from math import prod
 
 import numpy as np
@@ -16,6 +17,8 @@ from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, K
 
 F32 = np.dtype(np.float32)
 ONE_IMAGE = 2**62
+MOST_MATRICES = 2**19
+"""Of a batch in one call: there is a table of them."""
 IMAGES, PIXELS = Buffer("in", 0), Buffer("out", 0)
 """Where a convolution reads and writes by default."""
 NS_PER_MULTIPLY = 0.02
@@ -147,7 +150,7 @@ class MatMul(NativeOp):
         return [TensorType(x.dtype, shape)]
 
     def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        return need(ins, 0, "A").dtype == F32
+        return need(ins, 0, "A").dtype == F32 and few_matrices(ins, 0, 1)
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         x, w = need(ins, 0, "A"), need(ins, 1, "B")
@@ -175,9 +178,16 @@ class MatMul(NativeOp):
         np.copyto(outs[0], np.matmul(x, w))
 
 
+def few_matrices(ins: Sequence[Operand | None], a: int, b: int) -> bool:
+    """Whether a batch has so few products, or none with an output, that a table of them is small beside the outputs."""
+    left, right = need(ins, a, "A").shape, need(ins, b, "B").shape
+    pairs = zip_longest(left[-3::-1], right[-3::-1], fillvalue=1)
+    return prod(max(pair) for pair in pairs) <= MOST_MATRICES or 0 in (*left[-2:-1], *right[-1:])
+
+
 def batch_offsets(xs: Shape, ws: Shape, batch: Shape, y_size: int) -> Array:
     """int64 [batches, 3]: elements to add to x, w and y for each matrix product of a batch."""
-    count = prod(batch)
+    count = prod(batch) if y_size else 0
     out = np.zeros((max(count, 1), 3), np.int64)
     if count == 0:
         return out

@@ -21,9 +21,10 @@ from hashinfer.ops.bytewise import (
     scaled_call,
     zero_args,
 )
-from hashinfer.ops.checks import FLOAT32, need_dtype
+from hashinfer.ops.checks import FLOAT32, FLOATS, need_dtype
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Argument, Buffer, Emission, NativeOp
+from hashinfer.ops.product import few_matrices
 
 INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
 
@@ -47,6 +48,11 @@ def product_shape(a: Operand, b: Operand) -> Shape:
     return (*broadcast(left[:-2], right[:-2]), *rows, *cols)
 
 
+def by_row(*values: Operand | None) -> bool:
+    """Whether parameters of A are [M]: onnx's reference takes them for columns."""
+    return any(v is not None and len(v.shape) == 1 and v.type.size > 1 for v in values)
+
+
 def need_parameter(value: Operand | None, shape: Shape, axis: int, what: str) -> None:
     """Raise OpError unless a zero point or scale is one number, one for each index along `axis`, or broadcasts so."""
     if value is None or value.type.size == 1:
@@ -66,25 +72,31 @@ def shared(value: Operand | None, length: int) -> bool:
 class MatMulInteger(NativeOp):
     """(A - its zero point) @ (B - its zero point) in int32. Zero points for each matrix of a batch are not native."""
 
+    def native(self, ins: Sequence[Operand | None]) -> bool:
+        a, b = need(ins, 0, "A"), need(ins, 1, "B")
+        return not a.shape or not b.shape or (shared(optional(ins, 3), b.shape[-1]) and few_matrices(ins, 0, 1))
+
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        b = optional(ins, 1)
-        return b is None or not b.shape or shared(optional(ins, 3), b.shape[-1])
+        return len(ins) < 2 or None in ins[:2] or self.native(ins) or by_row(optional(ins, 2))
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         a, b = need(ins, 0, "A"), need(ins, 1, "B")
         need_bytes(a, optional(ins, 2), "A")
         need_bytes(b, optional(ins, 3), "B")
         need_parameter(optional(ins, 2), a.shape, -2, "the zero point of A")
-        need_parameter(optional(ins, 3), b.shape, -1, "the zero point of B")
-        return [TensorType(INT32, product_shape(a, b))]
+        need_parameter(optional(ins, 3), b.shape if len(b.shape) > 1 else (*b.shape, 1), -1, "the zero point of B")
+        shape = product_shape(a, b)
+        if not self.native(ins):
+            raise OpError(f"the zero point of A is {need(ins, 2, 'it').type}; expected [..., M, 1] beside that of B")
+        return [TensorType(INT32, shape)]
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         return described(*product_calls(ins, (0, 2), (1, 3), Buffer("out", 0)))
 
 
 def need_scale_of(scale: Operand, zero: Operand, what: str) -> None:
-    """Raise OpError unless a scale is float32 and as many as its zero points."""
-    need_dtype(scale, frozenset({FLOAT32}), f"the scale of {what}")
+    """Raise OpError unless a scale is a float and as many as its zero points."""
+    need_dtype(scale, FLOATS, f"the scale of {what}")
     if zero.type.size != scale.type.size:
         raise OpError(f"{what} has scale {scale.type} and zero point {zero.type}; expected as many of both")
 
@@ -93,7 +105,7 @@ def need_scale_of(scale: Operand, zero: Operand, what: str) -> None:
 class QLinearMatMul(NativeOp):
     """saturate(round((A @ B) a_scale b_scale / y_scale) + y's zero point), of 8-bit integers less their zero points.
 
-    float16 scales, and scales for each matrix of a batch, are not native.
+    float16 scales, vectors, more than LONGEST inputs, and parameters for each matrix of a batch are not native.
     """
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
@@ -111,16 +123,24 @@ class QLinearMatMul(NativeOp):
             need_scale_of(scale, zero, what)
             need_parameter(scale, shape, axis, f"the scale of {what}")
             need_parameter(zero, shape, axis, f"the zero point of {what}")
-        return [TensorType(y_zero.dtype, product_shape(a, b))]
+        made = product_shape(a, b)
+        if not self.native(ins):
+            raise OpError(f"the scale of a is {a_scale.type}; expected [..., M, 1] beside the others")
+        return [TensorType(y_zero.dtype, made)]
+
+    def native(self, ins: Sequence[Operand | None]) -> bool:
+        a, b = need(ins, 0, "a"), need(ins, 3, "b")
+        if len(a.shape) < 2 or len(b.shape) < 2 or a.shape[-1] > LONGEST or not few_matrices(ins, 0, 3):
+            return False
+        scales, zeros = ([optional(ins, k) for k in numbers] for numbers in ((1, 4, 6), (2, 5, 7)))
+        plain = all(s is None or s.dtype == FLOAT32 for s in scales) and shared(zeros[2], 1)
+        alike = all(shared(values[1], b.shape[-1]) for values in (scales, zeros))
+        return plain and alike and (shared(scales[0], a.shape[-2]) or prod(b.shape[:-2]) == 1)
 
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        a, b = optional(ins, 0), optional(ins, 3)
-        if a is None or b is None or len(a.shape) < 2 or len(b.shape) < 2 or a.shape[-1] > LONGEST:
-            return False
-        y_zero, scales = optional(ins, 7), [optional(ins, k) for k in (1, 4, 6)]
-        plain = all(s is None or s.dtype == FLOAT32 for s in scales) and (y_zero is None or y_zero.type.size == 1)
-        alike = shared(scales[1], b.shape[-1]) and shared(optional(ins, 5), b.shape[-1])
-        return plain and alike and (shared(scales[0], a.shape[-2]) or prod(b.shape[:-2]) == 1)
+        if optional(ins, 0) is None or optional(ins, 3) is None:
+            return True
+        return self.native(ins) or by_row(optional(ins, 1), optional(ins, 2))
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         shape = outs[0].shape
@@ -199,6 +219,7 @@ class QLinearConv(IntegerConvolution):
         geometry = self.geometry(call, x, w, w_zero)
         for what, scale, zero in (("x", x_scale, x_zero), ("y", y_scale, y_zero)):
             need_scale_of(scale, zero, what)
+            need_dtype(scale, frozenset({FLOAT32}), f"the scale of {what}")
             need_parameter(scale, (), -1, f"the scale of {what}")
         need_dtype(w_scale, frozenset({FLOAT32}), "the scale of w")
         if w_scale.type.size != 1 and w_scale.shape != (geometry.out_channels,):

@@ -181,9 +181,9 @@ def mean(x: Array, axes: Axes, out: Array) -> None:
 
 @register("ReduceMean")
 class ReduceMean(Reduction):
-    kind = "mean"
     """Of integers: rounded towards zero; takes an int64 array and a float64 array of the output's size."""
 
+    kind = "mean"
     needs_elements = True
 
     def reduce(self, x: Array, axes: Axes, out: Array) -> None:

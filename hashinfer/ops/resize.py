@@ -56,9 +56,10 @@ def coordinates(axis: Axis, block: slice, mode: str) -> Array:
     if mode == "asymmetric":
         return x / axis.scale
     if mode == "align_corners":
-        # By onnx's reference the output's length is not rounded here.
+        # By onnx's reference the output's length is not rounded here, but a length that was given stays what it is.
         length = axis.size * axis.scale
-        return x * ((axis.size - 1) / (length - 1)) if length != 1 else x * 0
+        length = axis.out if abs(length - axis.out) < 1e-9 * length else length
+        return x * (axis.size - 1) / (length - 1) if length != 1 else x * 0
     if mode == "pytorch_half_pixel" and axis.out <= 1:
         return x * 0
     half = (x + 0.5) / axis.scale - 0.5

@@ -165,7 +165,9 @@ class _Fuser:
             scale, zero = sources[1], sources[2] if len(sources) > 2 else None
             if scale is None or scale.size != 1 or scale.dtype != np.float32 or (len(node.inputs) > 2 and zero is None):
                 return None
-            if zero is not None and zero.size == 1 and int(zero.ravel()[0]) == 0:
+            if zero is not None and zero.dtype != np.int8:
+                return None
+            if zero is not None and zero.size == 1 and zero.ravel()[0] == 0:
                 zero = None
             if zero is None:
                 return sources[0], float(scale.ravel()[0])

@@ -13,7 +13,7 @@ import numpy as np
 
 from hashinfer.errors import HashinferError, InputError, UnsupportedError
 from hashinfer.ops.activation import Activation
-from hashinfer.ops.base import TensorType
+from hashinfer.ops.base import Array, Operand, TensorType
 from hashinfer.ops.cast import Cast, CastLike, Quantization
 from hashinfer.ops.elementwise import Arithmetic, Relu
 from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
@@ -29,7 +29,7 @@ from hashinfer.plan.program import Program
 OTHER_BATCHES = (2, 3)
 
 ELEMENTS = (Cast, CastLike, Relu, Activation, Quantization)
-IMAGES = (HashedConv, Conv, IntegerConvolution, Pool, InstanceNormalization, Resize)
+IMAGES = (HashedConv, Conv, IntegerConvolution, Pool, InstanceNormalization)
 BY_FIRST = (*ELEMENTS, *IMAGES, HashedLookup, HashedProduct, MatMulInteger, QLinearMatMul, Reduction, TopK)
 """Row r of the output is of row r of the first operand, where its first axis grows with the batch."""
 
@@ -58,7 +58,8 @@ def check_rows(program: Program, plan: Plan, open_inputs: Sequence[str], limit: 
         if planned.kind == "folded":
             _check_folded(planned, plan, others)
             continue
-        if grows and planned.kind == "native" and not _by_rows(planned, carried, types[0]):
+        known = {**program.constants, **plan.constants}
+        if grows and planned.kind == "native" and not _by_rows(planned, carried, types[0], known):
             raise UnsupportedError(_mixes(planned))
         for name in planned.step.outputs:
             _check_growth(planned, [t[name] for t in types if name], grows)
@@ -103,10 +104,15 @@ def _mixes(planned: PlannedStep) -> str:
     return planned.step.explain("rows of a batch may depend on each other here; give fixed shapes")
 
 
-def _by_rows(planned: PlannedStep, carried: set[str], types: Mapping[str, TensorType]) -> bool:
+def _by_rows(
+    planned: PlannedStep, carried: set[str], types: Mapping[str, TensorType], known: Mapping[str, Array]
+) -> bool:
     """Whether row r of the output depends on row r of each carried operand and on what all rows share, alone."""
     names, rank = [n for n in planned.step.inputs if n], len(planned.types[0].shape)
     first, rest = names[0] in carried, names[1:]
+    if isinstance(planned.op, Resize):
+        ins = [Operand(types[n], known.get(n)) if n else None for n in planned.step.inputs]
+        return first and all(axis.at for axis in planned.op.changed(planned.step.call, ins))
     if isinstance(planned.op, BY_FIRST):
         return first and not any(n in carried for n in rest)
     if isinstance(planned.op, SoftmaxOp | AxisNormalization):
