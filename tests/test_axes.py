@@ -210,3 +210,20 @@ def test_a_range_of_its_own(x):
     zero = np.clip(np.rint(-low / scale), 0, 255)
     for value, expected in zip(found, (np.clip(np.rint(x / scale) + zero, 0, 255), scale, zero), strict=True):
         np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.uint8, "nearest"), (np.float64, "nearest"), (np.float32, "linear")])
+def test_resizing_without_a_kernel(kind, mode):
+    """Of another dtype, or along an axis too long for a table."""
+    long = mode == "linear"
+    x = np.arange(40_000 if long else 12).astype(kind).reshape((1, -1) if long else (3, 4))
+    node = nets.node("Resize", ["x", "", "scales"], ["y"], mode=mode, coordinate_transformation_mode="asymmetric")
+    scales = {"scales": np.array([1, 2], np.float32)}
+    model = nets.model([node], {"x": (kind, x.shape)}, {"y": (kind, None)}, scales, opset=21)
+    session = hashinfer.InferenceSession(model.SerializeToString(), threads=1)
+    (found,) = session.run(None, {"x": x})
+    assert session.report({"x": x.shape})["steps"][0]["runs"] == "numpy"
+    exact = np.clip(np.arange(2 * x.shape[1]) / 2, 0, x.shape[1] - 1)
+    # The nearest is the lower one where two are as near.
+    places = exact if long else np.ceil(exact - 0.5)
+    np.testing.assert_array_equal(found, (np.zeros((len(x), 1)) + places if long else x[:, places.astype(int)]))
