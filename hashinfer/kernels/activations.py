@@ -76,7 +76,7 @@ def _smooth(kind: Any, x: Any, y: Any, a: Any) -> None:
 
 
 @entry(*ACTIVATION)
-def activation(args, tile, scratch):
+def activation(args: Any, tile: Any, scratch: Any) -> None:
     """y = one of KINDS, over `count` elements."""
     first, kind = tile * TILE, args[KIND]
     count = min(TILE, args[COUNT] - first)

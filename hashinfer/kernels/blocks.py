@@ -286,21 +286,21 @@ def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*HASHED)
-def block_f32(args, tile, scratch):
+def block_f32(args: Any, tile: Any, scratch: Any) -> None:
     """128 rows by 64 outputs; tiles are numbered row block by row block. W is dense or hashed, by `kind`."""
     if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
         _block(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
-def block_f16(args, tile, scratch):
+def block_f16(args: Any, tile: Any, scratch: Any) -> None:
     """As block_f32 over a float16 weight vector."""
     if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
         _block(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
-def block_i8(args, tile, scratch):
+def block_i8(args: Any, tile: Any, scratch: Any) -> None:
     """As block_f32 over an int8 weight vector."""
     if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
         _block(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
@@ -321,7 +321,7 @@ def of_matrix(args: Any, own: Any, offsets_at: Any, w_bytes: Any, tile: Any) -> 
 
 
 @entry(*DENSE)
-def dense_block(args, tile, scratch):
+def dense_block(args: Any, tile: Any, scratch: Any) -> None:
     """Tiles are numbered matrix by matrix of the batch. Scratch: one copy of the arguments in front of the tiles."""
     own = int64_array(scratch, len(DENSE))
     within = of_matrix(args, own, OFFSETS, 4, tile)
@@ -348,7 +348,7 @@ def _small_row(args: Any, r: Any, j0: Any, nj: Any, x: Any, w: Any, scratch: Any
 
 
 @entry(*DENSE)
-def dense_row(args, tile, scratch):
+def dense_row(args: Any, tile: Any, scratch: Any) -> None:
     """A strip of 64 outputs of one row, W read where it lies. For few rows."""
     strips = (args[OUTPUTS] + STRIP - 1) // STRIP
     r, j0 = tile // strips, tile % strips * STRIP
@@ -398,18 +398,18 @@ def _expand(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*HASHED)
-def expand_f32(args, tile, scratch):
+def expand_f32(args: Any, tile: Any, scratch: Any) -> None:
     """y[rows, outputs] = W itself, in tiles of 128 x 64: for the places where nothing can be fused with it."""
     _expand(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
-def expand_f16(args, tile, scratch):
+def expand_f16(args: Any, tile: Any, scratch: Any) -> None:
     """As expand_f32 over a float16 weight vector."""
     _expand(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
-def expand_i8(args, tile, scratch):
+def expand_i8(args: Any, tile: Any, scratch: Any) -> None:
     """As expand_f32 over an int8 weight vector."""
     _expand(args, tile, scratch, int8_array(args[W], args[BUCKETS]))

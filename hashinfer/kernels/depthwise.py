@@ -136,7 +136,7 @@ def _finish(args: Any, sums: Any, at: Any, y_at: Any, bias: Any) -> None:
 
 
 @entry(*DEPTHWISE)
-def depthwise(args, tile, scratch):
+def depthwise(args: Any, tile: Any, scratch: Any) -> None:
     """Output plane `tile`, of all planes of all images. scratch: scratch_bytes."""
     maps, inner, outer, line = args[MAPS], args[INNER], args[OUTER], args[LINE]
     image, plane = tile // maps, tile % maps

@@ -93,7 +93,7 @@ def _run_steps(control: Any, thread: Any) -> None:
 
 
 @compiled
-def run_alone(code, steps, scratch):
+def run_alone(code: Any, steps: Any, scratch: Any) -> None:
     """Every tile of every step, in order, on the calling thread."""
     for s in range(steps):
         row = int64_at(code + 8 * ROW * s)
@@ -102,7 +102,7 @@ def run_alone(code, steps, scratch):
 
 
 @compiled
-def run_shared(control_address, job):
+def run_shared(control_address: Any, job: Any) -> None:
     """Open the job in the control block, work on it, close it, wait for the workers to leave."""
     control = int64_at(control_address)
     counters = int64_at(control[COUNTERS])
@@ -120,7 +120,7 @@ def run_shared(control_address, job):
 
 
 @compiled
-def serve(control_address, worker):
+def serve(control_address: Any, worker: Any) -> None:
     """Join jobs as they open, as worker 0, 1, ...; park after a short spin without one.
 
     Returns when the pool is stopped, and where workers park in Python.
@@ -153,7 +153,7 @@ def serve(control_address, worker):
 
 
 @compiled
-def stop(control_address):
+def stop(control_address: Any) -> None:
     """Have all workers return."""
     control = int64_at(control_address)
     atomic_store(control, STOPPED, 1)

@@ -238,19 +238,19 @@ def _spectrum(args: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*SPECTRUM_FIELDS)
-def dyadic_spectrum_f32(args, tile, scratch):
+def dyadic_spectrum_f32(args: Any, tile: Any, scratch: Any) -> None:
     """make_spectrum as an entry of one tile; `floats` is the length of the spectrum. Scratch: 4 MOST_LANES bytes
     times width."""
     _spectrum(args, scratch, float32_array(args[0], args[1]))
 
 
 @entry(*SPECTRUM_FIELDS)
-def dyadic_spectrum_f16(args, tile, scratch):
+def dyadic_spectrum_f16(args: Any, tile: Any, scratch: Any) -> None:
     _spectrum(args, scratch, uint16_array(args[0], args[1]))
 
 
 @entry(*SPECTRUM_FIELDS)
-def dyadic_spectrum_i8(args, tile, scratch):
+def dyadic_spectrum_i8(args: Any, tile: Any, scratch: Any) -> None:
     _spectrum(args, scratch, int8_array(args[0], args[1]))
 
 
@@ -453,23 +453,23 @@ def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*FIELDS)
-def dyadic_row_f32(args, tile, scratch):
+def dyadic_row_f32(args: Any, tile: Any, scratch: Any) -> None:
     """Row `tile`, all outputs."""
     _row(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def dyadic_row_f16(args, tile, scratch):
+def dyadic_row_f16(args: Any, tile: Any, scratch: Any) -> None:
     _row(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def dyadic_row_i8(args, tile, scratch):
+def dyadic_row_i8(args: Any, tile: Any, scratch: Any) -> None:
     _row(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def dyadic_fold(args, tile, scratch):
+def dyadic_fold(args: Any, tile: Any, scratch: Any) -> None:
     """H u of row `tile`, and whether the row goes directly. dyadic_inverse and dyadic_finish come behind it."""
     x = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], args[INPUTS])
     room = args[WIDTH] + 16
@@ -495,22 +495,22 @@ def _inverse(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*FIELDS)
-def dyadic_inverse_f32(args, tile, scratch):
+def dyadic_inverse_f32(args: Any, tile: Any, scratch: Any) -> None:
     """One chunk of one row: tile = row * chunk_count + chunk."""
     _inverse(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def dyadic_inverse_f16(args, tile, scratch):
+def dyadic_inverse_f16(args: Any, tile: Any, scratch: Any) -> None:
     _inverse(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def dyadic_inverse_i8(args, tile, scratch):
+def dyadic_inverse_i8(args: Any, tile: Any, scratch: Any) -> None:
     _inverse(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def dyadic_finish(args, tile, scratch):
+def dyadic_finish(args: Any, tile: Any, scratch: Any) -> None:
     """Signs, bias and activation of row `tile`."""
     finish_row(args, tile, float32_array(args[RAW] + 4 * tile * raw_count(args), raw_count(args)))

@@ -139,7 +139,7 @@ def _group(w: Any, base: Any, u: Any, v: Any, width: Any, bits: Any, shift: Any)
 
 
 @entry(*FIELDS)
-def dyadic_integer_i8(args, tile, scratch):
+def dyadic_integer_i8(args: Any, tile: Any, scratch: Any) -> None:
     """Row `tile`, all outputs."""
     width, inputs, outputs = args[WIDTH], args[INPUTS], args[OUTPUTS]
     w, scale = int8_array(args[W], args[BUCKETS]), float_at(args, X_SCALE)

@@ -175,16 +175,16 @@ def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*FIELDS)
-def dyadic_pixels_f32(args, tile, scratch):
+def dyadic_pixels_f32(args: Any, tile: Any, scratch: Any) -> None:
     """Sixteen pixels of one image, all outputs: tile = image * ceil(pixels / 16) + sixteen."""
     _pixels(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def dyadic_pixels_f16(args, tile, scratch):
+def dyadic_pixels_f16(args: Any, tile: Any, scratch: Any) -> None:
     _pixels(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def dyadic_pixels_i8(args, tile, scratch):
+def dyadic_pixels_i8(args: Any, tile: Any, scratch: Any) -> None:
     _pixels(args, tile, scratch, int8_array(args[W], args[BUCKETS]))

@@ -123,16 +123,16 @@ def _transposed(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*FIELDS)
-def dyadic_transposed_f32(args, tile, scratch):
+def dyadic_transposed_f32(args: Any, tile: Any, scratch: Any) -> None:
     """One row of x @ W^T."""
     _transposed(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def dyadic_transposed_f16(args, tile, scratch):
+def dyadic_transposed_f16(args: Any, tile: Any, scratch: Any) -> None:
     _transposed(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def dyadic_transposed_i8(args, tile, scratch):
+def dyadic_transposed_i8(args: Any, tile: Any, scratch: Any) -> None:
     _transposed(args, tile, scratch, int8_array(args[W], args[BUCKETS]))

@@ -46,7 +46,7 @@ def convert(x: Any, y: Any) -> None:
 
 
 @entry(*FLAT)
-def to_float32(args, tile, scratch):
+def to_float32(args: Any, tile: Any, scratch: Any) -> None:
     """y = float32(x) over `count` elements, TILE at a time."""
     first, kind = tile * TILE, args[KIND]
     count = min(TILE, args[COUNT] - first)
@@ -90,7 +90,7 @@ def half_of(bits: Any) -> Any:
 
 
 @entry(*FLAT)
-def to_float16(args, tile, scratch):
+def to_float16(args: Any, tile: Any, scratch: Any) -> None:
     """y = float16(x) over `count` float32, TILE at a time."""
     first = tile * TILE
     count = min(TILE, args[COUNT] - first)
@@ -130,7 +130,7 @@ def _one_with(operation: Any, value: Any, b: Any, y: Any) -> None:
 
 
 @entry(*BROADCAST)
-def arithmetic(args, tile, scratch):
+def arithmetic(args: Any, tile: Any, scratch: Any) -> None:
     """y = a (operation) b over four broadcast axes."""
     n1, n2, n3, operation = args[SHAPE + 1], args[SHAPE + 2], args[SHAPE + 3], args[OPERATION]
     for row in range(tile * args[ROWS], min((tile + 1) * args[ROWS], args[SHAPE] * n1 * n2)):

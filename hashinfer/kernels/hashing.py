@@ -128,7 +128,7 @@ def weight(w: Any, k: Any) -> Any:
 def _type_weight() -> None:
     from numba.extending import overload  # noqa: PLC0415
 
-    @overload(weight, inline="always", strict=False)
+    @overload(weight, inline="always", strict=False)  # type: ignore[untyped-decorator]
     def _weight(w: Any, k: Any) -> Any:
         if w.dtype.name == "uint16":
             return lambda w, k: half_to_float(w[k])

@@ -77,7 +77,7 @@ def zero_at(address: Any, index: Any, flip: Any) -> Any:
 
 
 @entry(*CENTRE)
-def centre(args, tile, scratch):
+def centre(args: Any, tile: Any, scratch: Any) -> None:
     """y = float32(x - zero) over `count` bytes, TILE at a time."""
     first, flip, run = tile * TILE, np.uint8(args[3]), args[6]
     last = min(first + TILE, args[2])
@@ -91,7 +91,7 @@ def centre(args, tile, scratch):
 
 
 @entry(*CENTRE)
-def centre_rows(args, tile, scratch):
+def centre_rows(args: Any, tile: Any, scratch: Any) -> None:
     """y = int16(x - zero) of one run, its end filled with zeros."""
     flip, run, pitch = np.uint8(args[3]), args[6], args[7]
     x, y = uint8_array(args[0] + tile * run, run), uint16_array(args[1] + 2 * tile * pitch, pitch)
@@ -184,14 +184,14 @@ def _block(args: Any, tile: Any, scratch: Any) -> None:
 
 
 @entry(*INTEGER)
-def integer_block(args, tile, scratch):
+def integer_block(args: Any, tile: Any, scratch: Any) -> None:
     """128 rows by 64 outputs; tiles are numbered matrix by matrix of the batch, then row block by row block."""
     within = of_matrix(args, int64_array(scratch, len(INTEGER)), OFFSETS, 1, tile)
     _block(int64_at(scratch), within, scratch + ARGUMENT_BYTES)
 
 
 @entry(*INTEGER)
-def integer_row(args, tile, scratch):
+def integer_row(args: Any, tile: Any, scratch: Any) -> None:
     """A strip of 64 outputs of one row, W [inputs, outputs] read where it lies. For few rows."""
     strips = (args[OUTPUTS] + STRIP - 1) // STRIP
     r, j0 = tile // strips, tile % strips * STRIP
@@ -229,7 +229,7 @@ def integer_row(args, tile, scratch):
 
 
 @entry(*INTEGER)
-def integer_pixels(args, tile, scratch):
+def integer_pixels(args: Any, tile: Any, scratch: Any) -> None:
     """Convolution: 128 pixels of one image by 64 outputs, numbered as those of pixel_block_dense."""
     strips, pixels = (args[OUTPUTS] + STRIP - 1) // STRIP, args[IMAGE_ROWS]
     blocks = (pixels + PIXELS - 1) // PIXELS

@@ -51,13 +51,13 @@ Numba's bounds checking does not see the vector loads and stores. Each has a sca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, models, register_model
+from numba import extending, types
+from numba.extending import models, register_model
 from numba.np.arrayobj import populate_array
 
 from hashinfer.kernels.isa import AVX2, AVX512, FUSES, ISA, RADIX, REGISTER
@@ -67,6 +67,11 @@ _F32, _F64, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.Int
 _VECTOR, _WORDS, _MASK = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(1), LANES)
 _REGISTER = ir.VectorType(_F32, REGISTER)
 _FAST = ("reassoc", "nsz", "contract")
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Numba's decorator, typed."""
+    return extending.intrinsic(function)
 
 
 class Float32x16(types.Type):  # type: ignore[misc]

@@ -98,16 +98,16 @@ def _lookup(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*FIELDS)
-def xxh32_lookup_f32(args, tile, scratch):
+def xxh32_lookup_f32(args: Any, tile: Any, scratch: Any) -> None:
     """IDS_PER_TILE rows, or one bag."""
     _lookup(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def xxh32_lookup_f16(args, tile, scratch):
+def xxh32_lookup_f16(args: Any, tile: Any, scratch: Any) -> None:
     _lookup(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def xxh32_lookup_i8(args, tile, scratch):
+def xxh32_lookup_i8(args: Any, tile: Any, scratch: Any) -> None:
     _lookup(args, tile, scratch, int8_array(args[W], args[BUCKETS]))

@@ -103,24 +103,24 @@ def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*HASHED)
-def pixel_block_f32(args, tile, scratch):
+def pixel_block_f32(args: Any, tile: Any, scratch: Any) -> None:
     """128 pixels of one image by 64 outputs; tiles are numbered image by image, block by block, strip by strip."""
     _pixels(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
-def pixel_block_f16(args, tile, scratch):
+def pixel_block_f16(args: Any, tile: Any, scratch: Any) -> None:
     """As pixel_block_f32 over a float16 weight vector."""
     _pixels(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
-def pixel_block_i8(args, tile, scratch):
+def pixel_block_i8(args: Any, tile: Any, scratch: Any) -> None:
     """As pixel_block_f32 over an int8 weight vector."""
     _pixels(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
 
 
 @entry(*DENSE)
-def pixel_block_dense(args, tile, scratch):
+def pixel_block_dense(args: Any, tile: Any, scratch: Any) -> None:
     """As pixel_block_f32 over W itself."""
     _pixels(args, tile, scratch, float32_array(args[W], NO_LIMIT))

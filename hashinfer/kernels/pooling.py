@@ -139,12 +139,12 @@ def _pool(args: Any, tile: Any, scratch: Any, summed: Any) -> None:
 
 
 @entry(*POOL)
-def max_pool(args, tile, scratch):
+def max_pool(args: Any, tile: Any, scratch: Any) -> None:
     """Every output of `planes` planes. scratch: float32 [line + SPARE]."""
     _pool(args, tile, scratch, False)
 
 
 @entry(*POOL)
-def average_pool(args, tile, scratch):
+def average_pool(args: Any, tile: Any, scratch: Any) -> None:
     """As max_pool, means. scratch: float32 [outputs along the last axis] more."""
     _pool(args, tile, scratch, True)

@@ -62,7 +62,7 @@ def _quantise_row(x: Any, y: Any, scale: Any, zero: Any, flip: Any) -> None:
 
 
 @entry(*QUANTISE)
-def quantise(args, tile, scratch):
+def quantise(args: Any, tile: Any, scratch: Any) -> None:
     """y = saturate(round(x / scale) + zero), x float32, y bytes."""
     inner, flip, scales = args[INNER], np.uint8(args[FLIP]), float32_array(args[SCALE], NO_LIMIT)
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[OUTER])):
@@ -83,7 +83,7 @@ def _dequantise_row(x: Any, y: Any, scale: Any, zero: Any, flip: Any) -> None:
 
 
 @entry(*QUANTISE)
-def dequantise(args, tile, scratch):
+def dequantise(args: Any, tile: Any, scratch: Any) -> None:
     """y = (x - zero) scale, x bytes, y float32."""
     inner, flip, scales = args[INNER], np.uint8(args[FLIP]), float32_array(args[SCALE], NO_LIMIT)
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[OUTER])):
@@ -104,7 +104,7 @@ def _requantise_row(x: Any, y: Any, bias: Any, factor: Any, zero: Any, flip: Any
 
 
 @entry(*REQUANTISE)
-def requantise(args, tile, scratch):
+def requantise(args: Any, tile: Any, scratch: Any) -> None:
     """y = saturate(round((x + bias) row_scale scale / y_scale) + zero), x int32, y bytes."""
     inner, flip, scales = args[INNER], np.uint8(args[FLIP]), float32_array(args[SCALE], NO_LIMIT)
     row_scales, y_scale = float32_array(args[ROW_SCALE], NO_LIMIT), float32_array(args[Y_SCALE], 1)[0]
@@ -122,7 +122,7 @@ def requantise(args, tile, scratch):
 
 
 @entry(*RANGE)
-def dynamic_range(args, tile, scratch):
+def dynamic_range(args: Any, tile: Any, scratch: Any) -> None:
     """The scale and the zero point by which uint8 hold 0 and all of x. scratch: float32 [2, 16]."""
     x, count, ends = float32_array(args[0], args[1]), args[1], float32_array(scratch, 2 * LANES)
     high, low, minus = splat16(np.float32(0.0)), splat16(np.float32(0.0)), splat16(np.float32(-1.0))

@@ -45,7 +45,7 @@ def _start(args: Any, at: Any, gates: Any) -> None:
 
 
 @entry(*TURNED)
-def transpose_matrices(args, tile, scratch):
+def transpose_matrices(args: Any, tile: Any, scratch: Any) -> None:
     """y[tile] = x[tile] transposed, x: [matrices, rows, cols]."""
     rows, cols = args[2], args[3]
     x = float32_array(args[0] + 4 * tile * rows * cols, rows * cols)
@@ -98,7 +98,7 @@ def _output(args: Any, step: Any, direction: Any, row: Any, state: Any) -> None:
 
 
 @entry(*FIELDS)
-def lstm(args, tile, scratch):
+def lstm(args: Any, tile: Any, scratch: Any) -> None:
     """i, o, f, c gates: c = f c + i tanh(.), h = o tanh(c), as ONNX's LSTM with its default activations."""
     n, ni, steps = args[HIDDEN], args[INPUTS], args[STEPS]
     d, row, width = tile // args[BATCH], tile % args[BATCH], 4 * n
@@ -129,7 +129,7 @@ def lstm(args, tile, scratch):
 
 
 @entry(*FIELDS)
-def gru(args, tile, scratch):
+def gru(args: Any, tile: Any, scratch: Any) -> None:
     """z, r, h gates: h = (1 - z) tanh(.) + z h, as ONNX's GRU with its default activations."""
     n, ni, steps = args[HIDDEN], args[INPUTS], args[STEPS]
     d, row, width = tile // args[BATCH], tile % args[BATCH], 3 * n

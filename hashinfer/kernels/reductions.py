@@ -93,7 +93,7 @@ def reduce_rows(kind: Any, x: Any, count: Any, y: Any) -> None:
 
 
 @entry(*REDUCE)
-def reduce_middle(args, tile, scratch):
+def reduce_middle(args: Any, tile: Any, scratch: Any) -> None:
     """y [outer, inner] = x folded. scratch: SCRATCH_BYTES."""
     count, inner, kind = args[COUNT], args[INNER], args[KIND]
     spare = float32_array(scratch, LANES)
@@ -117,7 +117,7 @@ def _before(a: Any, b: Any, least: Any) -> Any:
 
 
 @entry(*TOP)
-def top_elements(args, tile, scratch):
+def top_elements(args: Any, tile: Any, scratch: Any) -> None:
     """The k first elements, in order, of line `tile`, of equal ones the first. scratch: float32 and int64 [k]."""
     count, inner, k, least = args[TOP_COUNT], args[TOP_INNER], args[K], args[LEAST] != 0
     o, i = tile // inner, tile % inner

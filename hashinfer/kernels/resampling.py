@@ -62,7 +62,7 @@ def _rows(x: Any, y: Any, index: Any, weights: Any, out: Any, taps: Any, inner: 
 
 
 @entry(*RESAMPLE)
-def resample(args, tile, scratch):
+def resample(args: Any, tile: Any, scratch: Any) -> None:
     """y [outer, out, inner]."""
     size, out, inner, taps = args[SIZE], args[OUT], args[INNER], args[TAPS]
     x = float32_array(args[X] + 4 * tile * size * inner, size * inner)

@@ -56,7 +56,7 @@ def _softmax(x: Any, y: Any) -> None:
 
 
 @entry(*ROWS)
-def softmax_rows(args, tile, scratch):
+def softmax_rows(args: Any, tile: Any, scratch: Any) -> None:
     """y = exp(x) over its sum, row by row."""
     cols = args[COLS]
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[COUNT])):
@@ -64,7 +64,7 @@ def softmax_rows(args, tile, scratch):
 
 
 @entry(*ROWS)
-def log_softmax_rows(args, tile, scratch):
+def log_softmax_rows(args: Any, tile: Any, scratch: Any) -> None:
     """y = x - log(sum of exp(x)), row by row."""
     cols = args[COLS]
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[COUNT])):
@@ -87,7 +87,7 @@ def _normalised(x: Any, y: Any, epsilon: Any) -> None:
 
 
 @entry(*ROWS)
-def layer_norm_rows(args, tile, scratch):
+def layer_norm_rows(args: Any, tile: Any, scratch: Any) -> None:
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, row by row; bias may be missing (0)."""
     cols, epsilon = args[COLS], np.float64(float_at(args, EPSILON))
     scale, bias = float32_array(args[SCALE], cols), float32_array(args[BIAS], cols)
@@ -102,7 +102,7 @@ def layer_norm_rows(args, tile, scratch):
 
 
 @entry(*ROWS)
-def instance_norm_rows(args, tile, scratch):
+def instance_norm_rows(args: Any, tile: Any, scratch: Any) -> None:
     """As layer_norm_rows, scale and bias being one number for each row, in turns of `channels`."""
     cols, epsilon = args[COLS], np.float64(float_at(args, EPSILON))
     scale, bias = float32_array(args[SCALE], args[CHANNELS]), float32_array(args[BIAS], args[CHANNELS])

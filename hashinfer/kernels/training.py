@@ -25,7 +25,7 @@ def signed_bucket(slot: Any, buckets: Any) -> Any:
 
 
 @compiled
-def xxh32_cells(ids, rows, cols, buckets, seed, block, out):
+def xxh32_cells(ids: Any, rows: Any, cols: Any, buckets: Any, seed: Any, block: Any, out: Any) -> None:
     """out[r, j], int32 [rows, cols] = bucket of W[ids[r], j], plus K where its sign is -1. ids: int64 [rows]."""
     row_of, cells = int64_array(ids, rows), int32_array(out, rows * cols)
     slots = 2 * (buckets - block + 1)
@@ -42,14 +42,16 @@ def xxh32_cells(ids, rows, cols, buckets, seed, block, out):
 
 
 @compiled
-def hadamard_rows(v, rows, width):
+def hadamard_rows(v: Any, rows: Any, width: Any) -> None:
     """v[rows, width], float32, each row transformed in place: v <- H v, unnormalised."""
     for r in range(rows):
         hadamard(float32_array(v + 4 * r * width, width), width, 1)
 
 
 @compiled
-def dyadic_products(spectrum, u, batch, width, groups, cols, perm, scale, y, scratch):
+def dyadic_products(
+    spectrum: Any, u: Any, batch: Any, width: Any, groups: Any, cols: Any, perm: Any, scale: Any, y: Any, scratch: Any
+) -> None:
     """y[b, j] = scale[j] (H (spectrum[g] . u[b]))[perm[t]], g = j mod G, t = j div G.
 
     spectrum: H w, float32 [groups, width]; u: H u, [batch, width]; perm: int64 [ceil(cols / groups)]; scale: r(j) /
@@ -72,7 +74,20 @@ def dyadic_products(spectrum, u, batch, width, groups, cols, perm, scale, y, scr
 
 
 @compiled
-def dyadic_gradients(spectrum, u, dy, batch, width, groups, cols, perm, scale, d_spectrum, d_u, scratch):
+def dyadic_gradients(
+    spectrum: Any,
+    u: Any,
+    dy: Any,
+    batch: Any,
+    width: Any,
+    groups: Any,
+    cols: Any,
+    perm: Any,
+    scale: Any,
+    d_spectrum: Any,
+    d_u: Any,
+    scratch: Any,
+) -> None:
     """d_spectrum += and d_u += the gradients of sum(y . dy), y as `dyadic_products` has it; shapes as there."""
     s, x, slope = (
         float32_array(spectrum, groups * width),

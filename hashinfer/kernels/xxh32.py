@@ -60,7 +60,7 @@ MOST, FLAG = range(len(PRODUCT), len(COUNT_FIELDS))
 
 
 @entry(*COUNT_FIELDS)
-def count_inputs(args, tile, scratch):
+def count_inputs(args: Any, tile: Any, scratch: Any) -> None:
     """sparse [1] int64: 1 where at most `most` inputs of all rows are not zero, else 0. One tile."""
     count, whole = 0, args[INPUTS] & ~15
     for r in range(args[ROWS]):
@@ -196,15 +196,15 @@ def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*FIELDS)
-def xxh32_row_f32(args, tile, scratch):
+def xxh32_row_f32(args: Any, tile: Any, scratch: Any) -> None:
     _row(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def xxh32_row_f16(args, tile, scratch):
+def xxh32_row_f16(args: Any, tile: Any, scratch: Any) -> None:
     _row(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def xxh32_row_i8(args, tile, scratch):
+def xxh32_row_i8(args: Any, tile: Any, scratch: Any) -> None:
     _row(args, tile, scratch, int8_array(args[W], args[BUCKETS]))

@@ -78,16 +78,16 @@ def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 
 @entry(*FIELDS)
-def xxh32_small_f32(args, tile, scratch):
+def xxh32_small_f32(args: Any, tile: Any, scratch: Any) -> None:
     """Row `tile`, all outputs."""
     _small(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def xxh32_small_f16(args, tile, scratch):
+def xxh32_small_f16(args: Any, tile: Any, scratch: Any) -> None:
     _small(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*FIELDS)
-def xxh32_small_i8(args, tile, scratch):
+def xxh32_small_i8(args: Any, tile: Any, scratch: Any) -> None:
     _small(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
