@@ -28,7 +28,7 @@ from hashinfer.ops.checks import (
     need_same_dtype,
     text,
 )
-from hashinfer.ops.emission import Emission, NativeOp, flat_emission
+from hashinfer.ops.emission import Emission, KernelOrNumPy, flat_emission
 
 
 def erf(x: Array) -> Array:
@@ -109,7 +109,7 @@ def wide(operand: Array) -> np.dtype[np.generic]:
     return FLOAT32 if operand.dtype == FLOAT16 else operand.dtype
 
 
-class Activation(NativeOp):
+class Activation(KernelOrNumPy):
     """A function of x whose other parameters are attributes; `defaults` says which.
 
     kind: the one of hashinfer.kernels.activations that does it for float32, if there is one.

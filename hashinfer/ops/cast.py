@@ -25,7 +25,7 @@ from hashinfer.ops.checks import (
     need_dtype,
     need_same_dtype,
 )
-from hashinfer.ops.emission import Buffer, Emission, NativeOp, flat_emission
+from hashinfer.ops.emission import Buffer, Emission, KernelOrNumPy, NativeOp, flat_emission
 
 
 def convert(x: Array, out: Array) -> None:
@@ -71,7 +71,7 @@ class Cast(NativeOp):
 
 
 @register("CastLike")
-class CastLike(NativeOp):
+class CastLike(KernelOrNumPy):
     """To the dtype of the second input."""
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
@@ -115,7 +115,7 @@ def along_axis(call: Call, x: Array, values: Array) -> Array:
     return values.reshape(-1, *[1] * (x.ndim - 1 - normalize_axis(int(call.get("axis", 1)), x.ndim)))
 
 
-class Quantization(NativeOp):
+class Quantization(KernelOrNumPy):
     """What both ops share. Blocks with a scale each, and types below 8 bits, are not native."""
 
     kernel: Kernel

@@ -145,15 +145,7 @@ class NativeOp(Op):
         """Raise OpError where values (indices, say) are out of a table. Called with the real inputs, before kernels."""
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        known = [None if x is None else Operand.of(x) for x in ins]
-        if self.emits(call, known):
-            self.run_kernels(call, known, outs)
-        else:
-            self.compute(call, ins, outs)
-
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        """By NumPy, where there are no kernels. An op that `emits` for all operands has no other way."""
-        raise NotImplementedError
+        self.run_kernels(call, [None if x is None else Operand.of(x) for x in ins], outs)
 
     def run_kernels(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[Array]) -> None:
         """Write the outputs for operands whose values are there."""
@@ -168,3 +160,21 @@ class NativeOp(Op):
             assert array is not None  # noqa: S101
             program.code[place.step, place.column] = array.ctypes.data + place.buffer.offset
         Program(program.code, scratch.ctypes.data, emission.scratch).run()
+
+
+class KernelOrNumPy(NativeOp):
+    """An op that has kernels for some operands, and does the others by NumPy."""
+
+    @abstractmethod
+    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool: ...
+
+    @abstractmethod
+    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        """By NumPy, where `emits` says that there are no kernels."""
+
+    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+        known = [None if x is None else Operand.of(x) for x in ins]
+        if self.emits(call, known):
+            self.run_kernels(call, known, outs)
+        else:
+            self.compute(call, ins, outs)

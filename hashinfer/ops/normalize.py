@@ -29,7 +29,7 @@ from hashinfer.ops.checks import (
     need_rank,
     need_same_dtype,
 )
-from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, KernelOrNumPy, NativeOp
 from hashinfer.ops.reduce import Axes, lowest, mean, norm, sum_of_squares
 
 
@@ -272,7 +272,7 @@ class BatchNormalization(Op):
 
 
 @register("InstanceNormalization")
-class InstanceNormalization(NativeOp):
+class InstanceNormalization(KernelOrNumPy):
     """Every channel of every instance by itself. X: [N, C, ...], scale and B: [C]."""
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:

@@ -13,7 +13,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import arguments, blocks, depthwise, pixel_blocks, pooling
 from hashinfer.ops.base import Array, Call, Operand, Shape, TensorType, broadcast, need, optional, register
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy, NativeOp
 
 F32 = np.dtype(np.float32)
 ONE_IMAGE = 2**62
@@ -127,7 +127,7 @@ def pixel_work(source: Rows) -> float:
 
 
 @register("MatMul")
-class MatMul(NativeOp):
+class MatMul(KernelOrNumPy):
     """x [..., m, k] @ w [..., k, n], with NumPy's rules for vectors and broadcasting. float32 runs as kernels."""
 
     def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
@@ -221,7 +221,7 @@ def dense_emission(source: Rows, weights: dict[str, Argument], offsets: Array, b
 
 
 @register("Gemm")
-class Gemm(NativeOp):
+class Gemm(KernelOrNumPy):
     """y = alpha A B + beta C, A [m, k], B [k, n] or [n, k] (transB). The fuse step has folded transA and beta away."""
 
     def __init__(self, epilogue: Epilogue = Epilogue()) -> None:

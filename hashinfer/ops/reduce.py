@@ -33,7 +33,7 @@ from hashinfer.ops.checks import (
     operands,
     scalar_value,
 )
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy
 
 Axes = tuple[int, ...]
 TILE = 16384
@@ -67,7 +67,7 @@ def sum_of_squares(x: Array, axes: Axes, out: Array) -> None:
         np.copyto(target, np.einsum(x, letters, x, letters, kept), casting="unsafe")
 
 
-class Reduction(NativeOp):
+class Reduction(KernelOrNumPy):
     """`axes` (an attribute before opset `since`) folded into one element each; all axes by default.
 
     kind: the one of hashinfer.kernels.reductions that does it for float32 over neighbouring axes, if there is one.
@@ -284,7 +284,7 @@ register("ArgMin")(partial(ArgReduction, np.argmin))
 
 
 @register("TopK")
-class TopK(NativeOp):
+class TopK(KernelOrNumPy):
     """The k largest or smallest elements of an axis, in order, and their indices; of equal ones the first.
 
     They come in order even where `sorted` is 0. Outside the kernel, which is for few of float32, it takes an int64

@@ -30,7 +30,7 @@ from hashinfer.ops.checks import (
     tensor,
     text,
 )
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy
 
 TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
 """The modes, and how many inputs of an axis make an output."""
@@ -96,7 +96,7 @@ def taps(where: Array, size: int, mode: str, a: float, exclude: bool) -> tuple[A
 
 
 @register("Resize")
-class Resize(NativeOp):
+class Resize(KernelOrNumPy):
     """To other sizes of some axes. Inputs: X, region of interest, scales, sizes."""
 
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
