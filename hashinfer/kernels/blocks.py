@@ -74,8 +74,8 @@ W, KIND, BUCKETS, SEED, PARAMETER, HALF, TRANSPOSED, FIRST_OUTPUT, SPARSE = rang
 DENSE_KIND, XXH32_KIND, DYADIC_KIND = range(3)
 """parameter: block or width; half: ceil(log2(width) / 2); outputs start at virtual column first_output; sparse: 0, or
 where xxh32.count_inputs has written whether these rows are another kernel's."""
-DENSE = (*PRODUCT, "w", "kind", "w_row_stride", "w_col_stride", "batches", "offsets")
-W_ROW_STRIDE, W_COL_STRIDE, BATCHES, OFFSETS = range(FIRST + 2, len(DENSE))
+DENSE = (*PRODUCT, "w", "kind", "w_row_stride", "w_col_stride", "offsets")
+W_ROW_STRIDE, W_COL_STRIDE, OFFSETS = range(FIRST + 2, len(DENSE))
 """offsets: address of int64 [batches, 3], the elements to add to x, w and y for each matrix of a batch."""
 
 
@@ -260,11 +260,17 @@ def fill(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any, found
         fill_dyadic(args, w, i0, ni, j0, nj, tile)
 
 
-@device
-def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
+@inlined
+def block_at(args: Any, tile: Any) -> Any:
+    """(first row, rows, first output, outputs) of a block's tile."""
     strips = (args[OUTPUTS] + STRIP - 1) // STRIP
     r0, j0 = tile // strips * ROW_BLOCK, tile % strips * STRIP
-    count, nj = min(ROW_BLOCK, args[ROWS] - r0), min(STRIP, args[OUTPUTS] - j0)
+    return r0, min(ROW_BLOCK, args[ROWS] - r0), j0, min(STRIP, args[OUTPUTS] - j0)
+
+
+@device
+def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
+    r0, count, j0, nj = block_at(args, tile)
     rows = float32_array(scratch, ROWS_AT_ONCE * CHUNK)
     w_tile = float32_array(scratch + 4 * ROWS_AT_ONCE * CHUNK, CHUNK * STRIP)
     sums = float32_array(scratch + 4 * (ROWS_AT_ONCE * CHUNK + CHUNK * STRIP), ROW_BLOCK * STRIP)

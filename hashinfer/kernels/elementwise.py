@@ -22,7 +22,7 @@ from hashinfer.kernels.vectors import (
 )
 
 TILE = 16384
-"""Elements of one tile of a flat kernel."""
+"""Elements of one tile of a flat kernel, and of rows that are taken together."""
 
 FLAT = ("x", "kind", "count", "y")
 X, KIND, COUNT, Y = range(len(FLAT))

@@ -19,19 +19,18 @@ from hashinfer.kernels.arguments import (
     NO_LIMIT,
     OUTPUTS,
     PRODUCT,
-    ROWS,
     X_ROW_STRIDE,
     Y_COL_STRIDE,
     X,
     Y,
     row_start,
 )
-from hashinfer.kernels.blocks import ARGUMENT_BYTES, CHUNK, ROW_BLOCK, STRIP, multiply_tile, of_matrix
+from hashinfer.kernels.blocks import ARGUMENT_BYTES, CHUNK, ROW_BLOCK, STRIP, block_at, multiply_tile, of_matrix
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.pixel_blocks import BLOCK as PIXELS
 from hashinfer.kernels.pixel_blocks import CHUNK as PIXEL_CHUNK
-from hashinfer.kernels.pixel_blocks import multiply_entries, read_entries
+from hashinfer.kernels.pixel_blocks import multiply_entries, pixels_at, read_entries
 from hashinfer.kernels.pixels import PLACES_BYTES
 from hashinfer.kernels.vectors import (
     byte_pairs16,
@@ -54,8 +53,8 @@ from hashinfer.kernels.vectors import (
 )
 
 FIRST = len(PRODUCT)
-INTEGER = (*PRODUCT, "w", "w_row_stride", "w_col_stride", "flip", "zero", "zeros", "batches", "offsets")
-W, W_ROW_STRIDE, W_COL_STRIDE, FLIP, ZERO, ZEROS, BATCHES, OFFSETS = range(FIRST, len(INTEGER))
+INTEGER = (*PRODUCT, "w", "w_row_stride", "w_col_stride", "flip", "zero", "zeros", "offsets")
+W, W_ROW_STRIDE, W_COL_STRIDE, FLIP, ZERO, ZEROS, OFFSETS = range(FIRST, len(INTEGER))
 """w: bytes; flip: 128 where they are int8, else 0; zero: of W, `zeros` of them: none, one, or one for each output.
 offsets: int64 [batches, 3], the elements to add to x, w and y for each matrix of a batch. y: int32."""
 CENTRE = ("x", "y", "count", "flip", "zero", "zeros", "run", "pitch")
@@ -161,9 +160,7 @@ def pack_tile(values: Any, ni: Any, width: Any, words: Any) -> None:
 
 @device
 def _block(args: Any, tile: Any, scratch: Any) -> None:
-    strips = (args[OUTPUTS] + STRIP - 1) // STRIP
-    r0, j0 = tile // strips * ROW_BLOCK, tile % strips * STRIP
-    count, nj = min(ROW_BLOCK, args[ROWS] - r0), min(STRIP, args[OUTPUTS] - j0)
+    r0, count, j0, nj = block_at(args, tile)
     tile_at, totals = scratch, scratch + 4 * _TILE
     spare, sums = float32_array(totals + 4 * _SUMS, SPARE), float32_array(totals, count * STRIP)
     _clear(int32_array(totals, count * STRIP), np.int32(0))
@@ -230,12 +227,8 @@ def integer_row(args: Any, tile: Any, scratch: Any) -> None:
 
 @entry(*INTEGER)
 def integer_pixels(args: Any, tile: Any, scratch: Any) -> None:
-    """Convolution: 128 pixels of one image by 64 outputs, numbered as those of pixel_block_dense."""
-    strips, pixels = (args[OUTPUTS] + STRIP - 1) // STRIP, args[IMAGE_ROWS]
-    blocks = (pixels + PIXELS - 1) // PIXELS
-    image, p0 = tile // strips // blocks, tile // strips % blocks * PIXELS
-    j0 = tile % strips * STRIP
-    count, nj = min(PIXELS, pixels - p0), min(STRIP, args[OUTPUTS] - j0)
+    """Convolution: 128 pixels of one image by 64 outputs; tiles: see pixels_at."""
+    image, p0, count, j0, nj = pixels_at(args, tile)
     at = scratch + PLACES_BYTES
     entries, entry_words = float32_array(at, _ENTRIES), float32_array(at + 4 * _ENTRIES, _ENTRIES // 2)
     tile_at = at + 6 * _ENTRIES
@@ -252,7 +245,7 @@ def integer_pixels(args: Any, tile: Any, scratch: Any) -> None:
         tile_words, sums = float32_array(tile_at, _PIXEL_TILE), float32_array(totals_at, _PIXEL_SUMS)
         multiply_entries(entry_words, count, (ni + 1) // 2, tile_words, nj, sums, True)
     y = int32_array(args[Y], NO_LIMIT)
-    start = row_start(args, image * pixels + p0) + j0 * args[Y_COL_STRIDE]
+    start = row_start(args, image * args[IMAGE_ROWS] + p0) + j0 * args[Y_COL_STRIDE]
     for j in range(nj):
         to = start + j * args[Y_COL_STRIDE]
         for p in range(count):

@@ -58,6 +58,16 @@ def _multiply(entries: Any, ni: Any, tile: Any, p: Any, j: Any, sums: Any, words
     store16(sums, s + 3 * BLOCK + 16, d1)
 
 
+@inlined
+def pixels_at(args: Any, tile: Any) -> Any:
+    """(image, first pixel, pixels, first output, outputs) of a tile: image by image, block by block, strip by strip."""
+    strips, pixels = (args[OUTPUTS] + STRIP - 1) // STRIP, args[IMAGE_ROWS]
+    blocks = (pixels + BLOCK - 1) // BLOCK
+    image, p0 = tile // strips // blocks, tile // strips % blocks * BLOCK
+    j0 = tile % strips * STRIP
+    return image, p0, min(BLOCK, pixels - p0), j0, min(STRIP, args[OUTPUTS] - j0)
+
+
 @device
 def read_entries(args: Any, image: Any, p0: Any, count: Any, i0: Any, ni: Any, entries: Any, places: Any) -> None:
     """entries[ni, 128] = the patches under `count` pixels from p0 on, from entry i0 on. places: PLACES_BYTES."""
@@ -75,11 +85,7 @@ def multiply_entries(entries: Any, count: Any, ni: Any, tile: Any, nj: Any, sums
 
 @device
 def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
-    strips, pixels = (args[OUTPUTS] + STRIP - 1) // STRIP, args[IMAGE_ROWS]
-    blocks = (pixels + BLOCK - 1) // BLOCK
-    image, p0 = tile // strips // blocks, tile // strips % blocks * BLOCK
-    j0 = tile % strips * STRIP
-    count, nj = min(BLOCK, pixels - p0), min(STRIP, args[OUTPUTS] - j0)
+    image, p0, count, j0, nj = pixels_at(args, tile)
     at = scratch + PLACES_BYTES
     entries, w_tile = float32_array(at, CHUNK * BLOCK), float32_array(at + 4 * CHUNK * BLOCK, CHUNK * STRIP)
     at += 4 * CHUNK * (BLOCK + STRIP)
@@ -104,7 +110,7 @@ def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 
 @entry(*HASHED)
 def pixel_block_f32(args: Any, tile: Any, scratch: Any) -> None:
-    """128 pixels of one image by 64 outputs; tiles are numbered image by image, block by block, strip by strip."""
+    """128 pixels of one image by 64 outputs; tiles: see pixels_at."""
     _pixels(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 

@@ -29,8 +29,8 @@ KINDS = ("sum", "mean", "max", "min")
 SUM, MEAN, MAX, MIN = range(len(KINDS))
 SCRATCH_BYTES = 4 * LANES
 
-TOP = ("x", "y", "indices", "outer", "count", "inner", "k", "least")
-TOP_X, TOP_Y, INDICES, TOP_OUTER, TOP_COUNT, TOP_INNER, K, LEAST = range(len(TOP))
+TOP = ("x", "y", "indices", "count", "inner", "k", "least")
+TOP_X, TOP_Y, INDICES, TOP_COUNT, TOP_INNER, K, LEAST = range(len(TOP))
 """y [outer, k, inner], and int64 indices of the same shape or 0; least: whether the least are sought."""
 
 
@@ -98,10 +98,8 @@ def reduce_middle(args: Any, tile: Any, scratch: Any) -> None:
     count, inner, kind = args[COUNT], args[INNER], args[KIND]
     spare = float32_array(scratch, LANES)
     for o in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[OUTER])):
-        x, y = (
-            float32_array(args[X] + 4 * o * count * inner, count * inner),
-            float32_array(args[Y] + 4 * o * inner, inner),
-        )
+        x = float32_array(args[X] + 4 * o * count * inner, count * inner)
+        y = float32_array(args[Y] + 4 * o * inner, inner)
         if inner == 1:
             y[0] = reduce_neighbours(kind, x, spare)
         else:

@@ -21,8 +21,8 @@ from hashinfer.kernels.vectors import (
     store16,
 )
 
-RESAMPLE = ("x", "y", "outer", "size", "out", "inner", "taps", "index", "weights")
-X, Y, OUTER, SIZE, OUT, INNER, TAPS, INDEX, WEIGHTS = range(len(RESAMPLE))
+RESAMPLE = ("x", "y", "size", "out", "inner", "taps", "index", "weights")
+X, Y, SIZE, OUT, INNER, TAPS, INDEX, WEIGHTS = range(len(RESAMPLE))
 """index: int64, weights: float32, [taps, out]; without weights (0) there is one tap, which is copied."""
 
 

@@ -88,7 +88,7 @@ def product_calls(
         tiles = prod(xs[:-1]) if inputs else 0
         first = replace(first, kernel=integer.centre_rows, tiles=tiles, args={**first.args, "pitch": 2 * words})
         offsets = batch_offsets((*xs[:-1], words), ws, batch, rows * outputs)
-        args |= {"batches": len(offsets), "offsets": offsets, "x_row_stride": words}
+        args |= {"offsets": offsets, "x_row_stride": words}
         tiles = block_tiles(rows, outputs) * prod(batch)
         call = KernelCall(integer.integer_block, tiles, args, integer.SCRATCH_BYTES, work)
     return [first, call], [4 * prod(xs[:-1]) * (inputs + 1)]

@@ -205,7 +205,7 @@ def dense_emission(source: Rows, weights: dict[str, Argument], offsets: Array, b
     """The kernel for a dense product: rows one by one where there are few, blocks of 32 x 64 otherwise."""
     work = NS_PER_MULTIPLY * source.rows * source.inputs * source.outputs * batches
     if source.rows <= 3 and batches == 1 and source.patches is None:
-        args = source.args() | weights | {"batches": 1, "offsets": offsets}
+        args = source.args() | weights | {"offsets": offsets}
         tiles = source.rows * -(-source.outputs // blocks.STRIP)
         call = KernelCall(blocks.dense_row, tiles, args, 4 * blocks.STRIP, 4 * work)
         return Emission([call], choice="dense_row", reason=f"{source.rows} rows: W is read once where it lies")
@@ -214,7 +214,7 @@ def dense_emission(source: Rows, weights: dict[str, Argument], offsets: Array, b
         scratch = pixel_blocks.SCRATCH_BYTES
         call = KernelCall(kernel, pixel_tiles(source), source.args() | weights, scratch, pixel_work(source))
         return Emission([call], choice=kernel.name, reason="128 pixels share each tile of W")
-    args = source.args() | weights | {"batches": len(offsets), "offsets": offsets}
+    args = source.args() | weights | {"offsets": offsets}
     tiles = block_tiles(source.rows, source.outputs) * batches
     call = KernelCall(blocks.dense_block, tiles, args, blocks.SCRATCH_BYTES, work)
     return Emission([call], choice="dense_block", reason=f"{source.rows} rows share each tile of W")

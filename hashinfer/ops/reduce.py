@@ -12,6 +12,7 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import reductions
+from hashinfer.kernels.elementwise import TILE
 from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, normalize_axis, register
 from hashinfer.ops.checks import (
     BOOL,
@@ -36,8 +37,6 @@ from hashinfer.ops.checks import (
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy
 
 Axes = tuple[int, ...]
-TILE = 16384
-"""Elements of a kernel's tile, where outer axes can be taken together."""
 
 
 def accumulator(dtype: DType) -> DType:
@@ -317,7 +316,7 @@ class TopK(KernelOrNumPy):
         shape = need(ins, 0, "X").shape
         axis, k = self.types(call, ins)
         outer, count, inner = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
-        args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "outer": outer, "count": count}
+        args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "count": count}
         args |= {"inner": inner, "k": k, "least": int(not call.get("largest", 1))}
         if len(outs) > 1:
             args["indices"] = Buffer("out", 1)

@@ -159,7 +159,7 @@ class Resize(KernelOrNumPy):
             outer, inner = prod(shape[: axis.at]), prod(shape[axis.at + 1 :])
             shape[axis.at] = axis.out
             target = Buffer("out", 0) if number == len(axes) - 1 else Buffer("temp", number)
-            args: dict[str, Argument] = {"x": source, "y": target, "outer": outer, "size": axis.size, "out": axis.out}
+            args: dict[str, Argument] = {"x": source, "y": target, "size": axis.size, "out": axis.out}
             args |= {"inner": inner, "taps": TAPS[mode], "index": partial(self.table, call, axis, 0)}
             if mode != "nearest":
                 args["weights"] = partial(self.table, call, axis, 1)
