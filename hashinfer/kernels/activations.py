@@ -84,7 +84,9 @@ def activation(args: Any, tile: Any, scratch: Any) -> None:
     a, b = float_at(args, A), float_at(args, B)
     if kind <= SWISH:
         _smooth(kind, x, y, a)
-    elif kind >= LEAKY_RELU:
-        _bent(kind, x, y, a)
+    elif kind == HARD_SWISH:
+        _hard(x, y, np.float32(1 / 6), np.float32(0.5), True)
+    elif kind == HARD_SIGMOID:
+        _hard(x, y, a, b, False)
     else:
-        _hard(x, y, a, b, kind == HARD_SWISH)
+        _bent(kind, x, y, a)

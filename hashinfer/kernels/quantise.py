@@ -55,6 +55,13 @@ def byte_of(value: Any, zero: Any) -> Any:
     return np.uint8(whole if whole < np.int32(255) else np.int32(255))
 
 
+@inlined
+def parameters(args: Any, at: Any, flip: Any) -> Any:
+    """(scale, zero point) number `at`."""
+    zero = zero_at(args[ZERO], at if args[ZEROS] > 1 else 0, flip)
+    return float32_array(args[SCALE], NO_LIMIT)[at], zero
+
+
 @device
 def _quantise_row(x: Any, y: Any, scale: Any, zero: Any, flip: Any) -> None:
     for k in range(x.size):
@@ -64,16 +71,16 @@ def _quantise_row(x: Any, y: Any, scale: Any, zero: Any, flip: Any) -> None:
 @entry(*QUANTISE)
 def quantise(args: Any, tile: Any, scratch: Any) -> None:
     """y = saturate(round(x / scale) + zero), x float32, y bytes."""
-    inner, flip, scales = args[INNER], np.uint8(args[FLIP]), float32_array(args[SCALE], NO_LIMIT)
+    inner, flip = args[INNER], np.uint8(args[FLIP])
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[OUTER])):
         x, y = float32_array(args[X] + 4 * r * inner, inner), uint8_array(args[Y] + r * inner, inner)
         if args[STEP] == 0:
-            at = r % args[PERIOD]
-            _quantise_row(x, y, scales[at], zero_at(args[ZERO], at % max(args[ZEROS], 1), flip), flip)
-        else:
-            for k in range(inner):
-                zero = zero_at(args[ZERO], k if args[ZEROS] > 1 else 0, flip)
-                y[k] = byte_of(quotient(x[k], scales[k]), zero) ^ flip
+            scale, zero = parameters(args, r % args[PERIOD], flip)
+            _quantise_row(x, y, scale, zero, flip)
+            continue
+        for k in range(inner):
+            scale, zero = parameters(args, k, flip)
+            y[k] = byte_of(quotient(x[k], scale), zero) ^ flip
 
 
 @device
@@ -85,16 +92,16 @@ def _dequantise_row(x: Any, y: Any, scale: Any, zero: Any, flip: Any) -> None:
 @entry(*QUANTISE)
 def dequantise(args: Any, tile: Any, scratch: Any) -> None:
     """y = (x - zero) scale, x bytes, y float32."""
-    inner, flip, scales = args[INNER], np.uint8(args[FLIP]), float32_array(args[SCALE], NO_LIMIT)
+    inner, flip = args[INNER], np.uint8(args[FLIP])
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[OUTER])):
         x, y = uint8_array(args[X] + r * inner, inner), float32_array(args[Y] + 4 * r * inner, inner)
         if args[STEP] == 0:
-            at = r % args[PERIOD]
-            _dequantise_row(x, y, scales[at], zero_at(args[ZERO], at % max(args[ZEROS], 1), flip), flip)
-        else:
-            for k in range(inner):
-                zero = zero_at(args[ZERO], k if args[ZEROS] > 1 else 0, flip)
-                y[k] = np.float32(np.int32(x[k] ^ flip) - zero) * scales[k]
+            scale, zero = parameters(args, r % args[PERIOD], flip)
+            _dequantise_row(x, y, scale, zero, flip)
+            continue
+        for k in range(inner):
+            scale, zero = parameters(args, k, flip)
+            y[k] = np.float32(np.int32(x[k] ^ flip) - zero) * scale
 
 
 @device

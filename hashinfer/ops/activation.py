@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -95,7 +94,7 @@ def mish(x: Array) -> Array:
 
 
 def gelu(x: Array, by_tanh: bool) -> Array:
-    inner = np.tanh(sqrt(2 / pi) * (x + 0.044715 * (x * x * x))) if by_tanh else erf(x * sqrt(0.5))
+    inner = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))) if by_tanh else erf(x * math.sqrt(0.5))
     y: Array = 0.5 * x * (1 + inner)
     return y
 
@@ -134,8 +133,6 @@ class Activation(KernelOrNumPy):
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         a, b = (float(call.get(name, self.defaults.get(name, 0.0))) for name in ("alpha", "beta"))
-        if self.kind == "HardSwish":
-            a, b = 1 / 6, 0.5
         number = self.number(call)
         more = NS_PER_SMOOTH if number <= activations.SWISH else 0.0
         return flat_emission(activations.activation, outs[0].size, number, more, a=a, b=b)

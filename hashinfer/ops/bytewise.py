@@ -11,7 +11,7 @@ import numpy as np
 from hashinfer.kernels import blocks, integer, quantise
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Operand, Shape, broadcast, need
+from hashinfer.ops.base import Operand, Shape, TensorType, broadcast, need
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, aligned
 from hashinfer.ops.product import (
@@ -136,32 +136,46 @@ def scaled_call(kernel: Kernel, outer: int, inner: int, args: dict[str, Argument
     return KernelCall(kernel, tiles, args, 0, NS_PER_CONVERSION * outer * inner)
 
 
+def alike(size: int) -> tuple[int, int]:
+    """(outer, inner) of an array that is one row to the kernels, or as many as make whole tiles."""
+    inner = TILE if size % TILE == 0 else size
+    return (size // inner if size else 0), inner
+
+
 def scale_args(shape: Shape, axis: int, scale: Operand, number: int) -> tuple[int, int, dict[str, Argument]]:
     """(outer, inner, arguments) for scales that are one number, or one for each index along an axis."""
     args: dict[str, Argument] = {"scale": Buffer("in", number)}
-    size = prod(shape)
     if scale.type.size == 1:
-        inner = min(TILE, size) if size % TILE == 0 else size
-        return (size // inner if inner else 0), inner, args
-    inner = prod(shape[axis + 1 :])
+        return *alike(prod(shape)), args
     if axis == len(shape) - 1:
         return prod(shape[:-1]), shape[-1], args | {"step": 1}
-    return prod(shape[: axis + 1]), inner, args | {"period": shape[axis]}
+    return prod(shape[: axis + 1]), prod(shape[axis + 1 :]), args | {"period": shape[axis]}
+
+
+def requantise_call(
+    ins: Sequence[Operand | None], out: TensorType, rows: tuple[int, int], sums: Buffer, **more: Argument
+) -> KernelCall:
+    """To bytes, from int32 sums [outer, inner] = rows. The op's inputs 1, 4, 6 and 7 are its scales and y's zero point."""
+    args: dict[str, Argument] = {
+        "x": sums,
+        "y": Buffer("out", 0),
+        "row_scale": Buffer("in", 1),
+        "scale": Buffer("in", 4),
+    }
+    args |= {"y_scale": Buffer("in", 6), "flip": flip(out.dtype), **zero_args(ins, 7), **more}
+    return scaled_call(quantise.requantise, *rows, args)
 
 
 def dynamic_emission(count: int) -> Emission:
     """uint8 of float32 by its own range, and the scale and the zero point."""
     x, y, scale, zero = Buffer("in", 0), *(Buffer("out", k) for k in range(3))
     found: dict[str, Argument] = {"x": x, "count": count, "scale": scale, "zero": zero}
-    work = NS_PER_ELEMENT * count
-    calls = [KernelCall(quantise.dynamic_range, 1, found, quantise.RANGE_SCRATCH_BYTES, work)]
     args: dict[str, Argument] = {"x": x, "y": y, "scale": scale, "zero": zero, "zeros": 1}
-    inner = TILE if count % TILE == 0 else count
-    calls.append(scaled_call(quantise.quantise, count // inner if inner else 0, inner, args))
-    return Emission(calls, choice="dynamic_range")
+    work, scratch = NS_PER_ELEMENT * count, quantise.RANGE_SCRATCH_BYTES
+    first = KernelCall(quantise.dynamic_range, 1, found, scratch, work)
+    return Emission([first, scaled_call(quantise.quantise, *alike(count), args)], choice="dynamic_range")
 
 
-def described(calls: Sequence[KernelCall], temps: Sequence[int]) -> Emission:
-    """The emission, named by its product."""
-    product = next(c for c in calls[::-1] if c.kernel is not quantise.requantise)
-    return Emission(calls, temps, choice=product.kernel.name, reason="sums are exact")
+def exact_emission(calls: Sequence[KernelCall], temps: Sequence[int], *more: KernelCall) -> Emission:
+    """What product_calls or convolution_calls made, and what comes after; named by the product."""
+    return Emission([*calls, *more], temps, choice=calls[-1].kernel.name, reason="sums are exact")

@@ -118,12 +118,12 @@ LONGEST_LINE = 2**24
 """The most elements that windows may reach over in the kernel, whose scratch holds a line of them."""
 
 
-def fold(ufunc: np.ufunc, x: Array, along: Sequence[Window], out: Array) -> None:
-    """out = ufunc(out, x at k) for every kernel position k."""
+def fold_largest(x: Array, along: Sequence[Window], out: Array) -> None:
+    """out = the larger of out and x at k, for every kernel position k."""
     for position in product(*(axis.positions() for axis in along)):
         parts = [axis.slices(k) for axis, k in zip(along, position, strict=True)]
         target = out[:, :, *(part for part, _ in parts)]
-        ufunc(target, x[:, :, *(part for _, part in parts)], out=target)
+        np.maximum(target, x[:, :, *(part for _, part in parts)], out=target)
 
 
 class Pool(NativeOp):
@@ -176,7 +176,7 @@ class MaxPool(Pool):
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         x, (out,) = array(ins, 0), outs
         out[...] = lowest(x.dtype)
-        fold(np.maximum, x, windows(call, x.shape[2:]), out)
+        fold_largest(x, windows(call, x.shape[2:]), out)
 
 
 @register("AveragePool")

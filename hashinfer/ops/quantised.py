@@ -8,18 +8,15 @@ from math import prod
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.kernels import quantise
 from hashinfer.ops.base import Call, Operand, Shape, TensorType, broadcast, need, optional, register
 from hashinfer.ops.bytewise import (
     BYTES,
     LONGEST,
     convolution_calls,
-    described,
     dynamic_emission,
-    flip,
+    exact_emission,
     product_calls,
-    scaled_call,
-    zero_args,
+    requantise_call,
 )
 from hashinfer.ops.checks import FLOAT32, FLOATS, need_dtype
 from hashinfer.ops.convolution import Geometry
@@ -91,7 +88,7 @@ class MatMulInteger(NativeOp):
         return [TensorType(INT32, shape)]
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        return described(*product_calls(ins, (0, 2), (1, 3), Buffer("out", 0)))
+        return exact_emission(*product_calls(ins, (0, 2), (1, 3), Buffer("out", 0)))
 
 
 def need_scale_of(scale: Operand, zero: Operand, what: str) -> None:
@@ -143,22 +140,12 @@ class QLinearMatMul(NativeOp):
         return self.native(ins) or by_row(optional(ins, 1), optional(ins, 2))
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        shape = outs[0].shape
-        calls, temps = product_calls(ins, (0, 2), (3, 5), Buffer("temp", 1))
-        scales, columns = need(ins, 1, "a_scale").type.size, need(ins, 4, "b_scale").type.size
-        args: dict[str, Argument] = {
-            "x": Buffer("temp", 1),
-            "y": Buffer("out", 0),
-            "row_scale": Buffer("in", 1),
-            "row_period": scales,
-            "scale": Buffer("in", 4),
-            "step": int(columns > 1),
-            "y_scale": Buffer("in", 6),
-            "flip": flip(outs[0].dtype),
-            **zero_args(ins, 7),
-        }
-        last = scaled_call(quantise.requantise, prod(shape[:-1]), shape[-1], args)
-        return described([*calls, last], [*temps, 4 * prod(shape)])
+        shape, sums = outs[0].shape, Buffer("temp", 1)
+        calls, temps = product_calls(ins, (0, 2), (3, 5), sums)
+        rows, columns = need(ins, 1, "a_scale").type.size, need(ins, 4, "b_scale").type.size
+        at = (prod(shape[:-1]), shape[-1])
+        last = requantise_call(ins, outs[0], at, sums, row_period=rows, step=int(columns > 1))
+        return exact_emission(calls, [*temps, 4 * prod(shape)], last)
 
 
 @register("DynamicQuantizeLinear")
@@ -202,7 +189,7 @@ class ConvInteger(IntegerConvolution):
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
         geometry = Geometry.of(call, need(ins, 0, "x").shape, need(ins, 1, "w").shape)
-        return described(*convolution_calls(ins, geometry, 2, (1, 3), Buffer("out", 0)))
+        return exact_emission(*convolution_calls(ins, geometry, 2, (1, 3), Buffer("out", 0)))
 
 
 @register("QLinearConv")
@@ -229,20 +216,10 @@ class QLinearConv(IntegerConvolution):
         return [TensorType(y_zero.dtype, geometry.out_shape)]
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        geometry = Geometry.of(call, need(ins, 0, "x").shape, need(ins, 3, "w").shape)
-        calls, temps = convolution_calls(ins, geometry, 2, (3, 5), Buffer("temp", 1))
-        args: dict[str, Argument] = {
-            "x": Buffer("temp", 1),
-            "y": Buffer("out", 0),
-            "row_scale": Buffer("in", 1),
-            "scale": Buffer("in", 4),
-            "period": need(ins, 4, "w_scale").type.size,
-            "y_scale": Buffer("in", 6),
-            "flip": flip(outs[0].dtype),
-            **zero_args(ins, 7),
-        }
+        geometry, sums = Geometry.of(call, need(ins, 0, "x").shape, need(ins, 3, "w").shape), Buffer("temp", 1)
+        calls, temps = convolution_calls(ins, geometry, 2, (3, 5), sums)
+        more: dict[str, Argument] = {"period": need(ins, 4, "w_scale").type.size}
         if optional(ins, 8) is not None:
-            args |= {"bias": Buffer("in", 8), "bias_period": geometry.out_channels}
-        rows = geometry.batch * geometry.out_channels
-        last = scaled_call(quantise.requantise, rows, geometry.out_pixels, args)
-        return described([*calls, last], [*temps, 4 * outs[0].size])
+            more |= {"bias": Buffer("in", 8), "bias_period": geometry.out_channels}
+        at = (geometry.batch * geometry.out_channels, geometry.out_pixels)
+        return exact_emission(calls, [*temps, 4 * outs[0].size], requantise_call(ins, outs[0], at, sums, **more))
