@@ -13,7 +13,7 @@ import numpy as np
 
 from hashinfer.kernels.arguments import NO_LIMIT, RELU, activate, float_at
 from hashinfer.kernels.jit import device, entry
-from hashinfer.kernels.pooling import AXIS, COUNT, DILATION, KERNEL, PAD, SIZE, STRIDE
+from hashinfer.kernels.pooling import AXIS, COUNT, KERNEL, PAD, SIZE, STRIDE
 from hashinfer.kernels.vectors import (
     LANES,
     float32_array,
@@ -27,13 +27,17 @@ from hashinfer.kernels.vectors import (
     store16,
 )
 
-_FIRST = ("x", "y", "w", "bias", "maps", "inner", "outer", "alpha", "activation", "activation_a", "activation_b")
+_FIRST = (
+    *("x", "y", "w", "taps", "bias", "maps", "inner", "outer"),
+    *("alpha", "activation", "activation_a", "activation_b"),
+)
 DEPTHWISE = (*_FIRST, "whole", "lines", "line", *(f"{name}_{k}" for k in range(2) for name in AXIS))
-X, Y, W, BIAS, MAPS, INNER, OUTER, ALPHA, ACTIVATION, ACTIVATION_A, ACTIVATION_B = range(len(_FIRST))
+X, Y, W, TAPS, BIAS, MAPS, INNER, OUTER, ALPHA, ACTIVATION, ACTIVATION_A, ACTIVATION_B = range(len(_FIRST))
 WHOLE, LINES, LINE, ROWS = range(len(_FIRST), len(_FIRST) + 4)
 COLS = ROWS + len(AXIS)
 """maps: output planes of an image; inner, outer: input and output planes of a group. whole: y is int32, and there is no
-bias and no activation. lines, line: rows and columns that all windows reach over. w: [maps, inner, rows, columns]."""
+bias and no activation. lines, line: rows and columns that all windows reach over. w: [maps, inner, rows, columns].
+taps: int64 [inner, rows, columns], for each weight how far behind the window's first element its input lies."""
 
 
 SPARE = 192
@@ -42,9 +46,9 @@ TOGETHER = 4 * LANES
 """Outputs that are summed at once."""
 
 
-def scratch_bytes(inner: int, lines: int, line: int, taps: int, height: int) -> int:
-    """Scratch of a tile whose output plane has `height` rows; taps: weights of an output."""
-    return 4 * (inner * lines * line + SPARE + height * line + TOGETHER) + 8 * taps
+def scratch_bytes(inner: int, lines: int, line: int, height: int) -> int:
+    """Scratch of a tile whose output plane has `height` rows."""
+    return 4 * (inner * lines * line + SPARE + height * line + TOGETHER)
 
 
 @device
@@ -63,18 +67,6 @@ def copy_planes(args: Any, x: Any, planes: Any) -> None:
                 store16(planes, to + col, load16(x, source + col))
             for col in range(inside & ~(LANES - 1), inside):
                 planes[to + col] = x[source + col]
-
-
-@device
-def find_taps(args: Any, taps: Any) -> None:
-    """taps: for each weight of an output, how far behind the window's first element its input lies."""
-    k = 0
-    for channel in range(args[INNER]):
-        for ky in range(args[ROWS + KERNEL]):
-            at = (channel * args[LINES] + ky * args[ROWS + DILATION]) * args[LINE]
-            for kx in range(args[COLS + KERNEL]):
-                taps[k] = at + kx * args[COLS + DILATION]
-                k += 1
 
 
 @device
@@ -142,11 +134,9 @@ def depthwise(args: Any, tile: Any, scratch: Any) -> None:
     image, plane = tile // maps, tile % maps
     size, count = args[ROWS + SIZE] * args[COLS + SIZE], inner * args[ROWS + KERNEL] * args[COLS + KERNEL]
     first = (image * (maps // outer) + plane // outer) * inner
-    taps, at = int64_array(scratch, count), scratch + 8 * count
-    planes = float32_array(at, inner * args[LINES] * line + SPARE)
+    taps, planes = int64_array(args[TAPS], count), float32_array(scratch, inner * args[LINES] * line + SPARE)
     height, width = args[ROWS + COUNT], args[COLS + COUNT]
-    sums = float32_array(at + 4 * planes.size, height * line + TOGETHER)
-    find_taps(args, taps)
+    sums = float32_array(scratch + 4 * planes.size, height * line + TOGETHER)
     copy_planes(args, float32_array(args[X] + 4 * first * size, inner * size), planes)
     w = float32_array(args[W] + 4 * plane * count, count)
     bias = float32_array(args[BIAS], NO_LIMIT)[plane] if args[BIAS] != 0 else np.float32(0.0)

@@ -155,7 +155,7 @@ def scale_args(shape: Shape, axis: int, scale: Operand, number: int) -> tuple[in
 def requantise_call(
     ins: Sequence[Operand | None], out: TensorType, rows: tuple[int, int], sums: Buffer, **more: Argument
 ) -> KernelCall:
-    """To bytes, from int32 sums [outer, inner] = rows. The op's inputs 1, 4, 6 and 7 are its scales and y's zero point."""
+    """To bytes, from int32 sums [outer, inner] = rows; the op's inputs 1, 4, 6, 7 are its scales and y's zero point."""
     args: dict[str, Argument] = {
         "x": sums,
         "y": Buffer("out", 0),

@@ -280,21 +280,23 @@ def by_planes(geometry: Geometry) -> bool:
     return geometry.groups > 1 and few and depthwise.scratch_bytes(*reach(geometry)) <= PLANES_BYTES
 
 
-def reach(geometry: Geometry) -> tuple[int, int, int, int, int]:
-    """(planes, lines, elements of a line) that the windows of one output plane lie in, weights, rows of outputs."""
+def reach(geometry: Geometry) -> tuple[int, int, int, int]:
+    """(planes, lines, elements of a line) that the windows of one output plane lie in, and rows of outputs."""
     g = geometry
     out = (g.out_height, g.out_width)
-    lines, line = ((out[k] - 1) * g.strides[k] + (g.kernel[k] - 1) * g.dilations[k] + 1 for k in (0, 1))
     # What is beyond the last window is left out; the image may end before it.
-    return g.group_channels, lines, line, g.patch_size, g.out_height
+    lines, line = ((out[k] - 1) * g.strides[k] + (g.kernel[k] - 1) * g.dilations[k] + 1 for k in (0, 1))
+    return g.group_channels, lines, line, g.out_height
 
 
 def planes_call(geometry: Geometry, args: Mapping[str, Argument]) -> KernelCall:
     """A convolution plane by plane; args: x, y, w, bias, epilogue."""
     g, sizes, out = geometry, (geometry.height, geometry.width), (geometry.out_height, geometry.out_width)
-    inner, lines, line, _, _ = reach(geometry)
+    inner, lines, line, _ = reach(geometry)
+    rows, cols = (np.arange(g.kernel[k]) * g.dilations[k] for k in (0, 1))
+    taps = ((np.arange(inner)[:, None, None] * lines + rows[:, None]) * line + cols).astype(np.int64)
     mine: dict[str, Argument] = {"maps": g.out_channels, "inner": inner, "outer": g.out_channels // g.groups}
-    mine |= {"lines": lines, "line": line}
+    mine |= {"lines": lines, "line": line, "taps": taps}
     for k in range(2):
         values = (sizes[k], out[k], g.kernel[k], g.strides[k], g.dilations[k], g.pads[k])
         mine |= {f"{name}_{k}": value for name, value in zip(pooling.AXIS, values, strict=True)}
