@@ -8,6 +8,7 @@ import click
 
 from hashinfer.cli.console import print_json
 from hashinfer.cli.memory import readable
+from hashinfer.cli.shapes import shape_in
 from hashinfer.errors import InputError
 
 
@@ -61,7 +62,6 @@ def command(
     """
     from rich.console import Console  # noqa: PLC0415
 
-    from hashinfer.cli.shapes import shape_in  # noqa: PLC0415
     from hashinfer.files import atomic_write  # noqa: PLC0415
     from hashinfer.native.emit.build import build  # noqa: PLC0415
     from hashinfer.native.emit.project import check_new, project_files, write_folder  # noqa: PLC0415
