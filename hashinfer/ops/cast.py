@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 
@@ -34,57 +35,49 @@ def convert(x: Array, out: Array) -> None:
         np.copyto(out, x, casting="unsafe")
 
 
-def has_kernel(source: DType, target: DType | None) -> bool:
-    """Whether a kernel converts between these dtypes."""
-    if target == FLOAT16:
-        return source == FLOAT32
-    return target == FLOAT32 and source.name in elementwise.SOURCES
+class Conversion(NativeOp):
+    """To another dtype. Alone it runs in NumPy: what folds constants needs no compiler."""
 
-
-def conversion(source: DType, out: TensorType) -> Emission:
-    """By the kernel that there is."""
-    if out.dtype == FLOAT16:
-        return flat_emission(elementwise.to_float16, out.size)
-    return flat_emission(elementwise.to_float32, out.size, elementwise.SOURCES.index(source.name))
-
-
-@register("Cast")
-class Cast(NativeOp):
-    """To the dtype that `to` names. `saturate` and `round_mode` concern float8 alone, which is not native."""
-
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        return "to" not in call.attrs or int(call.attrs["to"]) in ONNX_DTYPES
+    @abstractmethod
+    def target(self, call: Call, ins: Sequence[Operand | None]) -> DType:
+        """The dtype. Raises OpError where none is named."""
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
-        if "to" not in call.attrs:
-            raise OpError("to is missing")
-        return [TensorType(ONNX_DTYPES[int(call.attrs["to"])], need(ins, 0, "input").shape)]
+        return [TensorType(self.target(call, ins), need(ins, 0, "input").shape)]
 
     def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        return has_kernel(need(ins, 0, "input").dtype, ONNX_DTYPES.get(int(call.get("to", 0))))
+        source, target = need(ins, 0, "input").dtype, self.target(call, ins)
+        return (source, target) == (FLOAT32, FLOAT16) or (target == FLOAT32 and source.name in elementwise.SOURCES)
 
     def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        return conversion(need(ins, 0, "input").dtype, outs[0])
+        if outs[0].dtype == FLOAT16:
+            return flat_emission(elementwise.to_float16, outs[0].size)
+        kind = elementwise.SOURCES.index(need(ins, 0, "input").dtype.name)
+        return flat_emission(elementwise.to_float32, outs[0].size, kind)
 
     def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
         convert(array(ins, 0), outs[0])
 
 
+@register("Cast")
+class Cast(Conversion):
+    """To the dtype that `to` names. `saturate` and `round_mode` concern float8 alone, which is not native."""
+
+    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+        return "to" not in call.attrs or int(call.attrs["to"]) in ONNX_DTYPES
+
+    def target(self, call: Call, ins: Sequence[Operand | None]) -> DType:
+        if "to" not in call.attrs:
+            raise OpError("to is missing")
+        return ONNX_DTYPES[int(call.attrs["to"])]
+
+
 @register("CastLike")
-class CastLike(KernelOrNumPy):
+class CastLike(Conversion):
     """To the dtype of the second input."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
-        return [TensorType(need(ins, 1, "target_type").dtype, need(ins, 0, "input").shape)]
-
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        return has_kernel(need(ins, 0, "input").dtype, need(ins, 1, "target_type").dtype)
-
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        return conversion(need(ins, 0, "input").dtype, outs[0])
-
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        convert(array(ins, 0), outs[0])
+    def target(self, call: Call, ins: Sequence[Operand | None]) -> DType:
+        return need(ins, 1, "target_type").dtype
 
 
 QUANTIZED: DTypes = frozenset(map(np.dtype, ("i1", "i2", "u1", "u2")))
@@ -120,9 +113,9 @@ class Quantization(KernelOrNumPy):
 
     kernel: Kernel
 
+    @abstractmethod
     def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
         """Of the output, None if it is not native."""
-        raise NotImplementedError
 
     def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
         scale, zero = optional(ins, 1), optional(ins, 2)

@@ -14,7 +14,7 @@ import numpy as np
 from hashinfer.errors import HashinferError, InputError, UnsupportedError
 from hashinfer.ops.activation import Activation
 from hashinfer.ops.base import Array, Operand, TensorType
-from hashinfer.ops.cast import Cast, CastLike, Quantization
+from hashinfer.ops.cast import Conversion, Quantization
 from hashinfer.ops.elementwise import Arithmetic, Relu
 from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
 from hashinfer.ops.normalize import AxisNormalization, InstanceNormalization, SoftmaxOp
@@ -28,7 +28,7 @@ from hashinfer.plan.program import Program
 
 OTHER_BATCHES = (2, 3)
 
-ELEMENTS = (Cast, CastLike, Relu, Activation, Quantization)
+ELEMENTS = (Conversion, Relu, Activation, Quantization)
 IMAGES = (HashedConv, Conv, IntegerConvolution, Pool, InstanceNormalization)
 BY_FIRST = (*ELEMENTS, *IMAGES, HashedLookup, HashedProduct, MatMulInteger, QLinearMatMul, Reduction, TopK)
 """Row r of the output is of row r of the first operand, where its first axis grows with the batch."""
@@ -50,7 +50,7 @@ def check_rows(program: Program, plan: Plan, open_inputs: Sequence[str], limit: 
     """Names of the carried values. Raises UnsupportedError, naming the node, where a batch is more than its rows."""
     others = [_plan_for(program, plan, open_inputs, batch, limit) for batch in OTHER_BATCHES]
     types = [value_types(p) for p in (plan, *others)]
-    carried: set[str] = set(open_inputs)
+    carried, known = set(open_inputs), {**program.constants, **plan.constants}
     for planned, *same in zip(plan.steps, *(p.steps for p in others), strict=True):
         if any(other.kind != planned.kind for other in same):
             raise UnsupportedError(planned.step.explain("another batch is planned in another way; give fixed shapes"))
@@ -58,7 +58,6 @@ def check_rows(program: Program, plan: Plan, open_inputs: Sequence[str], limit: 
         if planned.kind == "folded":
             _check_folded(planned, plan, others)
             continue
-        known = {**program.constants, **plan.constants}
         if grows and planned.kind == "native" and not _by_rows(planned, carried, types[0], known):
             raise UnsupportedError(_mixes(planned))
         for name in planned.step.outputs:
