@@ -117,7 +117,7 @@ def weights_of(places: np.ndarray, size: int, mode: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
-@pytest.mark.parametrize("out", [(1, 2, 9, 31), (1, 2, 20, 7), (1, 2, 5, 40), (1, 2, 11, 17)])
+@pytest.mark.parametrize("out", [(1, 2, 9, 31), (1, 2, 20, 7), (1, 2, 5, 40), (1, 2, 11, 16)])
 @pytest.mark.parametrize("where", ["half_pixel", "asymmetric"])
 def test_resizing(mode, out, where):
     x = nets.weights(2 * 11 * 17).reshape(1, 2, 11, 17)
@@ -127,8 +127,6 @@ def test_resizing(mode, out, where):
         places = (steps + 0.5) / scale - 0.5 if where == "half_pixel" else steps / scale
         if scale != 1:
             exact = np.einsum(letters, exact, weights_of(places, x.shape[axis], mode))
-    if out == x.shape:
-        return
     given_ = {"mode": mode, "coordinate_transformation_mode": where}
     (found,) = run("Resize", x, [None, None, np.array(out)], [np.float32], **given_)
     assert np.abs(found - exact).max() <= 40 * EPS * np.abs(x).max()

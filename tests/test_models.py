@@ -130,3 +130,14 @@ def test_the_cnns_dense_layers_are_hashed():
     hashed = [step["hashed"] for step in report["steps"] if "hashed" in step]
     assert [(h["rows"], h["cols"]) for h in hashed] == [(1568, 128), (128, 10)]
     assert report["fallbacks"] == []
+
+
+@pytest.mark.parametrize("name", [*NAMES, *DERIVED])
+def test_the_readme_has_the_figures_of_the_cards(name):
+    lines = (MODELS.parent / "README.md").read_text().splitlines()
+    (row,) = [line for line in lines if line.startswith(f"| [{name}]")]
+    _, _, error, stored, size, _ = (cell.strip() for cell in row.split("|"))
+    card = there(f"{name}.md").read_text()
+    assert float(error.split()[0]) == float(re.search(r"\*\*([\d.]+) %\*\*", card)[1])
+    assert stored.replace(" ", ",") in card
+    assert size == f"{there(f'{name}.hnet').stat().st_size / 1024:.0f} KiB"
