@@ -66,9 +66,17 @@ class Case:
 
     @property
     def name(self) -> str:
-        shapes = ", ".join("-" if x is None else "x".join(map(str, x.shape)) or "1" for x in self.operands)
-        kind = "" if self.operands[0] is None else f"{self.operands[0].dtype} "
-        return f"{self.op} ({kind}{shapes})"
+        """One for each case: operands by their shapes, small constants by their values, and the attributes."""
+        first = self.operands[0]
+        shown = ["-" if x is None else _shown(np.asarray(x), k >= self.fixed) for k, x in enumerate(self.operands)]
+        shown += [f"{key}={value}" for key, value in self.attrs.items()]
+        return f"{self.op} ({'' if first is None else f'{np.asarray(first).dtype} '}{', '.join(shown)})"
+
+
+def _shown(x: Array, constant: bool) -> str:
+    if constant and x.size <= 8:
+        return np.array2string(x, precision=3, separator=", ")
+    return "x".join(map(str, x.shape)) or "scalar"
 
 
 X = floats(16, 64, 64)

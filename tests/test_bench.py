@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -276,3 +277,19 @@ def test_answers_that_are_not_onnxruntimes_stop_the_timing() -> None:
     assert ops.apart(exact, np.float32([1, 2]), np.float32([1, 4])) == 0.5
     with pytest.raises(ValueError, match="int32"):
         ops.apart(exact, x, x.astype(np.int64))
+
+
+def test_the_kept_table_of_ops_is_of_these_cases_and_the_readme_says_what_it_says() -> None:
+    text = (ROOT / "bench" / "results" / "ops.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and line.endswith(" |")][1:]
+    times = {row[0].removeprefix("| "): float(row[3].removesuffix(" |")) for row in rows}
+    known = [case.name for case in ops.cases()]
+    assert len(set(known)) == len(known) == len(rows)
+    assert sorted(times) == sorted(known)
+    assert max(times.values()) <= ops.MOST
+    readme_text = " ".join((ROOT / "README.md").read_text().split())
+    said = re.search(
+        r"about (\d+) standard ops are native, and none takes over five times onnxruntime's time", readme_text
+    )
+    assert said is not None
+    assert abs(int(said[1]) - len(REGISTRY)) < 5
