@@ -114,14 +114,17 @@ class Activation(KernelOrNumPy):
     kind: the one of hashinfer.kernels.activations that does it for float32, if there is one.
     """
 
-    def __init__(self, function: Callable[..., Array], defaults: Mapping[str, float], kind: str = "") -> None:
+    def __init__(
+        self, function: Callable[..., Array], defaults: Mapping[str, float], kind: str = "", dtypes: DTypes = FLOATS
+    ) -> None:
         self.function = function
         self.defaults = defaults
         self.kind = kind
+        self.dtypes = dtypes
 
     def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
         x = need(ins, 0, "X")
-        need_dtype(x, FLOATS, "X")
+        need_dtype(x, self.dtypes, "X")
         return [x.type]
 
     def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
@@ -172,6 +175,9 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {
 
 for _name, (_function, _defaults) in ACTIVATIONS.items():
     register(_name)(partial(Activation, _function, _defaults, _name))
+
+
+register("Relu")(partial(Activation, lambda x: np.maximum(x, 0), {}, "Relu", FLOATS | SIGNED))
 
 
 @register("Gelu")

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.kernels import activations, elementwise
+from hashinfer.kernels import elementwise
 from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, broadcast, need, optional, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
@@ -29,7 +29,7 @@ from hashinfer.ops.checks import (
     need_same_dtype,
     text,
 )
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp, flat_emission
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
 
 BOOL_TYPE = np.dtype(bool)
 
@@ -88,26 +88,6 @@ UNARY: dict[str, tuple[np.ufunc, DTypes]] = {
 for _name, (_ufunc, _dtypes) in UNARY.items():
     register(_name)(partial(Unary, _ufunc, _dtypes))
 register("IsNaN")(partial(Unary, np.isnan, FLOATS, BOOL_TYPE))
-
-
-@register("Relu")
-class Relu(NativeOp):
-    """max(x, 0)."""
-
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
-        x = need(ins, 0, "X")
-        need_dtype(x, FLOATS | SIGNED, "X")
-        return [x.type]
-
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
-        return need(ins, 0, "X").dtype == np.float32
-
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
-        return flat_emission(activations.activation, outs[0].size, activations.RELU)
-
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
-        x = array(ins, 0)
-        np.maximum(x, 0, out=outs[0])
 
 
 @register("IsInf")

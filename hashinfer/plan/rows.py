@@ -15,7 +15,7 @@ from hashinfer.errors import HashinferError, InputError, UnsupportedError
 from hashinfer.ops.activation import Activation
 from hashinfer.ops.base import Array, Operand, TensorType
 from hashinfer.ops.cast import Conversion, Quantization
-from hashinfer.ops.elementwise import Arithmetic, Relu
+from hashinfer.ops.elementwise import Arithmetic
 from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct
 from hashinfer.ops.normalize import AxisNormalization, InstanceNormalization, SoftmaxOp
 from hashinfer.ops.pool import Pool
@@ -28,7 +28,7 @@ from hashinfer.plan.program import Program
 
 OTHER_BATCHES = (2, 3)
 
-ELEMENTS = (Conversion, Relu, Activation, Quantization)
+ELEMENTS = (Conversion, Activation, Quantization)
 IMAGES = (HashedConv, Conv, IntegerConvolution, Pool, InstanceNormalization)
 BY_FIRST = (*ELEMENTS, *IMAGES, HashedLookup, HashedProduct, MatMulInteger, QLinearMatMul, Reduction, TopK)
 """Row r of the output is of row r of the first operand, where its first axis grows with the batch."""
