@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import NO_LIMIT, RELU, activate, float_at
+from hashinfer.kernels.arguments import ACTIVATION, BIAS, NO_LIMIT, PRODUCT, RELU, X, Y, activate, epilogue_of
 from hashinfer.kernels.jit import device, entry
 from hashinfer.kernels.pooling import AXIS, COUNT, KERNEL, PAD, SIZE, STRIDE
 from hashinfer.kernels.vectors import (
@@ -27,13 +27,11 @@ from hashinfer.kernels.vectors import (
     store16,
 )
 
-_FIRST = (
-    *("x", "y", "w", "taps", "bias", "maps", "inner", "outer"),
-    *("alpha", "activation", "activation_a", "activation_b"),
+DEPTHWISE = (
+    *(*PRODUCT, "w", "taps", "maps", "inner", "outer", "whole", "lines", "line"),
+    *(f"{name}_{k}" for k in range(2) for name in AXIS),
 )
-DEPTHWISE = (*_FIRST, "whole", "lines", "line", *(f"{name}_{k}" for k in range(2) for name in AXIS))
-X, Y, W, TAPS, BIAS, MAPS, INNER, OUTER, ALPHA, ACTIVATION, ACTIVATION_A, ACTIVATION_B = range(len(_FIRST))
-WHOLE, LINES, LINE, ROWS = range(len(_FIRST), len(_FIRST) + 4)
+W, TAPS, MAPS, INNER, OUTER, WHOLE, LINES, LINE, ROWS = range(len(PRODUCT), len(PRODUCT) + 9)
 COLS = ROWS + len(AXIS)
 """maps: output planes of an image; inner, outer: input and output planes of a group. whole: y is int32, and there is no
 bias and no activation. lines, line: rows and columns that all windows reach over. w: [maps, inner, rows, columns].
@@ -113,7 +111,7 @@ def sum_some(planes: Any, at: Any, w: Any, taps: Any, sums: Any, count: Any, str
 def _finish(args: Any, sums: Any, at: Any, y_at: Any, bias: Any) -> None:
     """A row of outputs from sums[at] on."""
     width, kind = args[COLS + COUNT], args[ACTIVATION]
-    alpha, a, b = float_at(args, ALPHA), float_at(args, ACTIVATION_A), float_at(args, ACTIVATION_B)
+    alpha, a, b = epilogue_of(args)
     if args[WHOLE] != 0:
         found = int32_array(y_at, width)
         for k in range(width):
