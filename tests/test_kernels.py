@@ -325,7 +325,7 @@ def test_float_bits():
 
 @device
 def counted(cells, steps):
-    pointer = intrinsics.int64_at(cells.ctypes.data)
+    pointer = intrinsics.intp_at(cells.ctypes.data)
     for _ in range(steps):
         intrinsics.atomic_add(pointer, 1, 3)
         intrinsics.relax()

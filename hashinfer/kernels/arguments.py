@@ -1,4 +1,4 @@
-"""The int64 arguments that all products share: where rows come from, where outputs go, what is done on the way out.
+"""The arguments that all products share: where rows come from, where outputs go, what is done on the way out.
 
 Rows of x are numbered over all images: row r is row r % image_rows of image r // image_rows (a plain matrix product
 is one image). Strides count elements. Output (r, j) lands at
@@ -20,12 +20,14 @@ from hashinfer.kernels.maths import logistic32, tanh32
 from hashinfer.kernels.vectors import (
     add16,
     float32_array,
-    float_bits,
+    float32_bits,
+    intp,
     load16,
     mul16,
     relu16,
     splat16,
     store16,
+    uintp,
 )
 
 PRODUCT = (
@@ -79,14 +81,15 @@ NO_LIMIT = 2**62
 
 
 def float_argument(value: float) -> int:
-    """A float as an int64 argument: the bits of its float64."""
-    return int(np.float64(value).view(np.int64))
+    """A float as an argument: the bits of its float32."""
+    with np.errstate(over="ignore"):
+        return int(np.float32(value).view(np.int32))
 
 
 @inlined
 def float_at(args: Any, index: Any) -> Any:
     """The float argument number `index`, as float32."""
-    return np.float32(float_bits(args[index]))
+    return float32_bits(args[index])
 
 
 @inlined
@@ -123,10 +126,10 @@ def finish_by(args: Any, epilogue: Any, start: Any, r: Any, j: Any, total: Any) 
     value = total * alpha
     if args[BIAS] != 0:
         bias = float32_array(args[BIAS], NO_LIMIT)
-        value += bias[np.uint64(r * args[BIAS_ROW_STRIDE] + np.int64(j) * args[BIAS_COL_STRIDE])]
+        value += bias[uintp(r * args[BIAS_ROW_STRIDE] + intp(j) * args[BIAS_COL_STRIDE])]
     value = activate(value, args[ACTIVATION], a, b)
     y = float32_array(args[Y], NO_LIMIT)
-    y[np.uint64(start + np.int64(j) * args[Y_COL_STRIDE])] = value
+    y[uintp(start + intp(j) * args[Y_COL_STRIDE])] = value
 
 
 @inlined

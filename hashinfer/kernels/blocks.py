@@ -50,8 +50,9 @@ from hashinfer.kernels.vectors import (
     fma16,
     int8_array,
     int32_array,
-    int64_array,
-    int64_at,
+    intp,
+    intp_array,
+    intp_at,
     load16,
     mul16,
     pick16,
@@ -59,6 +60,7 @@ from hashinfer.kernels.vectors import (
     store16,
     transpose16,
     uint16_array,
+    uintp,
     weights16,
     xxh32_slots16,
 )
@@ -76,7 +78,7 @@ DENSE_KIND, XXH32_KIND, DYADIC_KIND = range(3)
 where xxh32.count_inputs has written whether these rows are another kernel's."""
 DENSE = (*PRODUCT, "w", "kind", "w_row_stride", "w_col_stride", "offsets")
 W_ROW_STRIDE, W_COL_STRIDE, OFFSETS = range(FIRST + 2, len(DENSE))
-"""offsets: address of int64 [batches, 3], the elements to add to x, w and y for each matrix of a batch."""
+"""offsets: address of intp [batches, 3], the elements to add to x, w and y for each matrix of a batch."""
 
 
 @device
@@ -84,7 +86,7 @@ def dyadic_weight(w: Any, buckets: Any, seed: Any, width: Any, half: Any, i: Any
     """W[i, j] of the dyadic scheme."""
     groups = buckets // width
     t, g = j // groups, j % groups
-    within = np.int64(np.uint32(i & (width - 1)) ^ permute(t, width, half, seed))
+    within = intp(np.uint32(i & (width - 1)) ^ permute(t, width, half, seed))
     return row_sign(i, seed) * col_sign(j, seed) * weight(w, g * width + within)
 
 
@@ -135,7 +137,7 @@ def _fill_runs(
             store16(found, i, xxh32_slots16(add_word16(load16(found, CHUNK + i), word), np.uint32(slots)))
         for i in range(ni):
             slot = np.uint32(found[i])
-            sign, source = slot_sign(slot), np.int64(slot >> np.uint32(1)) + t
+            sign, source = slot_sign(slot), intp(slot >> np.uint32(1)) + t
             factor, at = splat16(sign), i * STRIP + j
             for k in range(0, whole, 16):
                 store16(tile, at + k, mul16(factor, weights16(w, source + k)))
@@ -156,7 +158,7 @@ def fill_xxh32(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any,
             run, t = (i0 + i) // block, (i0 + i) % block
             for j in range(nj):
                 slot = signed_slot(xxh32_finish(xxh32_prefix(j0 + j, seed), run), slots)
-                tile[i * STRIP + j] = slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)) + t)
+                tile[i * STRIP + j] = slot_sign(slot) * weight(w, intp(slot >> np.uint32(1)) + t)
     elif block == 1:
         _fill_columns(w, i0, ni, j0, nj, seed, slots, tile, found)
     else:
@@ -175,7 +177,7 @@ def fill_dyadic(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any
                 tile[i * STRIP + j] = dyadic_weight(w, buckets, seed, width, half, j0 + j, i0 + i)
         else:
             t, g = (j0 + j) // groups, (j0 + j) % groups
-            perm, sign = np.int64(permute(t, width, half, seed)), col_sign(j0 + j, seed)
+            perm, sign = intp(permute(t, width, half, seed)), col_sign(j0 + j, seed)
             for i in range(ni):
                 k = ((i0 + i) & (width - 1)) ^ perm
                 tile[i * STRIP + j] = sign * row_sign(i0 + i, seed) * weight(w, g * width + k)
@@ -294,21 +296,21 @@ def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
 @entry(*HASHED)
 def block_f32(args: Any, tile: Any, scratch: Any) -> None:
     """128 rows by 64 outputs; tiles are numbered row block by row block. W is dense or hashed, by `kind`."""
-    if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
+    if args[SPARSE] == 0 or intp_array(args[SPARSE], 1)[0] == 0:
         _block(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
 def block_f16(args: Any, tile: Any, scratch: Any) -> None:
     """As block_f32 over a float16 weight vector."""
-    if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
+    if args[SPARSE] == 0 or intp_array(args[SPARSE], 1)[0] == 0:
         _block(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
 
 
 @entry(*HASHED)
 def block_i8(args: Any, tile: Any, scratch: Any) -> None:
     """As block_f32 over an int8 weight vector."""
-    if args[SPARSE] == 0 or int64_array(args[SPARSE], 1)[0] == 0:
+    if args[SPARSE] == 0 or intp_array(args[SPARSE], 1)[0] == 0:
         _block(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
 
 
@@ -317,38 +319,38 @@ def of_matrix(args: Any, own: Any, offsets_at: Any, w_bytes: Any, tile: Any) -> 
     """own = the arguments for the matrix of a batch that a tile is of; gives the tile's number within it."""
     per_matrix = ((args[ROWS] + ROW_BLOCK - 1) // ROW_BLOCK) * ((args[OUTPUTS] + STRIP - 1) // STRIP)
     matrix = tile // per_matrix
-    offsets = int64_array(args[offsets_at] + 24 * matrix, 3)
+    offsets, first = intp_array(args[offsets_at], NO_LIMIT), 3 * matrix
     for k in range(own.size):
         own[k] = args[k]
-    own[X] += 4 * offsets[0]
-    own[W] += w_bytes * offsets[1]
-    own[Y] += 4 * offsets[2]
+    own[X] += 4 * offsets[first]
+    own[W] += w_bytes * offsets[first + 1]
+    own[Y] += 4 * offsets[first + 2]
     return tile - matrix * per_matrix
 
 
 @entry(*DENSE)
 def dense_block(args: Any, tile: Any, scratch: Any) -> None:
     """Tiles are numbered matrix by matrix of the batch. Scratch: one copy of the arguments in front of the tiles."""
-    own = int64_array(scratch, len(DENSE))
+    own = intp_array(scratch, len(DENSE))
     within = of_matrix(args, own, OFFSETS, 4, tile)
-    _block(int64_at(scratch), within, scratch + ARGUMENT_BYTES, float32_array(own[W], NO_LIMIT))
+    _block(intp_at(scratch), within, scratch + ARGUMENT_BYTES, float32_array(own[W], NO_LIMIT))
 
 
 @device
 def _small_row(args: Any, r: Any, j0: Any, nj: Any, x: Any, w: Any, scratch: Any) -> None:
     """dense_row with no more sums at once than stay in a small core's registers."""
-    sums, ws, whole = float32_array(scratch, STRIP), np.uint64(args[W_ROW_STRIDE]), nj & ~15
+    sums, ws, whole = float32_array(scratch, STRIP), uintp(args[W_ROW_STRIDE]), nj & ~15
     for j in range(0, whole, 16):
-        sixteen, at = splat16(np.float32(0.0)), np.uint64(j0 + j)
+        sixteen, at = splat16(np.float32(0.0)), uintp(j0 + j)
         for xi in x:
-            sixteen = fma16(splat16(xi), load16(w, np.int64(at)), sixteen)
-            at = np.uint64(at + ws)
+            sixteen = fma16(splat16(xi), load16(w, intp(at)), sixteen)
+            at = uintp(at + ws)
         store16(sums, j, sixteen)
     for j in range(whole, nj):
-        total, at = np.float32(0.0), np.uint64(j0 + j)
+        total, at = np.float32(0.0), uintp(j0 + j)
         for xi in x:
             total += xi * w[at]
-            at = np.uint64(at + ws)
+            at = uintp(at + ws)
         sums[j] = total
     finish_sums(args, r, j0, nj, sums, 0)
 

@@ -73,8 +73,8 @@ def type_of(made: Any) -> Any:
 
 def _signature(kernel: Kernel) -> Any:
     if kernel.plain:
-        return types.void(*[types.int64] * len(kernel.fields))
-    return types.void(types.CPointer(types.int64), types.int64, types.int64)
+        return types.void(*[types.intp] * len(kernel.fields))
+    return types.void(types.CPointer(types.intp), types.intp, types.intp)
 
 
 def compile_kernel(kernel: Kernel) -> Any:

@@ -19,7 +19,7 @@ from hashinfer.kernels.vectors import (
     float32_array,
     fma16,
     int32_array,
-    int64_array,
+    intp_array,
     load16,
     load_even16,
     relu16,
@@ -35,7 +35,7 @@ W, TAPS, MAPS, INNER, OUTER, WHOLE, LINES, LINE, ROWS = range(len(PRODUCT), len(
 COLS = ROWS + len(AXIS)
 """maps: output planes of an image; inner, outer: input and output planes of a group. whole: y is int32, and there is no
 bias and no activation. lines, line: rows and columns that all windows reach over. w: [maps, inner, rows, columns].
-taps: int64 [inner, rows, columns], for each weight how far behind the window's first element its input lies."""
+taps: intp [inner, rows, columns], for each weight how far behind the window's first element its input lies."""
 
 
 SPARE = 192
@@ -132,7 +132,7 @@ def depthwise(args: Any, tile: Any, scratch: Any) -> None:
     image, plane = tile // maps, tile % maps
     size, count = args[ROWS + SIZE] * args[COLS + SIZE], inner * args[ROWS + KERNEL] * args[COLS + KERNEL]
     first = (image * (maps // outer) + plane // outer) * inner
-    taps, planes = int64_array(args[TAPS], count), float32_array(scratch, inner * args[LINES] * line + SPARE)
+    taps, planes = intp_array(args[TAPS], count), float32_array(scratch, inner * args[LINES] * line + SPARE)
     height, width = args[ROWS + COUNT], args[COLS + COUNT]
     sums = float32_array(scratch + 4 * planes.size, height * line + TOGETHER)
     copy_planes(args, float32_array(args[X] + 4 * first * size, inner * size), planes)

@@ -21,7 +21,7 @@ import numpy as np
 
 from hashinfer.kernels.jit import Kernel, compiled, device, external
 from hashinfer.kernels.parking import PARKED, SEAT, call, dismiss, sleep
-from hashinfer.kernels.vectors import atomic_add, atomic_load, atomic_store, call_entry, int64_at, relax
+from hashinfer.kernels.vectors import atomic_add, atomic_load, atomic_store, call_entry, intp_at, relax
 
 ROW = 64
 TILES, ADDRESS = ROW - 2, ROW - 1
@@ -75,10 +75,10 @@ def _pause(spins: Any) -> None:
 
 @device
 def _run_steps(control: Any, thread: Any) -> None:
-    code, counters = control[CODE], int64_at(control[COUNTERS])
+    code, counters = control[CODE], intp_at(control[COUNTERS])
     scratch = control[SCRATCH] + thread * control[SCRATCH_STRIDE]
     for s in range(control[STEPS]):
-        row = int64_at(code + 8 * ROW * s)
+        row = intp_at(code + 8 * ROW * s)
         tiles, address = row[TILES], row[ADDRESS]
         while True:
             tile = atomic_add(counters, 2 * s, 1)
@@ -96,7 +96,7 @@ def _run_steps(control: Any, thread: Any) -> None:
 def run_alone(code: Any, steps: Any, scratch: Any) -> None:
     """Every tile of every step, in order, on the calling thread."""
     for s in range(steps):
-        row = int64_at(code + 8 * ROW * s)
+        row = intp_at(code + 8 * ROW * s)
         for tile in range(row[TILES]):
             call_entry(row[ADDRESS], row, tile, scratch)
 
@@ -104,8 +104,8 @@ def run_alone(code: Any, steps: Any, scratch: Any) -> None:
 @compiled
 def run_shared(control_address: Any, job: Any) -> None:
     """Open the job in the control block, work on it, close it, wait for the workers to leave."""
-    control = int64_at(control_address)
-    counters = int64_at(control[COUNTERS])
+    control = intp_at(control_address)
+    counters = intp_at(control[COUNTERS])
     for k in range(2 * control[STEPS]):
         counters[k] = 0
     atomic_store(control, OPEN, job)
@@ -125,7 +125,7 @@ def serve(control_address: Any, worker: Any) -> None:
 
     Returns when the pool is stopped, and where workers park in Python.
     """
-    control = int64_at(control_address)
+    control = intp_at(control_address)
     own = SEATS + SEAT * worker
     last, spins = 0, 0
     while control[STOPPED] == 0:
@@ -155,7 +155,7 @@ def serve(control_address: Any, worker: Any) -> None:
 @compiled
 def stop(control_address: Any) -> None:
     """Have all workers return."""
-    control = int64_at(control_address)
+    control = intp_at(control_address)
     atomic_store(control, STOPPED, 1)
     for k in range(control[WORKERS]):
         dismiss(control_address + 8 * (SEATS + SEAT * k))

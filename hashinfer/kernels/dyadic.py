@@ -49,7 +49,8 @@ from hashinfer.kernels.vectors import (
     float32_array,
     int8_array,
     int32_array,
-    int64_array,
+    intp,
+    intp_array,
     largest16,
     load16,
     modulated_lanes1,
@@ -107,9 +108,9 @@ FIELDS = (
     SKIP_ZEROS,
     TAIL,
 ) = range(len(PRODUCT), len(FIELDS))
-"""chunks: int64 [chunk_count, 4], see chunk_table; places: int32 [T], perm(t) of the T = ceil(outputs / groups) places;
+"""chunks: intp [chunk_count, 4], see chunk_table; places: int32 [T], perm(t) of the T = ceil(outputs / groups) places;
 row_signs, col_signs: uint16, bit i % 16 of word i // 16 set where s(i), r(j) is -1. Between the kernels of a product in
-three steps: folded: H u, float32 [rows, width + 16]; direct: int64 [rows], 1 where a row goes directly; raw: float32
+three steps: folded: H u, float32 [rows, width + 16]; direct: intp [rows], 1 where a row goes directly; raw: float32
 [rows, raw_floats], y / r(j). direct_below: at most this many non-zero inputs go directly; skip_zeros: 1 where every
 weight is finite; tail: as a chunk's, where pixels are the lanes."""
 
@@ -232,7 +233,7 @@ SPECTRUM_FIELDS = ("w", "buckets", "width", "chunks", "chunk_count", "spectrum",
 
 @device
 def _spectrum(args: Any, scratch: Any, w: Any) -> None:
-    chunks = int64_array(args[3], CHUNK_FIELDS * args[4])
+    chunks = intp_array(args[3], CHUNK_FIELDS * args[4])
     v = float32_array(scratch, args[2] * MOST_LANES)
     make_spectrum(w, args[2], chunks, args[4], float32_array(args[5], args[6]), v)
 
@@ -275,7 +276,7 @@ def must_go_direct(u: Any, start: Any, step: Any, width: Any) -> Any:
 @inlined
 def sign_at(signs: Any, i: Any) -> Any:
     """-1.0 where bit i is set, else 1.0."""
-    return np.float32(1.0) - np.float32(2.0) * np.float32((np.int64(signs[i >> 4]) >> (i & 15)) & 1)
+    return np.float32(1.0) - np.float32(2.0) * np.float32((intp(signs[i >> 4]) >> (i & 15)) & 1)
 
 
 @device
@@ -346,12 +347,12 @@ def direct_row(args: Any, x: Any, scale: Any, w: Any, first: Any, last: Any, v: 
             total, base = np.float32(0.0), g * width
             if listed:
                 for q in range(nonzero):
-                    total += values[q] * weight(w, base + np.int64((indices[q] & low) ^ perm))
+                    total += values[q] * weight(w, base + intp((indices[q] & low) ^ perm))
             else:
                 for i in range(inputs):
                     if args[SKIP_ZEROS] == 0 or x[i] != np.float32(0.0):
                         value = sign_at(signs, i) * (x[i] * scale)
-                        total += value * weight(w, base + np.int64((np.int32(i) & low) ^ perm))
+                        total += value * weight(w, base + intp((np.int32(i) & low) ^ perm))
             raw[t * groups + g] = total
 
 
@@ -380,7 +381,7 @@ def _first_pass(spectrum: Any, at: Any, u: Any, v: Any, lanes: Any, block: Any) 
 def inverse_chunk(args: Any, chunk: Any, u: Any, v: Any, raw: Any) -> None:
     """raw[t G + g] for the groups of one chunk from the transformed inputs u [width + 16]."""
     width = args[WIDTH]
-    groups, table = args[BUCKETS] // width, int64_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
+    groups, table = args[BUCKETS] // width, intp_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
     g0, lanes = table[chunk * CHUNK_FIELDS + FIRST_GROUP], table[chunk * CHUNK_FIELDS + CHUNK_LANES]
     at, tail = table[chunk * CHUNK_FIELDS + CHUNK_START], table[chunk * CHUNK_FIELDS + CHUNK_TAIL]
     spectrum, there = float32_array(args[SPECTRUM], NO_LIMIT), min(lanes, groups - g0)
@@ -404,7 +405,7 @@ def inverse_chunk(args: Any, chunk: Any, u: Any, v: Any, raw: Any) -> None:
     # What a whole vector writes behind the groups that exist is the next row's, which comes after it.
     whole = lanes == 16 and (there == 16 or args[CHUNK_COUNT] == 1)
     for t in range(count):
-        place = np.int64(places[t]) * lanes
+        place = intp(places[t]) * lanes
         h = place >> 4
         value = signed_sum(v, 16 * ((h & -tail) + (h >> shift)), tail, h & (tail - 1))
         if whole:
@@ -474,7 +475,7 @@ def dyadic_fold(args: Any, tile: Any, scratch: Any) -> None:
     x = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], args[INPUTS])
     room = args[WIDTH] + 16
     u = float32_array(args[FOLDED] + 4 * tile * room, room)
-    direct = int64_array(args[DIRECT], args[ROWS])
+    direct = intp_array(args[DIRECT], args[ROWS])
     direct[tile] = 1 if _folded(args, x, float_at(args, X_SCALE), u, float32_array(scratch, 16)) else 0
 
 
@@ -483,11 +484,11 @@ def _inverse(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     width, r, chunk = args[WIDTH], tile // args[CHUNK_COUNT], tile % args[CHUNK_COUNT]
     v = float32_array(scratch, vector_count(width))
     raw = float32_array(args[RAW] + 4 * r * raw_count(args), raw_count(args))
-    if int64_array(args[DIRECT], args[ROWS])[r] == 0:
+    if intp_array(args[DIRECT], args[ROWS])[r] == 0:
         u = float32_array(args[FOLDED] + 4 * r * (width + 16), width + 16)
         inverse_chunk(args, chunk, u, v, raw)
         return
-    table = int64_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
+    table = intp_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
     first = table[chunk * CHUNK_FIELDS + FIRST_GROUP]
     last = min(args[BUCKETS] // width, first + table[chunk * CHUNK_FIELDS + CHUNK_LANES])
     x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])

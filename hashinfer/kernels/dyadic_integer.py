@@ -45,7 +45,7 @@ from hashinfer.kernels.dyadic_small import FIELDS as SMALL_FIELDS
 from hashinfer.kernels.hadamard import log2_of
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.rows import read_rows
-from hashinfer.kernels.vectors import float32_array, int8_array, int32_array, uint16_array
+from hashinfer.kernels.vectors import float32_array, int8_array, int32_array, uint16_array, uintp
 
 FIELDS = (*SMALL_FIELDS, "norms")
 NORMS = len(SMALL_FIELDS)
@@ -150,7 +150,7 @@ def dyadic_integer_i8(args: Any, tile: Any, scratch: Any) -> None:
         read_rows(args, tile, 1, 0, inputs, float32_array(address, inputs))
         scale = np.float32(1.0)
     words, largest = int32_array(address, inputs), np.int32(0)
-    for i in range(np.uint64(inputs)):
+    for i in range(inputs):
         largest = max(largest, np.int32(words[i] & np.int32(0x7FFFFFFF)))
     if out_of_range(np.uint32(largest)) or out_of_range(magnitude(np.uint32(largest).view(np.float32) * scale)):
         direct_row(args, tile, float32_array(address, inputs), scale, w)
@@ -170,8 +170,8 @@ def dyadic_integer_i8(args: Any, tile: Any, scratch: Any) -> None:
         shift = max(0, levels + norms[g] + norm - _SUM_BITS)
         _group(w, np.int32(g * width), u, v, narrow, levels, shift)
         unit = scale * _power_of_two(top - 126 - bits + shift - levels)
-        j = np.uint64(g)
+        j = uintp(g)
         for t in range(np.int32((outputs - g + groups - 1) // groups)):
             value = np.float32(v[np.uint32(places[np.uint32(t)])]) * unit
             finish_by(args, epilogue, start, tile, j, signed(value, signs, np.uint32(j)))
-            j = np.uint64(j + np.uint64(groups))
+            j = uintp(j + uintp(groups))

@@ -50,7 +50,8 @@ from hashinfer.kernels.vectors import (
     fma16,
     int8_array,
     int32_array,
-    int64_array,
+    intp,
+    intp_array,
     largest16,
     load16,
     modulated_lanes16,
@@ -130,7 +131,7 @@ def _group(args: Any, g: Any, u: Any, v: Any, one: Any, image: Any, p0: Any, cou
             for r in range(RADIX):
                 passes(v, r * (block + 1), shift, tail_bits)
     for t in range(outputs):
-        h, j = np.int64(places[t]), t * groups + g
+        h, j = intp(places[t]), t * groups + g
         value = signed_sum(v, 16 * ((h & -tail) + (h >> shift)), tail, h & (tail - 1))
         finish_pixels(args, image, p0, count, j, mul16(value, splat16(sign_at(signs, j))), spare)
 
@@ -158,7 +159,7 @@ def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     for k in range(width):
         store16(u, 16 * stored_vector(k, width), load16(v, 16 * k))
     spectrum = float32_array(args[SPECTRUM], NO_LIMIT)
-    table = int64_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
+    table = intp_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
     for chunk in range(args[CHUNK_COUNT]):
         g0, lanes = table[chunk * CHUNK_FIELDS + FIRST_GROUP], table[chunk * CHUNK_FIELDS + CHUNK_LANES]
         for lane in range(min(lanes, groups - g0)):

@@ -41,7 +41,8 @@ from hashinfer.kernels.vectors import (
     float32_array,
     fma16,
     int8_array,
-    int64_array,
+    intp,
+    intp_array,
     load16,
     splat16,
     store16,
@@ -62,7 +63,7 @@ def _scatter(args: Any, x: Any, scale: Any, g0: Any, lanes: Any, there: Any, v: 
     for k in range(width * lanes):
         v[k] = np.float32(0.0)
     for t in range((inputs + groups - 1) // groups):
-        to, j0 = np.int64(permute(t, width, half, seed)) * lanes, t * groups + g0
+        to, j0 = intp(permute(t, width, half, seed)) * lanes, t * groups + g0
         for lane in range(min(there, inputs - j0)):
             v[to + lane] += sign_at(signs, j0 + lane) * (x[j0 + lane] * scale)
 
@@ -108,7 +109,7 @@ def _transposed(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     v, u = float32_array(scratch, width * MOST_LANES), float32_array(scratch + 4 * width * MOST_LANES, width)
     spare = float32_array(scratch + 4 * width * (MOST_LANES + 1), 16)
     spectrum, signs = float32_array(args[SPECTRUM], NO_LIMIT), uint16_array(args[ROW_SIGNS], NO_LIMIT)
-    table = int64_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
+    table = intp_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
     for k in range(width):
         u[k] = np.float32(0.0)
     for chunk in range(args[CHUNK_COUNT]):

@@ -40,8 +40,8 @@ from hashinfer.kernels.vectors import (
     float32_array,
     fma16,
     int32_array,
-    int64_array,
-    int64_at,
+    intp_array,
+    intp_at,
     load16,
     pair16,
     ramp16,
@@ -56,7 +56,7 @@ FIRST = len(PRODUCT)
 INTEGER = (*PRODUCT, "w", "w_row_stride", "w_col_stride", "flip", "zero", "zeros", "offsets")
 W, W_ROW_STRIDE, W_COL_STRIDE, FLIP, ZERO, ZEROS, OFFSETS = range(FIRST, len(INTEGER))
 """w: bytes; flip: 128 where they are int8, else 0; zero: of W, `zeros` of them: none, one, or one for each output.
-offsets: int64 [batches, 3], the elements to add to x, w and y for each matrix of a batch. y: int32."""
+offsets: intp [batches, 3], the elements to add to x, w and y for each matrix of a batch. y: int32."""
 CENTRE = ("x", "y", "count", "flip", "zero", "zeros", "run", "pitch")
 """zeros: none, or how many of them take turns, each for a run of elements; pitch: int16 from run to run."""
 
@@ -183,8 +183,8 @@ def _block(args: Any, tile: Any, scratch: Any) -> None:
 @entry(*INTEGER)
 def integer_block(args: Any, tile: Any, scratch: Any) -> None:
     """128 rows by 64 outputs; tiles are numbered matrix by matrix of the batch, then row block by row block."""
-    within = of_matrix(args, int64_array(scratch, len(INTEGER)), OFFSETS, 1, tile)
-    _block(int64_at(scratch), within, scratch + ARGUMENT_BYTES)
+    within = of_matrix(args, intp_array(scratch, len(INTEGER)), OFFSETS, 1, tile)
+    _block(intp_at(scratch), within, scratch + ARGUMENT_BYTES)
 
 
 @entry(*INTEGER)

@@ -39,8 +39,10 @@ modulated_*            as butterflies, behind loads of the spectrum times u: one
 signed_sum2/4/8/16     register by register: loads, then a tree of fma16's operation by +-1
 load/store_lanes16     sub and icmp ult on sixteen lane numbers, llvm.masked.load or .store (AVX-512: a mask register;
                        AVX2: two vmaskmovps; elsewhere a branch for each lane)
-int64_at, *_array      inttoptr: an address as a pointer, or as an array of a length
-float_bits             bitcast of an int64 argument to float64
+intp_at, *_array       inttoptr: an address as a pointer, or as an array of a length
+intp, uintp            nothing: a number is an index from here on
+float_bits             bitcast of an int64 to float64
+float32_bits           trunc and bitcast of an argument to float
 call_entry             an indirect call of an entry (args, tile, scratch)
 atomic_add, atomic_load, atomic_store, relax
                        atomicrmw add, load atomic, store atomic (all seq_cst); x86 `pause`, arm64 `yield`, else nothing
@@ -64,6 +66,7 @@ from hashinfer.kernels.isa import AVX2, AVX512, FUSES, ISA, RADIX, REGISTER
 from hashinfer.kernels.vectors import LANES
 
 _F32, _F64, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
+_INDEX = ir.IntType(types.intp.bitwidth)
 _VECTOR, _WORDS, _MASK = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(1), LANES)
 _REGISTER = ir.VectorType(_F32, REGISTER)
 _FAST = ("reassoc", "nsz", "contract")
@@ -115,7 +118,7 @@ def load16(_context: Any, array: Any, offset: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.load(_vector_pointer(context, builder, sig.args[0], *args), align=4)
 
-    return float32x16(array, types.int64), codegen
+    return float32x16(array, types.intp), codegen
 
 
 @intrinsic
@@ -126,7 +129,7 @@ def store16(_context: Any, array: Any, offset: Any, value: Any) -> Any:
         builder.store(args[2], _vector_pointer(context, builder, sig.args[0], args[0], args[1]), align=4)
         return context.get_dummy_value()
 
-    return types.none(array, types.int64, float32x16), codegen
+    return types.none(array, types.intp, float32x16), codegen
 
 
 @intrinsic
@@ -330,7 +333,7 @@ def weights16(_context: Any, w: Any, offset: Any) -> Any:
         size = context.get_abi_sizeof(data.type.pointee)
         return _widened(builder, builder.load(_at(builder, data, args[1], kind), align=size))
 
-    return float32x16(w, types.int64), codegen
+    return float32x16(w, types.intp), codegen
 
 
 def _flipped_bytes(builder: Any, data: Any, offset: Any, flip: Any, count: int = LANES) -> Any:
@@ -350,7 +353,7 @@ def _bytes(as_floats: bool) -> Any:
             words = builder.zext(_flipped_bytes(builder, data, args[1], args[2]), _WORDS)
             return builder.sitofp(words, _VECTOR) if as_floats else builder.bitcast(words, _VECTOR)
 
-        return float32x16(array, types.int64, types.uint8), codegen
+        return float32x16(array, types.intp, types.uint8), codegen
 
     return operation
 
@@ -369,7 +372,7 @@ def byte_pairs16(_context: Any, array: Any, offset: Any, other: Any, flip: Any, 
         low, high = (builder.sub(words, less) for words in found)
         return builder.bitcast(_paired(builder, low, high), _VECTOR)
 
-    return float32x16(array, types.int64, types.int64, types.uint8, float32x16), codegen
+    return float32x16(array, types.intp, types.intp, types.uint8, float32x16), codegen
 
 
 @intrinsic
@@ -385,7 +388,7 @@ def byte_run16(_context: Any, array: Any, offset: Any, flip: Any, less: Any) -> 
         found = builder.zext(_flipped_bytes(builder, data, args[1], args[2], 2 * LANES), kind)
         return builder.bitcast(builder.sub(found, spread), _VECTOR)
 
-    return float32x16(array, types.int64, types.uint8, types.uint16), codegen
+    return float32x16(array, types.intp, types.uint8, types.uint16), codegen
 
 
 def _paired(builder: Any, low: Any, high: Any) -> Any:
@@ -441,14 +444,14 @@ def pick16(_context: Any, w: Any, slots: Any, offset: Any) -> Any:
         data, listed = (_data(context, builder, sig.args[k], args[k]) for k in (0, 1))
         found = ir.Constant(ir.VectorType(data.type.pointee, LANES), ir.Undefined)
         for lane in range(0, LANES, 2):
-            place = builder.bitcast(builder.gep(listed, [builder.add(args[2], _I64(lane))]), _I64.as_pointer())
+            place = builder.bitcast(builder.gep(listed, [builder.add(args[2], _INDEX(lane))]), _I64.as_pointer())
             pair = builder.load(place, align=4)
             first = builder.and_(builder.lshr(pair, _I64(1)), _I64(0x7FFFFFFF))
             for k, index in enumerate((first, builder.lshr(pair, _I64(33)))):
                 found = builder.insert_element(found, builder.load(builder.gep(data, [index])), _I32(lane + k))
         return _widened(builder, found)
 
-    return float32x16(w, slots, types.int64), codegen
+    return float32x16(w, slots, types.intp), codegen
 
 
 @intrinsic
@@ -484,11 +487,11 @@ def load_even16(_context: Any, array: Any, offset: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         halves = []
         for half in (0, LANES):
-            at = builder.add(args[1], _I64(half))
+            at = builder.add(args[1], _INDEX(half))
             halves.append(builder.load(_vector_pointer(context, builder, sig.args[0], args[0], at), align=4))
         return builder.shuffle_vector(*halves, ir.Constant(_WORDS, list(range(0, 2 * LANES, 2))))
 
-    return float32x16(array, types.int64), codegen
+    return float32x16(array, types.intp), codegen
 
 
 @intrinsic
@@ -497,9 +500,9 @@ def nonzero16(_context: Any, value: Any) -> Any:
 
     def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
         mask = builder.fcmp_unordered("!=", args[0], ir.Constant(_VECTOR, [0.0] * LANES))
-        return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(16))), _I64)
+        return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(16))), _INDEX)
 
-    return types.int64(float32x16), codegen
+    return types.intp(float32x16), codegen
 
 
 @intrinsic
@@ -522,7 +525,7 @@ def transpose16(_context: Any, x: Any, at: Any, step: Any, y: Any, to: Any, y_st
             builder.store(row, _at(builder, target, k), align=4)
         return context.get_dummy_value()
 
-    return types.none(x, types.int64, types.int64, y, types.int64, types.int64), codegen
+    return types.none(x, types.intp, types.intp, y, types.intp, types.intp), codegen
 
 
 def _swapped(builder: Any, value: Any, distance: int) -> Any:
@@ -571,7 +574,7 @@ def _transform(builder: Any, values: list[Any]) -> list[Any]:
 
 
 def _offsets(builder: Any, first: Any, step: Any, count: int) -> list[Any]:
-    return [builder.add(first, builder.mul(step, _I64(k))) for k in range(count)]
+    return [builder.add(first, builder.mul(step, _INDEX(k))) for k in range(count)]
 
 
 def _butterflies(radix: int) -> Any:
@@ -582,14 +585,14 @@ def _butterflies(radix: int) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             data = _data(context, builder, sig.args[0], args[0])
             for first in range(0, LANES, REGISTER):
-                offsets = _offsets(builder, builder.add(args[1], _I64(first)), args[2], radix)
+                offsets = _offsets(builder, builder.add(args[1], _INDEX(first)), args[2], radix)
                 places = [_at(builder, data, offset, _REGISTER) for offset in offsets]
                 values = [builder.load(place, align=4) for place in places]
                 for place, value in zip(places, _transform(builder, values), strict=True):
                     builder.store(value, place, align=4)
             return context.get_dummy_value()
 
-        return types.none(v, types.int64, types.int64), codegen
+        return types.none(v, types.intp, types.intp), codegen
 
     return operation
 
@@ -606,23 +609,23 @@ def columns8(_context: Any, x: Any, first: Any, v: Any, at: Any, step: Any) -> A
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         source, target = (_data(context, builder, sig.args[k], args[k]) for k in (0, 2))
-        step = builder.sext(args[4], _I64)
-        reads = [builder.gep(source, [k]) for k in _offsets(builder, builder.sext(args[1], _I64), step, 8)]
-        writes = [builder.gep(target, [k]) for k in _offsets(builder, builder.sext(args[3], _I64), step, 8)]
+        step = args[4]
+        reads = [builder.gep(source, [k]) for k in _offsets(builder, args[1], step, 8)]
+        writes = [builder.gep(target, [k]) for k in _offsets(builder, args[3], step, 8)]
         for column in range(4):
             values = [_widened(builder, builder.load(builder.gep(place, [_I32(column)]))) for place in reads]
             for place, value in zip(writes, _stages(builder, values, builder.fsub), strict=True):
                 builder.store(value, builder.gep(place, [_I32(column)]))
         return context.get_dummy_value()
 
-    return types.none(x, types.int32, v, types.int32, types.int32), codegen
+    return types.none(x, types.intp, v, types.intp, types.intp), codegen
 
 
 def _places(builder: Any, u: Any, place: Any, lanes: int) -> Any:
     """u at the places that a vector holds: each repeated `lanes` times, or one float where they are all the same."""
     if lanes == LANES:
         return builder.load(builder.gep(u, [place]))
-    found = builder.load(_at(builder, u, builder.mul(place, _I64(LANES // lanes))), align=4)
+    found = builder.load(_at(builder, u, builder.mul(place, _INDEX(LANES // lanes))), align=4)
     repeat = _words_of(lane // lanes for lane in range(LANES))
     return builder.shuffle_vector(found, ir.Constant(_VECTOR, ir.Undefined), repeat)
 
@@ -666,16 +669,16 @@ def _modulated(lanes: int) -> Any:
             for first in range(0, LANES, piece):
                 values = []
                 for k, place in enumerate(places):
-                    source = builder.add(args[1], _I64(LANES * k + first))
+                    source = builder.add(args[1], _INDEX(LANES * k + first))
                     factor = builder.load(_at(builder, stored, source, ir.VectorType(_F32, piece)), align=4)
                     values.append(_times_places(builder, factor, place, lanes))
                 values = _transform(builder, values)
                 for target, value in zip(targets, values, strict=True):
-                    to = _at(builder, out, builder.add(target, _I64(first)), value.type)
+                    to = _at(builder, out, builder.add(target, _INDEX(first)), value.type)
                     builder.store(value, to, align=4)
             return context.get_dummy_value()
 
-        whole = types.int64
+        whole = types.intp
         return types.none(spectrum, whole, u, whole, whole, v, whole, whole), codegen
 
     return operation
@@ -708,14 +711,14 @@ def _signed_sum(count: int) -> Any:
                 bits = builder.lshr(bits, _I32(1))
             pieces = []
             for first in range(0, LANES, REGISTER):
-                places = _offsets(builder, builder.add(args[1], _I64(first)), _I64(LANES), count)
+                places = _offsets(builder, builder.add(args[1], _INDEX(first)), _INDEX(LANES), count)
                 values = [builder.load(_at(builder, data, place, _REGISTER), align=4) for place in places]
                 for sign in signs:
                     values = [_fma(builder, b, sign, a) for a, b in zip(values[::2], values[1::2], strict=True)]
                 pieces += values
             return _joined(builder, pieces)
 
-        return float32x16(v, types.int64, types.int64), codegen
+        return float32x16(v, types.intp, types.intp), codegen
 
     return operation
 
@@ -742,7 +745,7 @@ def store_lanes16(_context: Any, array: Any, offset: Any, value: Any, first: Any
         builder.call(function, [args[2], place, _I32(4), _lanes_from(builder, args[3], args[4])])
         return context.get_dummy_value()
 
-    return types.none(array, types.int64, float32x16, types.int64, types.int64), codegen
+    return types.none(array, types.intp, float32x16, types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -756,17 +759,17 @@ def load_lanes16(_context: Any, array: Any, offset: Any, first: Any, count: Any)
         zeros = ir.Constant(_VECTOR, [0.0] * LANES)
         return builder.call(function, [place, _I32(4), _lanes_from(builder, args[2], args[3]), zeros])
 
-    return float32x16(array, types.int64, types.int64, types.int64), codegen
+    return float32x16(array, types.intp, types.intp, types.intp), codegen
 
 
 @intrinsic
-def int64_at(_context: Any, address: Any) -> Any:
-    """An address as a pointer to int64."""
+def intp_at(_context: Any, address: Any) -> Any:
+    """An address as a pointer to intp."""
 
     def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], _I64.as_pointer())
+        return builder.inttoptr(args[0], _INDEX.as_pointer())
 
-    return types.CPointer(types.int64)(types.int64), codegen
+    return types.CPointer(types.intp)(types.intp), codegen
 
 
 def _array(element: Any) -> Any:
@@ -782,20 +785,47 @@ def _array(element: Any) -> Any:
                 array,
                 data=builder.inttoptr(args[0], array.data.type),
                 shape=[args[1]],
-                strides=[_I64(item)],
-                itemsize=_I64(item),
+                strides=[_INDEX(item)],
+                itemsize=_INDEX(item),
                 meminfo=None,
             )
             return array._getvalue()
 
-        return kind(types.int64, types.int64), codegen
+        return kind(types.intp, types.intp), codegen
 
     return operation
 
 
 float32_array, uint16_array, int8_array = _array(types.float32), _array(types.uint16), _array(types.int8)
-int32_array, int64_array = _array(types.int32), _array(types.int64)
+uint32_array = _array(types.uint32)
+int32_array, int64_array, intp_array = _array(types.int32), _array(types.int64), _array(types.intp)
 uint8_array, float64_array = _array(types.uint8), _array(types.float64)
+
+
+def _index(kind: Any) -> Any:
+    @intrinsic
+    def operation(_context: Any, value: Any) -> Any:
+        def codegen(_context: Any, _builder: Any, _sig: Any, args: Any) -> Any:
+            return args[0]
+
+        return kind(kind), codegen
+
+    return operation
+
+
+intp, uintp = _index(types.intp), _index(types.uintp)
+"""A whole number as an index: of 64 bits, and of 32 where the target has 32-bit addresses. NumPy's names are the
+host's."""
+
+
+@intrinsic
+def float32_bits(_context: Any, bits: Any) -> Any:
+    """The float32 whose bits are the lower half of a number."""
+
+    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+        return builder.bitcast(builder.trunc(args[0], _I32), _F32)
+
+    return types.float32(types.intp), codegen
 
 
 @intrinsic
@@ -817,7 +847,7 @@ def call_entry(_context: Any, function: Any, arguments: Any, tile: Any, scratch:
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), list(args[1:]))
         return context.get_dummy_value()
 
-    return types.none(types.int64, types.CPointer(types.int64), types.int64, types.int64), codegen
+    return types.none(types.intp, types.CPointer(types.intp), types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -827,7 +857,7 @@ def atomic_add(_context: Any, pointer: Any, index: Any, amount: Any) -> Any:
     def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", builder.gep(args[0], [args[1]]), args[2], "seq_cst")
 
-    return types.int64(types.CPointer(types.int64), types.int64, types.int64), codegen
+    return types.intp(types.CPointer(types.intp), types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -837,7 +867,7 @@ def atomic_load(_context: Any, pointer: Any, index: Any) -> Any:
     def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
         return builder.load_atomic(builder.gep(args[0], [args[1]]), "seq_cst", 8)
 
-    return types.int64(types.CPointer(types.int64), types.int64), codegen
+    return types.intp(types.CPointer(types.intp), types.intp), codegen
 
 
 @intrinsic
@@ -848,7 +878,7 @@ def atomic_store(_context: Any, pointer: Any, index: Any, value: Any) -> Any:
         builder.store_atomic(args[2], builder.gep(args[0], [args[1]]), "seq_cst", 8)
         return context.get_dummy_value()
 
-    return types.none(types.CPointer(types.int64), types.int64, types.int64), codegen
+    return types.none(types.CPointer(types.intp), types.intp, types.intp), codegen
 
 
 @intrinsic

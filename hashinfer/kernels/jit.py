@@ -81,8 +81,9 @@ def external(name: str, returns: str, *takes: str) -> Any:
 class Kernel:
     """An entry of the native driver, `(args, tile, scratch) -> None`, or one of the driver's own functions.
 
-    `fields` names the int64 arguments in their order. Floats travel as the bits of a float64, arrays as addresses.
-    `plain`: it takes its arguments as they are, int64 each, and is called from Python.
+    `fields` names the arguments in their order, each an intp: see hashinfer.kernels.vectors. Floats travel as the bits
+    of a float32, arrays as addresses.
+    `plain`: it takes its arguments as they are and is called from Python.
     """
 
     def __init__(self, function: Callable[..., Any], fields: tuple[str, ...], *, plain: bool = False) -> None:

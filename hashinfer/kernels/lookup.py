@@ -18,6 +18,7 @@ from hashinfer.kernels.vectors import (
     int8_array,
     int32_array,
     int64_array,
+    intp,
     mul16,
     splat16,
     store16,
@@ -41,9 +42,9 @@ def _read_ids(args: Any, first: Any, count: Any, states: Any) -> None:
     seed = np.uint32(args[SEED])
     for q in range(count):
         if args[ID_BYTES] == 4:
-            i = np.int64(int32_array(args[IDS], args[COUNT])[first + q])
+            i = intp(int32_array(args[IDS], args[COUNT])[first + q])
         else:
-            i = int64_array(args[IDS], args[COUNT])[first + q]
+            i = intp(int64_array(args[IDS], args[COUNT])[first + q])
         if i < 0:
             i += args[TABLE_ROWS]
         states[q] = np.int32(xxh32_prefix(i, seed))
@@ -62,7 +63,7 @@ def _rows(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         whole = length & ~15
         for q in range(count):
             slot = np.uint32(found[q])
-            scale, source = alpha * slot_sign(slot), np.int64(slot >> np.uint32(1))
+            scale, source = alpha * slot_sign(slot), intp(slot >> np.uint32(1))
             at = q * cols + start
             for k in range(0, whole, 16):
                 store16(y, at + k, mul16(splat16(scale), weights16(w, source + k)))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels.jit import device, external
-from hashinfer.kernels.vectors import atomic_load, atomic_store, int64_at
+from hashinfer.kernels.vectors import atomic_load, atomic_store, intp_at
 
 PARKED, THREAD_ID, BARRED, ALLOWED, MASK, SEAT = 0, 1, 2, 8, 24, 40
 """Places in a worker's seat, int64 [SEAT]: PARKED is 1 while the worker sleeps or is about to, THREAD_ID the system's
@@ -39,7 +39,7 @@ if NATIVE:
     @device
     def _bar(seat_address: Any) -> bool:
         """Keep a worker off the calling thread's processor; False where it may run nowhere else."""
-        room = int64_at(seat_address)
+        room = intp_at(seat_address)
         allowed, mask = seat_address + 8 * ALLOWED, seat_address + 8 * MASK
         thread, processor = room[THREAD_ID], np.int64(_sched_getcpu())
         if thread == 0 or processor < 0 or processor >= 8 * MASK_BYTES:
@@ -62,13 +62,13 @@ if NATIVE:
 
     @device
     def _wake(seat_address: Any) -> None:
-        atomic_store(int64_at(seat_address), PARKED, 0)
+        atomic_store(intp_at(seat_address), PARKED, 0)
         _syscall(_FUTEX, seat_address, _WAKE, 1, 0, 0, 0)
 
     @device
     def call(seat_address: Any) -> None:
         """Wake the worker of a seat if it sleeps, on another processor than the caller's."""
-        if atomic_load(int64_at(seat_address), PARKED) != 0 and _bar(seat_address):
+        if atomic_load(intp_at(seat_address), PARKED) != 0 and _bar(seat_address):
             _wake(seat_address)
 
     @device
@@ -79,7 +79,7 @@ if NATIVE:
     @device
     def sleep(seat_address: Any) -> bool:
         """Sleep until called or dismissed, if the seat still says PARKED; True once awake."""
-        room = int64_at(seat_address)
+        room = intp_at(seat_address)
         while atomic_load(room, PARKED) != 0:
             _syscall(_FUTEX, seat_address, _WAIT, 1, 0, 0, 0)
         if room[BARRED] != 0:

@@ -33,7 +33,7 @@ from hashinfer.kernels.vectors import (
     add16,
     float32_array,
     int32_array,
-    int64_array,
+    intp_array,
     load16,
     load_lanes16,
     mul16,
@@ -56,7 +56,7 @@ def read_pixels(
 
     Lanes from `count` on hold numbers of no account. scratch: PLACES_BYTES.
     """
-    shape, x = int64_array(args[PATCHES], len(PATCH_FIELDS)), float32_array(args[X], NO_LIMIT)
+    shape, x = intp_array(args[PATCHES], len(PATCH_FIELDS)), float32_array(args[X], NO_LIMIT)
     height, width, kh, kw, dy, dx, out_width = shape[1], shape[2], shape[3], shape[4], shape[7], shape[8], shape[11]
     y0, x0 = p0 // out_width, p0 % out_width
     tops, lefts = int32_array(scratch, PIXELS), int32_array(scratch + 4 * PIXELS, PIXELS)

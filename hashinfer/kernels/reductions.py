@@ -16,6 +16,7 @@ from hashinfer.kernels.vectors import (
     add16,
     float32_array,
     int64_array,
+    intp_array,
     load16,
     max16,
     mul16,
@@ -116,11 +117,11 @@ def _before(a: Any, b: Any, least: Any) -> Any:
 
 @entry(*TOP)
 def top_elements(args: Any, tile: Any, scratch: Any) -> None:
-    """The k first elements, in order, of line `tile`, of equal ones the first. scratch: float32 and int64 [k]."""
+    """The k first elements, in order, of line `tile`, of equal ones the first. scratch: intp and float32 [k]."""
     count, inner, k, least = args[TOP_COUNT], args[TOP_INNER], args[K], args[LEAST] != 0
     o, i = tile // inner, tile % inner
     x = float32_array(args[TOP_X] + 4 * (o * count * inner + i), (count - 1) * inner + 1)
-    places, values = int64_array(scratch, k), float32_array(scratch + 8 * k, k)
+    places, values = intp_array(scratch, k), float32_array(scratch + 8 * k, k)
     found, last = 0, np.float32(0.0)
     for c in range(count):
         value = x[c * inner]

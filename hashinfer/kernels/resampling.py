@@ -14,7 +14,7 @@ from hashinfer.kernels.vectors import (
     LANES,
     float32_array,
     fma16,
-    int64_array,
+    intp_array,
     load16,
     mul16,
     splat16,
@@ -23,7 +23,7 @@ from hashinfer.kernels.vectors import (
 
 RESAMPLE = ("x", "y", "size", "out", "inner", "taps", "index", "weights")
 X, Y, SIZE, OUT, INNER, TAPS, INDEX, WEIGHTS = range(len(RESAMPLE))
-"""index: int64, weights: float32, [taps, out]; without weights (0) there is one tap, which is copied."""
+"""index: intp, weights: float32, [taps, out]; without weights (0) there is one tap, which is copied."""
 
 
 @device
@@ -67,7 +67,7 @@ def resample(args: Any, tile: Any, scratch: Any) -> None:
     size, out, inner, taps = args[SIZE], args[OUT], args[INNER], args[TAPS]
     x = float32_array(args[X] + 4 * tile * size * inner, size * inner)
     y = float32_array(args[Y] + 4 * tile * out * inner, out * inner)
-    index, weights = int64_array(args[INDEX], taps * out), float32_array(args[WEIGHTS], taps * out)
+    index, weights = intp_array(args[INDEX], taps * out), float32_array(args[WEIGHTS], taps * out)
     if args[WEIGHTS] == 0:
         _copy(x, y, index, inner)
     elif inner > 1:

@@ -8,7 +8,7 @@ import numpy as np
 
 from hashinfer.kernels.arguments import IMAGE_ROWS, NO_LIMIT, PATCHES, ROWS, X_ROW_STRIDE, X_SCALE, X, float_at
 from hashinfer.kernels.jit import device
-from hashinfer.kernels.vectors import float32_array, int64_array
+from hashinfer.kernels.vectors import float32_array, intp_array
 
 PATCH_FIELDS = (
     "channels",
@@ -42,7 +42,7 @@ def read_rows(args: Any, r0: Any, count: Any, i0: Any, length: Any, out: Any) ->
                 for i in range(length):
                     out[at + i] = np.float32(0.0)
         return
-    shape = int64_array(args[PATCHES], len(PATCH_FIELDS))
+    shape = intp_array(args[PATCHES], len(PATCH_FIELDS))
     if i0 == 0 and length == shape[0] * shape[3] * shape[4]:
         for c in range(count):
             if r0 + c < args[ROWS]:

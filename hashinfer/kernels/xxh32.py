@@ -35,7 +35,8 @@ from hashinfer.kernels.vectors import (
     fma16,
     int8_array,
     int32_array,
-    int64_array,
+    intp,
+    intp_array,
     load16,
     nonzero16,
     pick16,
@@ -61,7 +62,7 @@ MOST, FLAG = range(len(PRODUCT), len(COUNT_FIELDS))
 
 @entry(*COUNT_FIELDS)
 def count_inputs(args: Any, tile: Any, scratch: Any) -> None:
-    """sparse [1] int64: 1 where at most `most` inputs of all rows are not zero, else 0. One tile."""
+    """sparse [1] intp: 1 where at most `most` inputs of all rows are not zero, else 0. One tile."""
     count, whole = 0, args[INPUTS] & ~15
     for r in range(args[ROWS]):
         x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
@@ -69,7 +70,7 @@ def count_inputs(args: Any, tile: Any, scratch: Any) -> None:
             count += nonzero16(load16(x, i))
         for i in range(whole, args[INPUTS]):
             count += 1 if x[i] != np.float32(0.0) else 0
-    int64_array(args[FLAG], 1)[0] = 1 if count <= args[MOST] else 0
+    intp_array(args[FLAG], 1)[0] = 1 if count <= args[MOST] else 0
 
 
 @device
@@ -107,7 +108,7 @@ def add_products(
         rest = np.float32(0.0)
         for q in range(whole, count):
             slot = np.uint32(found[q])
-            rest += values[q] * slot_sign(slot) * weight(w, np.int64(slot >> np.uint32(1)))
+            rest += values[q] * slot_sign(slot) * weight(w, intp(slot >> np.uint32(1)))
         sums[j] += rest + sum16(total)
 
 
@@ -140,7 +141,7 @@ def add_runs(
 
 @inlined
 def _place(found: Any, q: Any, t: Any) -> Any:
-    return np.int64(np.uint32(found[q]) >> np.uint32(1)) + t
+    return intp(np.uint32(found[q]) >> np.uint32(1)) + t
 
 
 @device
@@ -171,7 +172,7 @@ def add_list(signed: Any, found: Any, count: Any, w: Any, t: Any, length: Any, r
 
 @device
 def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
-    if args[SPARSE] != 0 and int64_array(args[SPARSE], 1)[0] == 0:
+    if args[SPARSE] != 0 and intp_array(args[SPARSE], 1)[0] == 0:
         return
     strip = args[TILE_OUTPUTS]
     strips = (args[OUTPUTS] + strip - 1) // strip

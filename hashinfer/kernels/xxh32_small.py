@@ -24,7 +24,7 @@ from hashinfer.kernels.arguments import (
 )
 from hashinfer.kernels.hashing import column_word, signed_slot, weight, xxh32_mixed, xxh32_prefix
 from hashinfer.kernels.jit import device, entry, inlined
-from hashinfer.kernels.vectors import float32_array, int8_array, int32_array, uint16_array
+from hashinfer.kernels.vectors import float32_array, int8_array, intp, uint16_array, uint32_array
 
 FIELDS = (*PRODUCT, "w", "buckets", "seed", "block", "skip_zeros")
 W, BUCKETS, SEED, BLOCK, SKIP_ZEROS = range(len(PRODUCT), len(FIELDS))
@@ -37,44 +37,41 @@ def small_scratch_bytes(inputs: int, outputs: int, block: int) -> int:
 
 
 @inlined
-def _signed(value: Any, slot: Any) -> Any:
-    return -value if slot & np.uint32(1) else value
+def _signed(bits: Any, slot: Any) -> Any:
+    """The float32 of these bits, negated where the slot is odd."""
+    return np.uint32(bits ^ np.uint32(slot << np.uint32(31))).view(np.float32)
 
 
 @device
 def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     inputs, outputs, block, seed = args[INPUTS], args[OUTPUTS], args[BLOCK], np.uint32(args[SEED])
     x, scale = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], inputs), float_at(args, X_SCALE)
-    values, prefixes = float32_array(scratch, inputs), int32_array(scratch + 4 * inputs, inputs)
-    sums, count = float32_array(scratch + 8 * inputs, min(block, outputs)), np.uint32(0)
-    for i in range(np.uint64(inputs)):
+    values, prefixes = uint32_array(scratch, inputs), uint32_array(scratch + 4 * inputs, inputs)
+    sums, count = float32_array(scratch + 8 * inputs, min(block, outputs)), 0
+    for i in range(inputs):
         if args[SKIP_ZEROS] == 0 or x[i] != np.float32(0.0):
-            values[count] = x[i] * scale
-            prefixes[count] = np.int32(xxh32_prefix(i, seed))
-            count = np.uint32(count + 1)
+            values[count], prefixes[count] = np.float32(x[i] * scale).view(np.uint32), xxh32_prefix(i, seed)
+            count += 1
     slots, start, epilogue = np.uint32(2 * (args[BUCKETS] - block + 1)), row_start(args, tile), epilogue_of(args)
     if block == 1:
-        for j in range(np.uint64(outputs)):
-            word, total, n = column_word(j), np.float32(0.0), np.uint32(0)
-            while n < count:
-                slot = signed_slot(xxh32_mixed(np.uint32(np.uint32(prefixes[n]) + word)), slots)
+        for j in range(outputs):
+            word, total = column_word(j), np.float32(0.0)
+            for n in range(count):
+                slot = signed_slot(xxh32_mixed(np.uint32(prefixes[n] + word)), slots)
                 total += _signed(values[n], slot) * weight(w, np.uint32(slot >> np.uint32(1)))
-                n = np.uint32(n + 1)
             finish_by(args, epilogue, start, tile, j, total)
         return
     for j0 in range(0, outputs, block):
-        length, word, n = np.int32(min(block, outputs - j0)), column_word(j0 // block), np.uint32(0)
+        length, word = min(block, outputs - j0), column_word(j0 // block)
         for t in range(length):
-            sums[np.uint32(t)] = np.float32(0.0)
-        while n < count:
-            slot = signed_slot(xxh32_mixed(np.uint32(np.uint32(prefixes[n]) + word)), slots)
-            base, value = np.uint32(slot >> np.uint32(1)), _signed(values[n], slot)
+            sums[t] = np.float32(0.0)
+        for n in range(count):
+            slot = signed_slot(xxh32_mixed(np.uint32(prefixes[n] + word)), slots)
+            base, value = intp(slot >> np.uint32(1)), _signed(values[n], slot)
             for t in range(length):
-                at = np.uint32(t)
-                sums[at] += value * weight(w, np.uint32(base + at))
-            n = np.uint32(n + 1)
+                sums[t] += value * weight(w, base + t)
         for t in range(length):
-            finish_by(args, epilogue, start, tile, j0 + t, sums[np.uint32(t)])
+            finish_by(args, epilogue, start, tile, j0 + t, sums[t])
 
 
 @entry(*FIELDS)

@@ -31,7 +31,8 @@ class Buffer:
 
 
 Argument = int | float | Buffer | Array | Callable[[], Array]
-"""Arrays are constants, and functions make one when the program is assembled, after the plan's size was allowed."""
+"""Arrays are constants, those of int64 kernels' indices; functions make one when the program is assembled, after the
+plan's size was allowed."""
 
 
 @dataclass(frozen=True, slots=True)

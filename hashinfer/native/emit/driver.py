@@ -42,7 +42,7 @@ class _Driver:
         text = description.encode() + b"\0"
         yield f'@{name}.about = internal constant {_bytes(text)}, section ".rodata.{name}_describe"'
         for kernel in self.model.kernels():
-            yield f'declare i32 @"{symbol(kernel.name)}"(ptr, ptr, ptr, i64, i64)'
+            yield f'declare i32 @"{symbol(kernel.name)}"(ptr, ptr, ptr, {size}, {size})'
         yield f"declare void @llvm.memcpy.p0.p0.{size}(ptr, ptr, {size}, i1)"
         yield f'define ptr @{name}_describe() section ".text.{name}_describe" {{ ret ptr @{name}.about }}'
         if shared:
@@ -61,18 +61,18 @@ class _Driver:
         yield "}"
 
     def _entry(self) -> Iterator[str]:
-        model = self.model
+        model, size = self.model, self.size
         yield "entry:"
         yield "  %ret = alloca ptr"
         yield "  %error = alloca ptr"
         for k, operation in enumerate(model.operations):
             if isinstance(operation, Invoke):
-                yield f"  %args{k} = alloca [{max(1, len(operation.args))} x i64], align 8"
+                yield f"  %args{k} = alloca [{max(1, len(operation.args))} x {size}], align 8"
         yield f"  %wrong.batch = icmp {'slt' if model.batched else 'ne'} i32 %batch, 1"
-        yield "  %base = ptrtoint ptr %scratch to i64"
-        yield "  %low = and i64 %base, 7"
-        yield "  %odd = icmp ne i64 %low, 0"
-        yield f"  %none = icmp eq ptr %scratch, {'null' if model.scratch_bytes else 'inttoptr (i64 -1 to ptr)'}"
+        yield f"  %base = ptrtoint ptr %scratch to {size}"
+        yield f"  %low = and {size} %base, 7"
+        yield f"  %odd = icmp ne {size} %low, 0"
+        yield f"  %none = icmp eq ptr %scratch, {'null' if model.scratch_bytes else f'inttoptr ({size} -1 to ptr)'}"
         yield "  %no.inputs = icmp eq ptr %inputs, null"
         yield "  %no.outputs = icmp eq ptr %outputs, null"
         yield "  %w0 = or i1 %wrong.batch, %odd"
@@ -86,7 +86,7 @@ class _Driver:
             for k, port in enumerate(ports):
                 yield f"  %{kind}{k}.at = getelementptr ptr, ptr %{kind}s, i32 {k}"
                 yield f"  %{kind}{k}.first = load ptr, ptr %{kind}{k}.at"
-                yield f"  %{kind}{k}.base = ptrtoint ptr %{kind}{k}.first to i64"
+                yield f"  %{kind}{k}.base = ptrtoint ptr %{kind}{k}.first to {size}"
                 if port.type.nbytes:
                     yield f"  %{kind}{k}.null = icmp eq ptr %{kind}{k}.first, null"
                     yield f"  %{kind}{k}.wrong = or i1 {wrong}, %{kind}{k}.null"
@@ -94,14 +94,16 @@ class _Driver:
         yield f"  br i1 {wrong}, label %bad_argument, label %row"
 
     def _rows(self) -> Iterator[str]:
-        model = self.model
+        model, size, row = self.model, self.size, "%r"
         yield "row:"
         yield "  %r = phi i32 [ 0, %arrays ], [ %r.next, %row.end ]"
-        yield "  %r.wide = zext i32 %r to i64"
+        if size != "i32":
+            row = "%r.wide"
+            yield f"  {row} = zext i32 %r to {size}"
         for kind, ports in (("input", model.inputs), ("output", model.outputs)):
             for k, port in enumerate(ports):
-                yield f"  %{kind}{k}.past = mul i64 %r.wide, {port.stride}"
-                yield f"  %{kind}{k} = add i64 %{kind}{k}.base, %{kind}{k}.past"
+                yield f"  %{kind}{k}.past = mul {size} {row}, {port.stride}"
+                yield f"  %{kind}{k} = add {size} %{kind}{k}.base, %{kind}{k}.past"
         for k, operation in enumerate(model.operations):
             yield f"  br label %op{k}"
             yield f"op{k}:"
@@ -122,21 +124,16 @@ class _Driver:
         return f"%t{self.count}"
 
     def _address(self, place: Memory) -> tuple[list[str], str]:
-        """Lines that compute a place's address as an i64, and its name."""
+        """Lines that compute a place's address as a number, and its name."""
         if place.kind == "constant":
-            base, lines = self._fresh(), []
-            if self.size == "i32":
-                narrow = self._fresh()
-                lines.append(f"  {narrow} = ptrtoint ptr @{self.name}.c{place.number} to i32")
-                lines.append(f"  {base} = zext i32 {narrow} to i64")
-            else:
-                lines.append(f"  {base} = ptrtoint ptr @{self.name}.c{place.number} to i64")
+            base = self._fresh()
+            lines = [f"  {base} = ptrtoint ptr @{self.name}.c{place.number} to {self.size}"]
         else:
             lines, base = [], "%base" if place.kind == "scratch" else f"%{place.kind}{place.number}"
         if not place.offset:
             return lines, base
         out = self._fresh()
-        return [*lines, f"  {out} = add i64 {base}, {place.offset}"], out
+        return [*lines, f"  {out} = add {self.size} {base}, {place.offset}"], out
 
     def _invoke(self, k: int, call: Invoke) -> Iterator[str]:
         for column, value in enumerate(call.args):
@@ -145,55 +142,55 @@ class _Driver:
                 lines, text = self._address(value)
                 yield from lines
             cell = self._fresh()
-            yield f"  {cell} = getelementptr i64, ptr %args{k}, i32 {column}"
-            yield f"  store i64 {text}, ptr {cell}"
+            yield f"  {cell} = getelementptr {self.size}, ptr %args{k}, i32 {column}"
+            yield f"  store {self.size} {text}, ptr {cell}"
         if call.tiles <= 0:
             return
+        size = self.size
         lines, scratch = self._address(Memory("scratch", 0, self.model.scratch_start))
         yield from lines
         yield f"  br label %tile{k}"
         yield f"tile{k}:"
-        yield f"  %n{k} = phi i64 [ 0, %op{k} ], [ %next{k}, %tile{k}.end ]"
+        yield f"  %n{k} = phi {size} [ 0, %op{k} ], [ %next{k}, %tile{k}.end ]"
         function = symbol(call.kernel.name)
-        yield f'  %s{k} = call i32 @"{function}"(ptr %ret, ptr %error, ptr %args{k}, i64 %n{k}, i64 {scratch})'
+        yield f'  %s{k} = call i32 @"{function}"(ptr %ret, ptr %error, ptr %args{k}, {size} %n{k}, {size} {scratch})'
         yield f"  %f{k} = icmp eq i32 %s{k}, 0"
         yield f"  br i1 %f{k}, label %tile{k}.end, label %fault"
         yield f"tile{k}.end:"
-        yield f"  %next{k} = add i64 %n{k}, 1"
-        yield f"  %more{k} = icmp slt i64 %next{k}, {call.tiles}"
+        yield f"  %next{k} = add {size} %n{k}, 1"
+        yield f"  %more{k} = icmp slt {size} %next{k}, {call.tiles}"
         yield f"  br i1 %more{k}, label %tile{k}, label %after{k}"
         yield f"after{k}:"
 
     def _check(self, k: int, check: CheckIds) -> Iterator[str]:
         if not check.count:
             return
-        kind = f"i{8 * check.item}"
+        kind, size = f"i{8 * check.item}", self.size
         lines, address = self._address(check.ids)
         yield from lines
-        yield f"  %ids{k} = inttoptr i64 {address} to ptr"
+        yield f"  %ids{k} = inttoptr {size} {address} to ptr"
         yield f"  br label %id{k}"
         yield f"id{k}:"
-        yield f"  %n{k} = phi i64 [ 0, %op{k} ], [ %next{k}, %id{k}.end ]"
-        yield f"  %at{k} = getelementptr {kind}, ptr %ids{k}, i64 %n{k}"
+        yield f"  %n{k} = phi {size} [ 0, %op{k} ], [ %next{k}, %id{k}.end ]"
+        yield f"  %at{k} = getelementptr {kind}, ptr %ids{k}, {size} %n{k}"
         yield f"  %v{k} = load {kind}, ptr %at{k}"
         yield f"  %above{k} = icmp sge {kind} %v{k}, {check.rows}"
         yield f"  %below{k} = icmp slt {kind} %v{k}, {-check.rows}"
         yield f"  %out{k} = or i1 %above{k}, %below{k}"
         yield f"  br i1 %out{k}, label %bad_index, label %id{k}.end"
         yield f"id{k}.end:"
-        yield f"  %next{k} = add i64 %n{k}, 1"
-        yield f"  %more{k} = icmp slt i64 %next{k}, {check.count}"
+        yield f"  %next{k} = add {size} %n{k}, 1"
+        yield f"  %more{k} = icmp slt {size} %next{k}, {check.count}"
         yield f"  br i1 %more{k}, label %id{k}, label %after{k}"
         yield f"after{k}:"
 
     def _copy(self, copy: Copy) -> Iterator[str]:
-        pointers = []
+        pointers, size = [], self.size
         for place in (copy.target, copy.source):
             lines, address = self._address(place)
             yield from lines
             pointers.append(self._fresh())
-            yield f"  {pointers[-1]} = inttoptr i64 {address} to ptr"
-        size = self.size
+            yield f"  {pointers[-1]} = inttoptr {size} {address} to ptr"
         to, source = pointers
         yield f"  call void @llvm.memcpy.p0.p0.{size}(ptr {to}, ptr {source}, {size} {copy.size}, i1 false)"
 

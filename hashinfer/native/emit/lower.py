@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hashinfer.errors import InputError, MemoryLimitError, UnsupportedError
-from hashinfer.kernels.arguments import float_argument
+from hashinfer.kernels.arguments import NO_LIMIT, float_argument
 from hashinfer.kernels.jit import Kernel
 from hashinfer.model.graph import Model, ValueType
 from hashinfer.ops.base import Array, TensorType
@@ -34,7 +34,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Invoke:
-    """Every tile of one kernel. args: an int64 or a place for each of its fields."""
+    """Every tile of one kernel. args: a number that an index of the target can hold, or a place, for each field."""
 
     kernel: Kernel
     tiles: int
@@ -95,11 +95,12 @@ class Lowered:
         return [found[name] for name in sorted(found)]
 
 
-def lower(model: Model, shapes: Mapping[str, tuple[int, ...]], limit: int) -> Lowered:
-    """Plan a model for one row, or for the shapes given, and lower the plan.
+def lower(model: Model, shapes: Mapping[str, tuple[int, ...]], limit: int, bits: int) -> Lowered:
+    """Plan a model for one row, or for the shapes given, and lower the plan for addresses of 32 or 64 bits.
 
     Raises UnsupportedError, naming the node, for what has no kernels or mixes the rows of a batch; InputError where a
-    dimension beside the batch is open and no shape is given.
+    dimension beside the batch is open and no shape is given; MemoryLimitError for what is over the limit, or more than
+    the target can address.
     """
     program = fuse(model.graph)
     for name in shapes:
@@ -124,7 +125,7 @@ def lower(model: Model, shapes: Mapping[str, tuple[int, ...]], limit: int) -> Lo
         if open_inputs:
             shape = (value.shape[0] if value.shape and output.shape[0] == 1 else None, *output.shape[1:])
         out.outputs.append(Port(value.name, value.onnx_type, output, shape, bool(open_inputs)))
-    _Lowering(plan, out).work()
+    _Lowering(plan, out, bits).work()
     held = sum(c.nbytes for c in out.constants)
     if held + out.scratch_bytes > limit:
         raise MemoryLimitError(f"the model takes {held + out.scratch_bytes} bytes; at most {limit} are allowed")
@@ -158,9 +159,10 @@ def _check_native(plan: Plan) -> None:
 
 
 class _Lowering:
-    def __init__(self, plan: Plan, out: Lowered) -> None:
+    def __init__(self, plan: Plan, out: Lowered, bits: int) -> None:
         self.plan = plan
         self.out = out
+        self.bits = bits
         self.numbers: dict[tuple[str, tuple[int, ...], bytes], int] = {}
         self.arena = aligned(plan.arena_bytes)
 
@@ -202,7 +204,7 @@ class _Lowering:
         if callable(value):
             value = value()
         if isinstance(value, np.ndarray):
-            return self._constant(value)
+            return self._constant(self._table(value))
         if isinstance(value, Buffer):
             if value.kind == "temp":
                 return Memory("scratch", 0, planned.temps[value.number] + value.offset)
@@ -211,7 +213,23 @@ class _Lowering:
                 return 0
             found = self._value(names[value.number])
             return Memory(found.kind, found.number, found.offset + value.offset)
-        return float_argument(value) if isinstance(value, float) else int(value)
+        return self._index(float_argument(value) if isinstance(value, float) else int(value))
+
+    def _table(self, array: Array) -> Array:
+        """An array that is a kernel's own: whole numbers of 64 bits are indices."""
+        if array.dtype != np.int64 or self.bits == 64:
+            return array
+        return np.array([self._index(k) for k in array.ravel().tolist()], np.int32).reshape(array.shape)
+
+    def _index(self, value: int) -> int:
+        """A number as the target's intp holds it, signed."""
+        if self.bits == 64:
+            return value
+        if value == NO_LIMIT:
+            return 2**31 - 1
+        if not -(2**31) <= value < 2**32:
+            raise MemoryLimitError(f"the model counts up to {value}, beyond what a {self.bits}-bit target can address")
+        return value - 2**32 if value >= 2**31 else value
 
     def _value(self, name: str) -> Memory:
         place: Place | None = self.plan.places.get(name)

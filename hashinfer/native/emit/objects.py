@@ -2,80 +2,48 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 import llvmlite.binding as llvm
 
-from hashinfer.errors import InputError
 from hashinfer.kernels.compiler import MATHS, refuse_others
 from hashinfer.kernels.jit import Kernel
+from hashinfer.native.emit.machine import Machine
+from hashinfer.native.emit.narrow import narrow_ir
 from hashinfer.native.emit.plain import plain_ir
-from hashinfer.native.emit.targets import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A target as LLVM knows it. machine: llvmlite's TargetMachine. bits: of a pointer."""
+def compile_object(
+    machine: Machine, driver: str, kernels: Sequence[Kernel], exported: Sequence[str], told: Callable[[str], None]
+) -> bytes:
+    """An object file of the driver and the kernels it calls, everything but `exported` internal to it."""
+    module = _parsed(machine, driver)
+    for name, text in _kernels(machine, kernels):
+        told(name)
+        module.link_in(_parsed(machine, text))
+    told("the whole model")
+    for item in (*module.functions, *module.global_variables):
+        if not item.is_declaration and item.name not in exported:
+            item.linkage = "internal"
+    if machine.target.small:
+        for function in module.functions:
+            if not function.is_declaration:
+                function.add_function_attribute("optsize")
+    tuning = llvm.create_pipeline_tuning_options(2 if machine.target.small else 3)
+    tuning.loop_vectorization = tuning.slp_vectorization = not machine.target.small
+    passes = llvm.create_pass_builder(machine.machine, tuning)
+    passes.getModulePassManager().run(module, passes)
+    refuse_others(module, MATHS)
+    return bytes(machine.machine.emit_object(module))
 
-    target: Target
-    machine: llvm.TargetMachine
-    bits: int
 
-    @classmethod
-    def of(cls, target: Target) -> Machine:
-        """Raises InputError where LLVM has no such target, or the CPU is not one of it."""
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
-        cpu, features, triple = target.cpu, target.features, target.triple
-        if target.name == "host":
-            triple = llvm.get_process_triple()
-            cpu = cpu or llvm.get_host_cpu_name()
-            features = features or llvm.get_host_cpu_features().flatten()
-        try:
-            found = llvm.Target.from_triple(triple)
-        except RuntimeError as error:
-            raise InputError(f"target {target.name!r}: {error}") from None
-        machine = found.create_target_machine(
-            cpu=cpu,
-            features=features,
-            opt=2 if target.small else 3,
-            reloc="static" if target.small else "pic",
-            codemodel="default",
-            abiname=target.abi,
-        )
-        bits = 32 if re.search(r"(^|-)p:32:", str(machine.target_data)) else 64
-        return cls(target, machine, bits)
+def _kernels(machine: Machine, kernels: Sequence[Kernel]) -> Iterable[tuple[str, str]]:
+    if machine.bits == 32:
+        return narrow_ir([kernel.name for kernel in kernels])
+    return ((kernel.name, plain_ir(kernel)) for kernel in kernels)
 
-    @property
-    def triple(self) -> str:
-        return str(self.machine.triple)
 
-    def compile(
-        self, driver: str, kernels: Sequence[Kernel], exported: Sequence[str], told: Callable[[str], None]
-    ) -> bytes:
-        """An object file of the driver and the kernels it calls, everything but `exported` internal to it."""
-        module = self._parsed(driver)
-        for kernel in kernels:
-            told(kernel.name)
-            module.link_in(self._parsed(plain_ir(kernel)))
-        told("the whole model")
-        for item in (*module.functions, *module.global_variables):
-            if not item.is_declaration and item.name not in exported:
-                item.linkage = "internal"
-        if self.target.small:
-            for function in module.functions:
-                if not function.is_declaration:
-                    function.add_function_attribute("optsize")
-        tuning = llvm.create_pipeline_tuning_options(2 if self.target.small else 3)
-        tuning.loop_vectorization = tuning.slp_vectorization = not self.target.small
-        passes = llvm.create_pass_builder(self.machine, tuning)
-        passes.getModulePassManager().run(module, passes)
-        refuse_others(module, MATHS)
-        return bytes(self.machine.emit_object(module))
-
-    def _parsed(self, text: str) -> llvm.ModuleRef:
-        module = llvm.parse_assembly(text)
-        module.triple, module.data_layout = self.triple, str(self.machine.target_data)
-        return module
+def _parsed(machine: Machine, text: str) -> llvm.ModuleRef:
+    module = llvm.parse_assembly(text)
+    module.triple, module.data_layout = machine.triple, str(machine.machine.target_data)
+    return module

@@ -21,12 +21,13 @@ LARGEST_IR = 2**27
 def plain_ir(kernel: Kernel) -> str:
     """The kernel's IR, its entry named by driver.symbol, everything else internal or linkonce.
 
-    Only in a process that began with NUMBA_OPT=0: optimised IR holds what one CPU alone can do.
+    Only in a process that began with NUMBA_OPT=0: optimised IR holds what one CPU alone can do. Its indices are Numba's
+    intp (hashinfer.native.emit.narrow).
     """
     if int(numba.config.OPT):
         raise HashinferError("kernels are emitted in a process of their own, with NUMBA_OPT=0")
     folder = cache_folder()
-    path = None if folder is None else folder / f"{kernel.name}.ll.z"
+    path = None if folder is None else folder / f"{kernel.name}.{numba.types.intp.bitwidth}.ll.z"
     if path is not None and path.exists():
         try:
             return zlib.decompressobj().decompress(path.read_bytes(), LARGEST_IR).decode()

@@ -37,7 +37,8 @@ def _build(job: dict[str, Any]) -> dict[str, Any]:
     from hashinfer.native.emit.driver import driver_ir  # noqa: PLC0415
     from hashinfer.native.emit.header import header  # noqa: PLC0415
     from hashinfer.native.emit.lower import lower  # noqa: PLC0415
-    from hashinfer.native.emit.objects import Machine  # noqa: PLC0415
+    from hashinfer.native.emit.machine import Machine  # noqa: PLC0415
+    from hashinfer.native.emit.objects import compile_object  # noqa: PLC0415
     from hashinfer.native.emit.targets import Target  # noqa: PLC0415
     from hashinfer.native.runtime import DESCRIBE, FORMAT  # noqa: PLC0415
     from hashinfer.plan.limits import physical_memory  # noqa: PLC0415
@@ -48,7 +49,7 @@ def _build(job: dict[str, Any]) -> dict[str, Any]:
     machine = Machine.of(Target(**job["target"]))
     model = read_model(job["model"])
     shapes = {name: tuple(shape) for name, shape in job["shapes"].items()}
-    lowered = lower(model, shapes, physical_memory())
+    lowered = lower(model, shapes, physical_memory(), machine.bits)
     about = {
         "format": FORMAT,
         "version": version,
@@ -71,7 +72,7 @@ def _build(job: dict[str, Any]) -> dict[str, Any]:
     }
     exported = [f"{name}_{what}" for what in ("run", "scratch_size", "describe")] + [DESCRIBE]
     driver = driver_ir(lowered, name, about, machine.bits, bool(job["shared"]))
-    data = machine.compile(driver, lowered.kernels(), exported, lambda step: _say(step=step))
+    data = compile_object(machine, driver, lowered.kernels(), exported, lambda step: _say(step=step))
     (folder / "model.o").write_bytes(data)
     (folder / "model.h").write_text(header(lowered, name, version, job["source"]))
     return about | {"kernels": [k.name for k in lowered.kernels()], "target_machine": asdict(machine.target)}
