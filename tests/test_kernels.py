@@ -366,7 +366,10 @@ def test_product(scheme, dtype, transposed):
 def variants(families: tuple[str, ...]) -> set[str]:
     """The names of the families' kernels, for each stored dtype."""
     names = {f"{family}_{suffix}" for family in families for suffix in ("f32", "f16", "i8")}
-    return {"dyadic_integer_i8" if ISA == INTEGER and name == "dyadic_small_i8" else name for name in names}
+    others = {"dyadic_small_f32": "dyadic_small_spectrum"}
+    if ISA == INTEGER:
+        others["dyadic_small_i8"] = "dyadic_integer_i8"
+    return {others.get(name, name) for name in names}
 
 
 def test_the_products_above_take_every_kernel():

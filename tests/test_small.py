@@ -35,20 +35,50 @@ def product(scheme, dtype):
     return HashedProduct(others.matrix(scheme, dtype)), others.CALL, others.inputs(2, scheme.rows)
 
 
-def test_the_plan_holds_no_spectrum():
-    m = others.matrix(LARGE[0])
+def chosen(m, inputs: int) -> str:
+    (call,) = others.emission(HashedProduct(m), others.CALL, others.inputs(2, inputs)).calls
+    return call.kernel.name
+
+
+@pytest.mark.parametrize("dtype", others.DTYPES)
+def test_there_is_one_large_constant(dtype):
+    m = others.matrix(LARGE[0], dtype)
     (call,) = others.emission(HashedProduct(m), others.CALL, others.inputs(2, 784)).calls
-    assert call.kernel.name == "dyadic_small_f32"
-    assert "spectrum" not in call.args
-    others.run(HashedProduct(m), others.CALL, others.inputs(2, 784))
-    assert m.resident_bytes == m.w.nbytes
+    large = [a for a in call.args.values() if isinstance(a, np.ndarray) and a.size >= m.w.size]
+    assert len(large) == 1
+    assert large[0].nbytes == m.w.nbytes
+
+
+def test_the_spectrum_stands_in_for_weights_that_it_gives_back_with_their_signs():
+    scheme, w = Dyadic(512, 64, 130, 3, 64), others.stored(512, "float32")
+    assert chosen(others.HashedMatrix(scheme, w), 64) == "dyadic_small_spectrum"
+    m = others.HashedMatrix(scheme, w)
+    back = m.bare_spectrum @ naive.hadamard_matrix(64) / 64
+    np.testing.assert_allclose(back.reshape(-1), w, atol=1e-6)
+    for tiny in (0.0, 1e-9, -1e-9):
+        spoiled = w.copy()
+        spoiled[70] = tiny
+        assert chosen(others.HashedMatrix(scheme, spoiled), 64) == "dyadic_small_f32"
+
+
+def test_a_zero_among_the_weights_meets_infinity():
+    scheme, w = Dyadic(64, 32, 64, 3, 32), others.stored(64, "float32").copy()
+    w[5] = 0.0
+    m, x = others.HashedMatrix(scheme, w), others.inputs(3, 32)
+    x[1, 4] = np.inf
+    y, expected = others.run(HashedProduct(m), others.CALL, x), naive.matmul(x, others.virtual(m))
+    assert np.isnan(expected).any()
+    assert np.array_equal(np.isnan(y), np.isnan(expected))
+    assert np.array_equal(np.isinf(y), np.isinf(expected))
 
 
 @pytest.mark.parametrize("dtype", others.DTYPES)
 @pytest.mark.parametrize("scheme", DYADIC + XXH32, ids=str)
 def test_product(scheme, dtype):
     kinds = {call.kernel.name for call in others.emission(*product(scheme, dtype)).calls}
-    assert kinds == {f"{scheme.name}_small_{others.matrix(scheme, dtype).suffix}"}
+    m = others.matrix(scheme, dtype)
+    spectral = isinstance(scheme, Dyadic) and m.bare_spectrum is not None
+    assert kinds == {f"{scheme.name}_small_{'spectrum' if spectral else m.suffix}"}
     others.test_product(scheme, dtype, transposed=False)
 
 
@@ -82,7 +112,7 @@ def test_convolutions_go_row_by_row():
     shape, weights, attributes = others.CONVOLUTIONS["plain"]
     op = HashedConv(others.matrix(others.conv_scheme("dyadic", weights)), weights)
     (call,) = others.emission(op, Call(attributes, 20), np.zeros(shape, np.float32)).calls
-    assert call.kernel.name == "dyadic_small_f32"
+    assert call.kernel.name == "dyadic_small_spectrum"
 
 
 # ---------------------------------------------------------------------------------------------------------- in integers

@@ -37,7 +37,7 @@ from hashinfer.kernels.dyadic_small import (
     ROW_SIGNS,
     WIDTH,
     W,
-    direct_row,
+    direct_group,
     magnitude,
     signed,
 )
@@ -142,7 +142,7 @@ def _group(w: Any, base: Any, u: Any, v: Any, width: Any, bits: Any, shift: Any)
 def dyadic_integer_i8(args: Any, tile: Any, scratch: Any) -> None:
     """Row `tile`, all outputs."""
     width, inputs, outputs = args[WIDTH], args[INPUTS], args[OUTPUTS]
-    w, scale = int8_array(args[W], args[BUCKETS]), float_at(args, X_SCALE)
+    w, scale, groups = int8_array(args[W], args[BUCKETS]), float_at(args, X_SCALE), args[BUCKETS] // width
     u, v = int32_array(scratch, width), int32_array(scratch + 4 * width, width)
     address = args[X] + 4 * tile * args[X_ROW_STRIDE]
     if args[PATCHES] != 0:
@@ -153,7 +153,8 @@ def dyadic_integer_i8(args: Any, tile: Any, scratch: Any) -> None:
     for i in range(inputs):
         largest = max(largest, np.int32(words[i] & np.int32(0x7FFFFFFF)))
     if out_of_range(np.uint32(largest)) or out_of_range(magnitude(np.uint32(largest).view(np.float32) * scale)):
-        direct_row(args, tile, float32_array(address, inputs), scale, w)
+        for g in range(min(groups, outputs)):
+            direct_group(args, tile, float32_array(address, inputs), scale, w, g * width, g)
         return
     levels, rows = log2_of(width), 0
     while 1 << rows < inputs:
@@ -164,8 +165,7 @@ def dyadic_integer_i8(args: Any, tile: Any, scratch: Any) -> None:
     narrow = np.int32(width)
     _transform(u, narrow, levels)
     places, signs = int32_array(args[PLACES], NO_LIMIT), uint16_array(args[COL_SIGNS], NO_LIMIT)
-    groups, norms = args[BUCKETS] // width, int32_array(args[NORMS], args[BUCKETS] // width)
-    start, epilogue = row_start(args, tile), epilogue_of(args)
+    norms, start, epilogue = int32_array(args[NORMS], groups), row_start(args, tile), epilogue_of(args)
     for g in range(min(groups, outputs)):
         shift = max(0, levels + norms[g] + norm - _SUM_BITS)
         _group(w, np.int32(g * width), u, v, narrow, levels, shift)

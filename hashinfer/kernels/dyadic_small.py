@@ -1,8 +1,8 @@
 """The dyadic scheme for single rows where memory is dear and there are no vectors: ISA `small`.
 
 As hashinfer.kernels.dyadic, with its error bound, but a group at a time and in single floats: V <- H w_g, V <- V . H u
-/ width, V <- H V, y[t G + g] = r(j) V[perm(t)]. H w_g is taken on the way and not held, so that w is the one
-large constant; outputs go where they belong as they come, each a signed sum over the last stages of H.
+/ width, V <- H V, y[t G + g] = r(j) V[perm(t)]. There is one large constant: w, of which H w_g is taken on the way, or
+H w_g in w's place; outputs go where they belong as they come, each a signed sum over the last stages of H.
 
 Where an index is unsigned, nothing asks whether it is negative.
 
@@ -152,20 +152,24 @@ def _high_stages(x: Any, base: Any, v: Any, width: Any, bits: Any) -> None:
         _pass2(v, width, 1 << (left - 1))
 
 
-@device
-def _middle(v: Any, u: Any, width: Any, bits: Any) -> None:
-    """The stages among neighbours, a product with u, the stages among neighbours once more."""
+@inlined
+def _middle(x: Any, base: Any, v: Any, u: Any, width: Any, bits: Any, whole: Any) -> None:
+    """v <- the stages among neighbours of x[base : base + width] times u; `whole`: once before the product as well."""
     if _middle_bits(bits) == 3:
         for k in range(width >> 3):
             at = 8 * k
-            low = _times(_transformed8(_load8(v, at, 1)), _load8(u, at, 1))
-            _store8(v, at, 1, _transformed8(low))
+            a = _load8(x, base + at, 1)
+            if whole:
+                a = _transformed8(a)
+            _store8(v, at, 1, _transformed8(_times(a, _load8(u, at, 1))))
         return
     for k in range(width >> 4):
         at, beside = 16 * k, 16 * k + 8
-        a, b = _transformed8(_load8(v, at, 1)), _transformed8(_load8(v, beside, 1))
-        low, high = _times(_plus(a, b), _load8(u, at, 1)), _times(_minus(a, b), _load8(u, beside, 1))
-        a, b = _transformed8(low), _transformed8(high)
+        a, b = _load8(x, base + at, 1), _load8(x, base + beside, 1)
+        if whole:
+            a, b = _transformed8(a), _transformed8(b)
+            a, b = _plus(a, b), _minus(a, b)
+        a, b = _transformed8(_times(a, _load8(u, at, 1))), _transformed8(_times(b, _load8(u, beside, 1)))
         _store8(v, at, 1, _plus(a, b))
         _store8(v, beside, 1, _minus(a, b))
 
@@ -184,22 +188,27 @@ def _transform(u: Any, width: Any, bits: Any) -> None:
         _pass2(u, width, 8)
 
 
-@device
-def _modulate(w: Any, base: Any, u: Any, v: Any, width: Any, bits: Any, count: Any) -> Any:
-    """V <- H (u . H w[base : base + width]), all stages or all but the last, which `count` outputs sum for themselves.
+@inlined
+def _modulate(w: Any, base: Any, u: Any, v: Any, width: Any, bits: Any, count: Any, spectral: Any) -> Any:
+    """V <- H (u . H w_g), all stages or all but the last, which `count` outputs sum for themselves.
 
-    Returns log2 of how far apart the floats are that an output sums: those at all such distances.
+    w_g is w[base : base + width], or H w_g is where `spectral`. Returns log2 of how far apart the floats are that an
+    output sums: those at all such distances.
     """
     if bits < 6:
         for k in range(width):
             v[k] = weight(w, base + k)
-        _low_stages(v, width, bits)
+        if not spectral:
+            _low_stages(v, width, bits)
         for k in range(width):
             v[k] *= u[k]
         _low_stages(v, width, bits)
         return bits
-    _high_stages(w, base, v, width, bits)
-    _middle(v, u, width, bits)
+    if spectral:
+        _middle(w, base, v, u, width, bits, False)
+    else:
+        _high_stages(w, base, v, width, bits)
+        _middle(v, 0, v, u, width, bits, True)
     done = _middle_bits(bits)
     if (bits - done) % 3 != 0:
         _pass2(v, width, 1 << done)
@@ -263,22 +272,21 @@ def _fold(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any) -> An
 
 
 @device
-def direct_row(args: Any, tile: Any, x: Any, scale: Any, w: Any) -> None:
-    """Row `tile` without the transform."""
-    width, inputs, outputs = args[WIDTH], args[INPUTS], args[OUTPUTS]
-    groups, start = args[BUCKETS] // width, row_start(args, tile)
+def direct_group(args: Any, tile: Any, x: Any, scale: Any, w: Any, base: Any, g: Any) -> None:
+    """The outputs of row `tile` that are of group g, whose weights begin at w[base], without the transform."""
+    width, inputs, outputs, groups = args[WIDTH], args[INPUTS], args[OUTPUTS], args[BUCKETS] // args[WIDTH]
     row_signs, col_signs = uint16_array(args[ROW_SIGNS], NO_LIMIT), uint16_array(args[COL_SIGNS], NO_LIMIT)
-    places = int32_array(args[PLACES], NO_LIMIT)
-    for j in range(outputs):
-        base, perm, total = j % groups * width, intp(places[j // groups]), np.float32(0.0)
+    places, start = int32_array(args[PLACES], NO_LIMIT), row_start(args, tile)
+    for j in range(g, outputs, groups):
+        perm, total = intp(places[j // groups]), np.float32(0.0)
         for i in range(inputs):
             if x[i] != np.float32(0.0):
                 total += signed(x[i] * scale, row_signs, i) * weight(w, base + ((i & (width - 1)) ^ perm))
         finish(args, start, tile, j, signed(total, col_signs, j))
 
 
-@device
-def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
+@inlined
+def _small(args: Any, tile: Any, scratch: Any, w: Any, spectral: Any) -> None:
     width, inputs, outputs = args[WIDTH], args[INPUTS], args[OUTPUTS]
     u, v = float32_array(scratch, width), float32_array(scratch + 4 * width, width)
     if args[PATCHES] == 0:
@@ -286,32 +294,45 @@ def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     else:
         x, scale = float32_array(scratch + 8 * width, inputs), np.float32(1.0)
         read_rows(args, tile, 1, 0, inputs, x)
-    if _fold(x, scale, inputs, width, uint16_array(args[ROW_SIGNS], NO_LIMIT), u):
-        direct_row(args, tile, x, scale, w)
-        return
+    direct = _fold(x, scale, inputs, width, uint16_array(args[ROW_SIGNS], NO_LIMIT), u)
     bits, groups = log2_of(width), args[BUCKETS] // width
-    _transform(u, width, bits)
+    if not direct:
+        _transform(u, width, bits)
     places, signs = int32_array(args[PLACES], NO_LIMIT), uint16_array(args[COL_SIGNS], NO_LIMIT)
     start, epilogue = row_start(args, tile), epilogue_of(args)
     for g in range(min(groups, outputs)):
-        count = (outputs - g + groups - 1) // groups
-        done = _modulate(w, g * width, u, v, width, bits, count)
-        for t in range(count):
-            j = g + t * groups
-            finish_by(args, epilogue, start, tile, j, signed(_output(v, places[t], width, done), signs, j))
+        if direct and spectral:
+            for k in range(width):
+                v[k] = weight(w, g * width + k) / np.float32(width)
+            _transform(v, width, bits)
+            direct_group(args, tile, x, scale, v, 0, g)
+        elif direct:
+            direct_group(args, tile, x, scale, w, g * width, g)
+        else:
+            count = (outputs - g + groups - 1) // groups
+            done = _modulate(w, g * width, u, v, width, bits, count, spectral)
+            for t in range(count):
+                j = g + t * groups
+                finish_by(args, epilogue, start, tile, j, signed(_output(v, places[t], width, done), signs, j))
+
+
+@entry(*FIELDS)
+def dyadic_small_spectrum(args: Any, tile: Any, scratch: Any) -> None:
+    """Row `tile`, all outputs. w: H w_g of all groups, float32."""
+    _small(args, tile, scratch, float32_array(args[W], args[BUCKETS]), True)
 
 
 @entry(*FIELDS)
 def dyadic_small_f32(args: Any, tile: Any, scratch: Any) -> None:
-    """Row `tile`, all outputs."""
-    _small(args, tile, scratch, float32_array(args[W], args[BUCKETS]))
+    """The same of the weight vector itself, as those below."""
+    _small(args, tile, scratch, float32_array(args[W], args[BUCKETS]), False)
 
 
 @entry(*FIELDS)
 def dyadic_small_f16(args: Any, tile: Any, scratch: Any) -> None:
-    _small(args, tile, scratch, uint16_array(args[W], args[BUCKETS]))
+    _small(args, tile, scratch, uint16_array(args[W], args[BUCKETS]), False)
 
 
 @entry(*FIELDS)
 def dyadic_small_i8(args: Any, tile: Any, scratch: Any) -> None:
-    _small(args, tile, scratch, int8_array(args[W], args[BUCKETS]))
+    _small(args, tile, scratch, int8_array(args[W], args[BUCKETS]), False)

@@ -429,6 +429,9 @@ def _dyadic_small(matrix: HashedMatrix, source: Rows) -> Emission:
     work = _NS_STAGE * stages + _NS_FOLD * source.inputs + _NS_FINISH * source.outputs + _NS_PATCH * gathered
     kernel: Kernel = getattr(dyadic_small, f"dyadic_small_{matrix.suffix}")
     scratch, how = dyadic_small.small_scratch_bytes(width, gathered), "one by one"
+    if matrix.bare_spectrum is not None:
+        kernel, how = dyadic_small.dyadic_small_spectrum, "one by one, its spectrum held in place of w"
+        args["w"] = matrix.bare_spectrum
     fits = width <= dyadic_integer.LARGEST_WIDTH and source.inputs <= dyadic_integer.LARGEST_INPUTS
     if ISA == INTEGER and matrix.w.dtype == np.int8 and fits:
         kernel, how = dyadic_integer.dyadic_integer_i8, "one by one, in integers"

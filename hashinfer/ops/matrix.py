@@ -127,6 +127,27 @@ class HashedMatrix:
             out[first : first + step] = np.ceil(np.log2(np.maximum(squares, 1)) / 2)
         return out
 
+    @cached_property
+    def bare_spectrum(self) -> NDArray[np.float32] | None:
+        """H w_g of all groups, unscaled, float32 [groups, width], where it can be held in place of w.
+
+        None where it cannot: it takes more room, or some weight is so far below the others of its group that what the
+        transform gives back in its place could have another sign.
+        """
+        scheme = self.dyadic
+        w = self.w.reshape(scheme.groups, scheme.width)
+        if w.dtype != np.float32:
+            return None
+        least = 20 * np.finfo(np.float32).eps * np.sqrt(np.square(w, dtype=np.float64).mean(1, keepdims=True))
+        if (np.abs(w) <= least).any():
+            return None
+        out, step = w.astype(np.float64), 1
+        while step < scheme.width:
+            pairs = out.reshape(scheme.groups, -1, 2, step)
+            out = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2)
+            step *= 2
+        return np.ascontiguousarray(out.reshape(w.shape), np.float32)
+
     def _transformed(self, scheme: Dyadic) -> Array:
         out = np.empty(spectrum_size(scheme), np.float32)
         args: dict[str, Argument] = {
