@@ -12,8 +12,8 @@ import numpy as np
 from hashinfer.kernels.pool import Pool, Program
 from hashinfer.ops.base import Array
 from hashinfer.ops.emission import KernelCall, NativeOp, Relocation, aligned_empty, assemble
-from hashinfer.plan.control import run_step
-from hashinfer.plan.limits import Limits, value_bytes
+from hashinfer.plan.control import keep, run_step
+from hashinfer.plan.limits import Limits
 from hashinfer.plan.planner import Place, Plan, PlannedStep
 from hashinfer.plan.program import Step
 
@@ -211,14 +211,7 @@ class BoundPlan:
 
         def action(values: Values) -> None:
             made = run_step(step, values, left.limits)
-            held = 0
-            for name, value in zip(step.outputs, made, strict=False):
-                if name:
-                    values[name] = _detached(value, memory)
-                    held += value_bytes(value)
-            for name in dying:
-                held -= value_bytes(values.pop(name, None))
-            left.limits = left.limits.without(held)
+            left.limits = left.limits.without(keep(step, _detached(made, memory), dying, values))
 
         return action
 
@@ -250,7 +243,7 @@ def _check(planned: PlannedStep) -> Action:
 
     def action(values: Values) -> None:
         with step.named_errors():
-            op.check_values([values[name] if name else None for name in step.inputs])
+            op.check_values(step.given(values))
 
     return action
 
@@ -263,7 +256,7 @@ def _numpy(planned: PlannedStep) -> Action:
     ]
 
     def action(values: Values) -> None:
-        ins = [values[name] if name else None for name in step.inputs]
+        ins = step.given(values)
         outs: list[Any] = [values[name] if name else spare[k] for k, name in enumerate(step.outputs)]
         with step.named_errors():
             op.run(step.call, ins, outs)

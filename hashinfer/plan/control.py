@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from onnx import helper
 
-from hashinfer.errors import HashinferError, MemoryLimitError, OpError
+from hashinfer.errors import MemoryLimitError, OpError
 from hashinfer.model.graph import ValueType
 from hashinfer.ops.base import normalize_axis
 from hashinfer.plan.limits import Limits, value_bytes
@@ -28,34 +28,32 @@ def interpret(program: Program, feeds: Sequence[Any], outer: Values, limits: Lim
     values.update({given.name: feed for given, feed in zip(program.inputs, feeds, strict=True)})
     held = 0
     for step, dying in zip(program.steps, program.dying, strict=True):
-        made = run_step(step, values, limits.without(held))
-        for name, value in zip(step.outputs, made, strict=False):
-            if name:
-                values[name] = value
-                held += value_bytes(value)
-        for name in dying:
-            held -= value_bytes(values.pop(name, None))
+        held += keep(step, run_step(step, values, limits.without(held)), dying, values)
     return [values[name] for name in program.outputs]
+
+
+def keep(step: Step, made: Sequence[Any], dying: Iterable[str], values: dict[str, Any]) -> int:
+    """Put what `step` made among `values` and drop those named `dying`; returns by how many bytes they grew."""
+    held = 0
+    for name, value in step.named(made):
+        values[name] = value
+        held += value_bytes(value)
+    for name in dying:
+        held -= value_bytes(values.pop(name, None))
+    return held
 
 
 def run_step(step: Step, values: Values, limits: Limits) -> list[Any]:
     """One step of any kind on the values there are. Raises TimeLimitError instead where the time is over."""
     limits.check_time(step.label, step.nodes[-1])
-    ins = [values[name] if name else None for name in step.inputs]
+    ins = step.given(values)
     control = _CONTROL.get((step.domain, step.op_type))
     if control is None:
         return evaluate(step, ins, limits)
-    try:
+    with step.named_errors(nested=True):
         made = control(step, ins, values, limits)
         step.check_count(len(made))
         return made
-    except (OpError, MemoryLimitError) as error:
-        message = str(error)
-        raise type(error)(message if step.nodes[-1] in message else step.explain(error)) from None
-    except (MemoryError, HashinferError):
-        raise
-    except Exception as error:
-        raise OpError(step.explain(f"{type(error).__name__}: {error}")) from error
 
 
 def _body(step: Step, name: str) -> Program:

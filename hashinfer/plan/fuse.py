@@ -92,8 +92,7 @@ class _Fuser:
                 raise ModelError(str(error)) from None
         self._absorb_followers()
         self._drop_unused()
-        used = {name for step in self.steps for name in step.inputs} | {v.name for v in self.graph.outputs}
-        used.update(name for step in self.steps for inner in step.subgraphs.values() for name in inner.captures)
+        used = self._use_counts()
         return Program(
             self.graph.inputs,
             tuple(v.name for v in self.graph.outputs),
@@ -355,14 +354,13 @@ class _Fuser:
             return False
         if not all(isinstance(v, np.ndarray) for v in values):
             return False
-        self.constants.update({name: v for name, v in zip(step.outputs, values, strict=False) if name})
+        self.constants.update(step.named(values))
         self.fold_budget -= sum(v.nbytes for v in values)
         return True
 
     def _use_counts(self) -> Counter[str]:
-        counts = Counter(name for step in self.steps for name in step.inputs)
+        counts = Counter(name for step in self.steps for name in step.uses())
         counts.update(v.name for v in self.graph.outputs)
-        counts.update(n for step in self.steps for inner in step.subgraphs.values() for n in inner.captures)
         return counts
 
     def _absorb_followers(self) -> None:
@@ -482,8 +480,7 @@ class _Fuser:
             if not any(name in live for name in step.outputs):
                 continue
             kept.append(step)
-            live.update(step.inputs)
-            live.update(name for inner in step.subgraphs.values() for name in inner.captures)
+            live.update(step.uses())
         self.steps = kept[::-1]
 
 

@@ -137,7 +137,7 @@ class _Builder:
             if not all(known) or step.subgraphs or is_control(step):
                 self.steps.append(PlannedStep(step, "dynamic"))
                 continue
-            ins = [self.operands[name] if name else None for name in step.inputs]
+            ins = step.given(self.operands)
             op = step.native_op(ins)
             if op is None:
                 _ = step.reference
@@ -153,9 +153,9 @@ class _Builder:
     def _static(self, step: Step, op: Op, ins: Sequence[Operand | None], types: Sequence[TensorType]) -> PlannedStep:
         folded = self._folded(step, op, ins, types)
         if folded is not None:
-            self.operands.update({n: Operand.of(v) for n, v in zip(step.outputs, folded, strict=False) if n})
+            self.operands.update({name: Operand.of(value) for name, value in step.named(folded)})
             return PlannedStep(step, "folded", op, types)
-        self.operands.update({n: Operand(t) for n, t in zip(step.outputs, types, strict=False) if n})
+        self.operands.update({name: Operand(kind) for name, kind in step.named(types)})
         if op.aliases:
             source = step.inputs[0]
             self.root[step.outputs[0]] = self.root.get(source, source)
@@ -245,8 +245,7 @@ class _Builder:
         last: dict[str, int] = {}
         end = len(self.steps)
         for k, planned in enumerate(self.steps):
-            inner = (name for program in planned.step.subgraphs.values() for name in program.captures)
-            for name in (*planned.step.inputs, *inner):
+            for name in planned.step.uses():
                 last[self.root.get(name, name)] = k
         for name in self.program.outputs:
             last[self.root.get(name, name)] = end
@@ -259,7 +258,7 @@ class _Builder:
             if planned.kind != "native":
                 continue
             assert isinstance(planned.op, NativeOp)  # noqa: S101
-            ins = [self.operands[name] if name else None for name in planned.step.inputs]
+            ins = planned.step.given(self.operands)
             with planned.step.named_errors():
                 planned.emission = planned.op.emit(planned.step.call, ins, planned.types)
             temps += [Lifetime(size, k, k) for size in planned.emission.temps]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, is_native
 from hashinfer.ops.reference import ReferenceOp
 from hashinfer.plan.limits import Limits, in_time
 
+Value = TypeVar("Value")
 LARGEST_EXTENT = 2**62
 """Bytes of an array, its empty dimensions taken as 1, that NumPy makes no more."""
 
@@ -72,6 +73,14 @@ class Step:
         for program in self.subgraphs.values():
             yield from program.captures
 
+    def given(self, values: Mapping[str, Value]) -> list[Value | None]:
+        """Its inputs among `values`, by name; None for one that is left out."""
+        return [values[name] if name else None for name in self.inputs]
+
+    def named(self, made: Iterable[Value]) -> Iterator[tuple[str, Value]]:
+        """What belongs to its outputs, in their order, by the names of those that have one."""
+        return ((name, value) for name, value in zip(self.outputs, made, strict=False) if name)
+
     def native_op(self, ins: Sequence[Operand | None]) -> Op | None:
         """The op that runs this step for such operands, or None where the reference implementation has to.
 
@@ -92,16 +101,18 @@ class Step:
         return self._reference
 
     @contextmanager
-    def named_errors(self) -> Iterator[None]:
-        """Errors of the op, foreseen or not, come out as OpError with the op and the node in front."""
+    def named_errors(self, nested: bool = False) -> Iterator[None]:
+        """Errors of the op, foreseen or not, come out as OpError with the op and the node in front.
+
+        nested: whether an OpError may come from a subgraph's step, and then names a node already.
+        """
         try:
             yield
-        except MemoryLimitError as error:
+        except (OpError, MemoryLimitError) as error:
             message = str(error)
-            raise MemoryLimitError(message if self.nodes[-1] in message else self.explain(error)) from None
-        except (MemoryError, HashinferError) as error:
-            if isinstance(error, OpError):
-                raise OpError(self.explain(error)) from None
+            named = (nested or isinstance(error, MemoryLimitError)) and self.nodes[-1] in message
+            raise type(error)(message if named else self.explain(error)) from None
+        except (MemoryError, HashinferError):
             raise
         except Exception as error:
             raise OpError(self.explain(f"{type(error).__name__}: {error}")) from error

@@ -59,7 +59,7 @@ def _step(planned: PlannedStep) -> dict[str, Any]:
         "op": step.label,
         "nodes": list(step.nodes),
         "runs": planned.kind,
-        "outputs": [{"name": n, "type": str(t)} for n, t in zip(step.outputs, planned.types, strict=False) if n],
+        "outputs": [{"name": name, "type": str(kind)} for name, kind in step.named(planned.types)],
     }
     if planned.emission is not None:
         out["kernel"] = planned.emission.choice

@@ -42,7 +42,7 @@ def value_types(plan: Plan) -> dict[str, TensorType]:
     types.update({n: TensorType(c.dtype, c.shape) for n, c in plan.program.constants.items()})
     types.update({n: TensorType(c.dtype, c.shape) for n, c in plan.constants.items()})
     for planned in plan.steps:
-        types.update({n: t for n, t in zip(planned.step.outputs, planned.types, strict=False) if n})
+        types.update(planned.step.named(planned.types))
     return types
 
 
