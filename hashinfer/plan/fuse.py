@@ -8,7 +8,8 @@ reshape to Conv's weight shape) are looked through. Where something else uses W,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -31,7 +32,6 @@ from hashinfer.schemes import BY_OP_TYPE, DOMAIN, Dyadic, Scheme
 
 FOLD_BYTES = 2**24
 """Constants made by folding may take this much, and as much again as the file's own initializers."""
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,13 @@ class _Fuser:
             raise UnsupportedError(
                 at_node(node.op_type, node.name, f"no op of domain {node.domain!r} is known; expected a standard op")
             )
-        if self._look_through(node) or self._add_hashed(node):
-            return
-        self._materialise(node)
+        if not self._look_through(node) and not self._add_hashed(node):
+            self._add_plain(node)
+
+    def _add_plain(self, node: Node) -> None:
+        """A step for a node that is no part of another's, or constants in its place."""
+        inner = (name for a in node.attrs.values() if isinstance(a, Graph) for name in a.captures)
+        self._materialise(*node.inputs, *inner)
         step = self._plain_step(node)
         if not self._fold(step):
             self.steps.append(step)
@@ -129,8 +133,8 @@ class _Fuser:
             raise ModelError(at_node(node.op_type, node.name, "expected one input, the weight vector, and one output"))
         stored = self._stored_weights(node.inputs[0])
         if stored is None:
-            self._materialise(node)
-            self.steps.append(_step(node, ExpandOp(_scheme_class(node), node.attrs), node.inputs))
+            self._materialise(*node.inputs)
+            self.steps.append(_step(node, ExpandOp(_scheme_class(node), node.attrs)))
             return
         w, scale = stored
         if w.ndim != 1:
@@ -139,7 +143,7 @@ class _Fuser:
             )
         scheme = scheme_of(node, w.size)
         if w.dtype not in (np.float32, np.float16, np.int8) or (w.dtype == np.float16 and scale is None):
-            self.steps.append(_step(node, ExpandOp(type(scheme), node.attrs), node.inputs))
+            self.steps.append(_step(node, ExpandOp(type(scheme), node.attrs)))
             return
         self.views[node.outputs[0]] = View(HashedMatrix(scheme, w, 1.0 if scale is None else scale), node.name)
 
@@ -161,18 +165,15 @@ class _Fuser:
         if node.op_type == "Cast" and node.attrs.get("to") == 1 and sources[0].dtype == np.float16:
             return sources[0], 1.0
         if node.op_type == "DequantizeLinear" and sources[0].dtype == np.int8 and len(sources) > 1:
-            scale, zero = sources[1], sources[2] if len(sources) > 2 else None
-            if scale is None or scale.size != 1 or scale.dtype != np.float32 or (len(node.inputs) > 2 and zero is None):
+            scale, zero = sources[1], sources[2] if len(sources) > 2 else np.zeros(1, np.int8)
+            if scale is None or scale.size != 1 or scale.dtype != np.float32:
                 return None
-            if zero is not None and zero.dtype != np.int8:
+            if zero is None or zero.size != 1 or zero.dtype != np.int8:
                 return None
-            if zero is not None and zero.size == 1 and zero.ravel()[0] == 0:
-                zero = None
-            if zero is None:
+            if zero.ravel()[0] == 0:
                 return sources[0], float(scale.ravel()[0])
-            if zero.size == 1:
-                shifted = sources[0].astype(np.int32) - int(zero.ravel()[0])
-                return shifted.astype(np.float32) * scale.ravel()[0], None
+            shifted = sources[0].astype(np.int32) - int(zero.ravel()[0])
+            return shifted.astype(np.float32) * scale.ravel()[0], None
         return None
 
     def _look_through(self, node: Node) -> bool:
@@ -208,34 +209,38 @@ class _Fuser:
 
     def _add_hashed(self, node: Node) -> bool:
         """Whether the node and the W it uses became one hashed step."""
-        fused: Callable[[Node], Step | None] | None = {
-            "MatMul": self._hashed_matmul,
-            "Gemm": self._hashed_gemm,
-            "Gather": self._hashed_gather,
-            "Conv": self._hashed_conv,
-        }.get(node.op_type)
-        step = fused(node) if fused is not None else None
-        if step is None:
+        position = {"MatMul": 1, "Gemm": 1, "Gather": 0, "Conv": 1}.get(node.op_type, len(node.inputs))
+        if position >= len(node.inputs) or node.inputs[position] not in self.views:
             return False
-        for name in step.inputs:
-            if name in self.views:
-                self._materialise_value(name)
-        self.steps.append(step)
+        view = self.views[node.inputs[position]]
+        fused = self._hashed_op(node, view)
+        if fused is None:
+            return False
+        op, inputs = fused
+        self._materialise(*inputs)
+        label, nodes = f"{view.matrix.scheme.op_type}+{node.op_type}", (view.node, node.name)
+        call = Call(node.attrs, node.opset, 1)
+        self.steps.append(Step(label, nodes, node.op_type, "", op, call, inputs, node.outputs))
         return True
 
-    def _view_at(self, node: Node, position: int) -> View | None:
-        return self.views.get(node.inputs[position]) if position < len(node.inputs) else None
-
-    def _hashed_matmul(self, node: Node) -> Step | None:
-        view = self._view_at(node, 1)
-        if view is None or view.conv_shape is not None:
+    def _hashed_op(self, node: Node, view: View) -> tuple[Op, tuple[str, ...]] | None:
+        """The op that does what `node` does to a W seen so, and its inputs; None if there is none."""
+        if node.op_type == "Conv":
+            if view.conv_shape is None:
+                return None
+            bias = node.inputs[2:3] if len(node.inputs) > 2 and node.inputs[2] else ()
+            return HashedConv(view.matrix, view.conv_shape), (node.inputs[0], "", *bias)
+        if view.conv_shape is not None:
             return None
-        return self._hashed_step(node, view, HashedProduct(view.matrix, view.transposed), (node.inputs[0],))
-
-    def _hashed_gemm(self, node: Node) -> Step | None:
-        view = self._view_at(node, 1)
-        if view is None or view.conv_shape is not None:
+        if node.op_type == "MatMul":
+            return HashedProduct(view.matrix, view.transposed), node.inputs[:1]
+        if node.op_type == "Gemm":
+            return self._hashed_gemm(node, view)
+        if view.transposed or node.attrs.get("axis", 0) != 0 or isinstance(view.matrix.scheme, Dyadic):
             return None
+        return HashedLookup(view.matrix), node.inputs[1:]
+
+    def _hashed_gemm(self, node: Node, view: View) -> tuple[Op, tuple[str, ...]]:
         x, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else ""
         if node.attrs.get("transA", 0):
             x = self._helper(node, "Transpose", (x,), {"perm": (1, 0)})
@@ -246,91 +251,40 @@ class _Fuser:
             bias = self._helper(node, "Mul", (bias, factor), {})
         transposed = view.transposed != bool(node.attrs.get("transB", 0))
         op = HashedProduct(view.matrix, transposed, Epilogue(alpha=float(node.attrs.get("alpha", 1.0))))
-        return self._hashed_step(node, view, op, (x, bias) if bias else (x,))
-
-    def _hashed_gather(self, node: Node) -> Step | None:
-        view = self._view_at(node, 0)
-        if view is None or view.transposed or view.conv_shape is not None or node.attrs.get("axis", 0) != 0:
-            return None
-        if isinstance(view.matrix.scheme, Dyadic):
-            return None
-        return self._hashed_step(node, view, HashedLookup(view.matrix), (node.inputs[1],))
-
-    def _hashed_conv(self, node: Node) -> Step | None:
-        view = self._view_at(node, 1)
-        if view is None or view.conv_shape is None:
-            return None
-        bias = node.inputs[2:3] if len(node.inputs) > 2 and node.inputs[2] else ()
-        return self._hashed_step(node, view, HashedConv(view.matrix, view.conv_shape), (node.inputs[0], "", *bias))
-
-    def _hashed_step(self, node: Node, view: View, op: Op, inputs: tuple[str, ...]) -> Step:
-        expand = {"xxh32": "ExpandXxh32", "dyadic": "ExpandDyadic"}[view.matrix.scheme.name]
-        return Step(
-            label=f"{expand}+{node.op_type}",
-            nodes=(view.node, node.name),
-            op_type=node.op_type,
-            domain="",
-            op=op,
-            call=Call(node.attrs, node.opset, 1),
-            inputs=inputs,
-            outputs=node.outputs,
-        )
+        return op, (x, bias) if bias else (x,)
 
     def _helper(self, node: Node, op_type: str, inputs: tuple[str, ...], attrs: Mapping[str, Any]) -> str:
         """A step of a standard op in front of `node`; returns its output's name."""
-        for source in inputs:
-            if source in self.views:
-                self._materialise_value(source)
         name = self._fresh(f"{node.name}/{op_type}")
-        made = Node(op_type, "", name, inputs, (name,), MappingProxyType(dict(attrs)), max(node.opset, 13))
-        step = self._plain_step(made)
-        if not self._fold(step):
-            self.steps.append(step)
+        self._add_plain(Node(op_type, "", name, inputs, (name,), attrs, max(node.opset, 13)))
         return name
 
-    def _materialise(self, node: Node) -> None:
-        """W itself for a node that cannot be fused with it."""
-        inner = (name for a in node.attrs.values() if isinstance(a, Graph) for name in a.captures)
-        for name in (*node.inputs, *inner):
-            if name in self.views:
-                self._materialise_value(name)
+    def _materialise(self, *names: str) -> None:
+        """W itself, as it is seen, for those of the values that are views: something cannot be fused with them."""
+        for name in names:
+            if name in self.views and name not in self.made:
+                self.made.add(name)
+                self._add_view(name, self.views[name])
 
-    def _materialise_value(self, name: str) -> None:
-        view = self.views[name]
-        base = self.bases.get(id(view.matrix))
-        if base is None:
-            base = self.bases[id(view.matrix)] = self._fresh(f"{view.node}/W")
-            self.steps.append(
-                Step(
-                    label=f"Expand{view.matrix.scheme.name.capitalize()}",
-                    nodes=(view.node,),
-                    op_type="Expand",
-                    domain=DOMAIN,
-                    op=HashedExpand(view.matrix),
-                    call=Call(_EMPTY, 1),
-                    inputs=(),
-                    outputs=(base,),
-                )
-            )
-        if name in self.made:
-            return
-        self.made.add(name)
-        current = base
+    def _add_view(self, name: str, view: View) -> None:
+        scheme = view.matrix.scheme
+        current = self.bases.get(id(view.matrix))
+        if current is None:
+            current = self.bases[id(view.matrix)] = self._fresh(f"{view.node}/W")
+            expand, call = HashedExpand(view.matrix), Call({}, 1)
+            self.steps.append(Step(scheme.op_type, (view.node,), "Expand", DOMAIN, expand, call, (), (current,)))
+        shape: tuple[int, ...] = scheme.rows, scheme.cols
         if view.transposed:
-            current = self._fresh(f"{name}/T")
+            base, current = current, self._fresh(f"{name}/T")
             self.steps.append(_standard("Transpose", view.node, (base,), current, {"perm": (1, 0)}))
-        shape = view.conv_shape or (
-            (view.matrix.scheme.cols, view.matrix.scheme.rows)
-            if view.transposed
-            else (view.matrix.scheme.rows, view.matrix.scheme.cols)
-        )
+            shape = view.conv_shape or shape[::-1]
         target = self._fresh(f"{name}/shape")
         self.constants[target] = np.array(shape, np.int64)
         self.steps.append(_standard("Reshape", view.node, (current, target), name, {}))
 
     def _plain_step(self, node: Node) -> Step:
         subgraphs = {k: fuse(v) for k, v in node.attrs.items() if isinstance(v, Graph)}
-        step = _step(node, REGISTRY.get(node.op_type) if node.domain == "" else None, node.inputs)
+        step = _step(node, REGISTRY.get(node.op_type) if node.domain == "" else None)
         step.subgraphs = subgraphs
         if step.op is None and not is_control(step):
             try:
@@ -392,26 +346,15 @@ class _Fuser:
             return None
         if not isinstance(op, HashedProduct | HashedConv) and not self._has_kernels(product):
             return None
-        new_op: Op = op
-        inputs = product.inputs
         if follower.op_type == "Add":
-            joined_inputs = self._with_bias(product, follower, value)
-            if joined_inputs is None:
-                return None
-            inputs = joined_inputs
-        else:
-            epilogue = _activation(follower, op.epilogue, self.constants)
-            if epilogue is None:
-                return None
-            new_op = _with_epilogue(op, epilogue)
-        return replace(
-            product,
-            label=f"{product.label}+{follower.op_type}",
-            nodes=(*product.nodes, *follower.nodes),
-            op=new_op,
-            inputs=inputs,
-            outputs=follower.outputs,
-        )
+            inputs = self._with_bias(product, follower, value)
+            return None if inputs is None else replace(_followed(product, follower, op), inputs=inputs)
+        epilogue = _activation(follower, op.epilogue, self.constants)
+        if epilogue is None:
+            return None
+        op = copy(op)
+        op.epilogue = epilogue
+        return _followed(product, follower, op)
 
     def _with_bag(self, lookup: Step, op: HashedLookup, follower: Step) -> Step | None:
         """A lookup with the sum or mean over the last axis of its ids in it."""
@@ -424,13 +367,7 @@ class _Fuser:
             axes = self.constants[follower.inputs[1]].ravel().tolist()
         if axes is None or len(axes) != 1 or axes[0] not in (-2, len(ids.shape) - 1):
             return None
-        return replace(
-            lookup,
-            label=f"{lookup.label}+{follower.op_type}",
-            nodes=(*lookup.nodes, *follower.nodes),
-            op=HashedLookup(op.matrix, bag, bool(follower.call.get("keepdims", 1))),
-            outputs=follower.outputs,
-        )
+        return _followed(lookup, follower, HashedLookup(op.matrix, bag, bool(follower.call.get("keepdims", 1))))
 
     def _has_kernels(self, product: Step) -> bool:
         """Whether kernels, which alone know an epilogue, are sure to run a dense product."""
@@ -471,10 +408,8 @@ class _Fuser:
         return (*inputs, *[""] * (place - len(inputs)), name)
 
     def _drop_unused(self) -> None:
-        for value in self.graph.outputs:
-            if value.name in self.views:
-                self._materialise_value(value.name)
         live = {v.name for v in self.graph.outputs}
+        self._materialise(*(v.name for v in self.graph.outputs))
         kept: list[Step] = []
         for step in reversed(self.steps):
             if not any(name in live for name in step.outputs):
@@ -484,31 +419,25 @@ class _Fuser:
         self.steps = kept[::-1]
 
 
-def _step(node: Node, op: Op | None, inputs: tuple[str, ...]) -> Step:
+def _step(node: Node, op: Op | None) -> Step:
     attrs = MappingProxyType({k: v for k, v in node.attrs.items() if not isinstance(v, Graph)})
     call = Call(attrs, node.opset, len(node.outputs))
-    return Step(node.op_type, (node.name,), node.op_type, node.domain, op, call, inputs, node.outputs)
+    return Step(node.op_type, (node.name,), node.op_type, node.domain, op, call, node.inputs, node.outputs)
 
 
 def _standard(op_type: str, node: str, inputs: tuple[str, ...], output: str, attrs: Mapping[str, Any]) -> Step:
-    call = Call(MappingProxyType(dict(attrs)), 13)
-    return Step(op_type, (node,), op_type, "", REGISTRY[op_type], call, inputs, (output,))
+    return _step(Node(op_type, "", node, inputs, (output,), attrs, 13), REGISTRY[op_type])
 
 
-def _with_epilogue(op: Op, epilogue: Epilogue) -> Op:
-    if isinstance(op, HashedProduct):
-        return HashedProduct(op.matrix, op.transposed, epilogue)
-    if isinstance(op, HashedConv):
-        return HashedConv(op.matrix, op.weight_shape, epilogue)
-    assert isinstance(op, MatMul | Gemm | Conv)  # noqa: S101
-    return type(op)(epilogue)
+def _followed(step: Step, follower: Step, op: Op) -> Step:
+    """`step` with `follower` in it; `op` does what both do."""
+    label, nodes = f"{step.label}+{follower.op_type}", (*step.nodes, *follower.nodes)
+    return replace(step, label=label, nodes=nodes, op=op, outputs=follower.outputs)
 
 
 def _activation(step: Step, before: Epilogue, constants: Mapping[str, Array]) -> Epilogue | None:
     """`before` with the activation that `step` computes, or None if it is none that kernels know."""
-    if step.op_type == "Relu":
-        return replace(before, activation="relu")
-    if step.op_type in ("Sigmoid", "Tanh"):
+    if step.op_type in ("Relu", "Sigmoid", "Tanh"):
         return replace(before, activation=step.op_type.lower())
     if step.op_type == "LeakyRelu":
         return replace(before, activation="leaky_relu", a=float(step.call.get("alpha", 0.01)))
