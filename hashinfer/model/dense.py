@@ -10,6 +10,7 @@ import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from hashinfer.errors import MemoryLimitError, ModelError, SchemeError, at_node
+from hashinfer.model.protos import plain_copy, subgraphs, with_inner
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, Scheme
 
 MAX_DENSE_BYTES = 2**31 - 2**20
@@ -22,27 +23,19 @@ def dense_twin(model: ModelProto, limit: int) -> ModelProto:
     `model` is one that `read_model` accepts. Raises ModelError for an Expand whose weight vector is no constant, and
     MemoryLimitError, before anything is expanded, where the matrices take more than `limit` bytes or a file can hold.
     """
-    out = ModelProto()
-    out.CopyFrom(model)
-    for function in out.functions:
-        if function.domain != DOMAIN and any(n.domain == DOMAIN for n in function.node):
-            inlined = onnx.inliner.inline_selected_functions(
-                out, [(f.domain, f.name) for f in out.functions if f.domain != DOMAIN]
-            )
-            return dense_twin(inlined, limit)
-    _check_sizes(out, min(limit, MAX_DENSE_BYTES))
-    kept = [f for f in out.functions if f.domain != DOMAIN]
-    imports = [o for o in out.opset_import if o.domain != DOMAIN]
-    del out.functions[:], out.opset_import[:]
-    out.functions.extend(kept)
-    out.opset_import.extend(imports)
+    functions = [f for f in model.functions if f.domain != DOMAIN]
+    if any(n.domain == DOMAIN for f in functions for n in f.node):
+        names = [(f.domain, f.name) for f in functions]
+        return dense_twin(onnx.inliner.inline_selected_functions(model, names), limit)
+    _check_sizes(model, min(limit, MAX_DENSE_BYTES))
+    out = plain_copy(model)
     _expand_graph(out.graph, {})
     return out
 
 
 def _check_sizes(model: ModelProto, limit: int) -> None:
     total = 0
-    for graph in _graphs(model.graph):
+    for graph in with_inner(model.graph):
         for node in graph.node:
             if node.domain == DOMAIN:
                 sizes = [a.i for a in node.attribute if a.name in ("rows", "cols")]
@@ -50,15 +43,6 @@ def _check_sizes(model: ModelProto, limit: int) -> None:
                 if total > limit:
                     text = f"the dense matrices up to here take {total} bytes; at most {limit} are allowed"
                     raise MemoryLimitError(at_node(node.op_type, node.name, text))
-
-
-def _graphs(graph: GraphProto) -> list[GraphProto]:
-    found = [graph]
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                found += _graphs(inner)
-    return found
 
 
 def _expand_graph(graph: GraphProto, outer: dict[str, np.ndarray]) -> None:
@@ -71,9 +55,8 @@ def _expand_graph(graph: GraphProto, outer: dict[str, np.ndarray]) -> None:
         value = _small_constant(node, constants)
         if value is not None:
             constants[node.output[0]] = value
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                _expand_graph(inner, constants)
+        for inner in subgraphs(node):
+            _expand_graph(inner, constants)
         nodes.append(node)
     _keep_used(graph, nodes)
 
@@ -117,10 +100,9 @@ def _keep_used(graph: GraphProto, nodes: list[NodeProto]) -> None:
         if any(name in used for name in node.output):
             kept.append(node)
             used.update(node.input)
-            for attribute in node.attribute:
-                for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                    used.update(name for g in _graphs(inner) for n in g.node for name in n.input)
-                    used.update(value.name for g in _graphs(inner) for value in g.output)
+            for inner in (g for graph in subgraphs(node) for g in with_inner(graph)):
+                used.update(name for n in inner.node for name in n.input)
+                used.update(value.name for value in inner.output)
     del graph.node[:]
     graph.node.extend(reversed(kept))
     initializers = [t for t in graph.initializer if t.name in used]

@@ -34,7 +34,7 @@ name, attributes that must be there."""
 def table() -> tuple[int, dict[str, tuple[list[int], list[Takes]]]]:
     """(the newest opset known; for each op since which versions it takes what)"""
     content = json.loads(zlib.decompress(TABLE.read_bytes(), wbits=31))
-    return content["opset"], {name: (since, takes) for name, (since, takes) in content["ops"].items()}
+    return content["opset"], content["ops"]
 
 
 def known_to_fit(proto: NodeProto, opset: int, attributes: dict[str, AttributeProto]) -> bool:
@@ -63,37 +63,35 @@ def check_node(proto: NodeProto, name: str, domain: str, opset: int, attributes:
         return
     from onnx import defs  # noqa: PLC0415
 
+    def malformed(text: str) -> ModelError:
+        return ModelError(at_node(proto.op_type, name, text))
+
     try:
         schema = defs.get_schema(proto.op_type, opset, domain)
     except (defs.SchemaError, TypeError):
         shown = domain or "default-domain"
         raise UnsupportedError(at_node(proto.op_type, name, f"{shown} opset {opset} has no such op")) from None
-    _check_count(proto, name, "inputs", len(proto.input), schema.min_input, schema.max_input)
-    _check_count(proto, name, "outputs", len(proto.output), schema.min_output, schema.max_output)
+    for what, found, least, most in (
+        ("inputs", len(proto.input), schema.min_input, schema.max_input),
+        ("outputs", len(proto.output), schema.min_output, schema.max_output),
+    ):
+        if not least <= found <= most:
+            raise malformed(f"{found} {what}; expected {least if least == most else f'{least} to {most}'}")
     for position, given in enumerate(proto.input):
         formal = schema.inputs[min(position, len(schema.inputs) - 1)]
         if not given and formal.option != defs.OpSchema.FormalParameterOption.Optional:
-            raise ModelError(
-                at_node(proto.op_type, name, f"input {position} ({formal.name}) is left out; the op needs it")
-            )
+            raise malformed(f"input {position} ({formal.name}) is left out; the op needs it")
     for key, attribute in attributes.items():
         expected = schema.attributes.get(key)
         if expected is None:
-            known = ", ".join(schema.attributes) or "none"
-            raise ModelError(at_node(proto.op_type, name, f"attribute {key!r}; the op has {known}"))
+            raise malformed(f"attribute {key!r}; the op has {', '.join(schema.attributes) or 'none'}")
         wanted_kind: Any = expected.type
         if attribute.type != wanted_kind.value:
-            found, wanted = AttributeProto.AttributeType.Name(attribute.type), wanted_kind.name
-            raise ModelError(at_node(proto.op_type, name, f"attribute {key!r} is of kind {found}; expected {wanted}"))
+            kind = AttributeProto.AttributeType.Name(attribute.type)
+            raise malformed(f"attribute {key!r} is of kind {kind}; expected {wanted_kind.name}")
     for key, expected in schema.attributes.items():
         if expected.required and key not in attributes:
-            raise ModelError(at_node(proto.op_type, name, f"it has no attribute {key!r}, which the op needs"))
-
-
-def _check_count(proto: NodeProto, name: str, what: str, found: int, least: int, most: int) -> None:
-    if not least <= found <= most:
-        expected = str(least) if least == most else f"{least} to {most}"
-        raise ModelError(at_node(proto.op_type, name, f"{found} {what}; expected {expected}"))
+            raise malformed(f"it has no attribute {key!r}, which the op needs")
 
 
 def takes_of(schema: Any) -> Takes:
@@ -114,18 +112,14 @@ def table_of_onnx() -> dict[str, Any]:
     """The table that the installed onnx gives."""
     from onnx import defs  # noqa: PLC0415
 
-    found: dict[str, dict[int, Takes]] = {}
-    for schema in defs.get_all_schemas_with_history():
-        if schema.domain:
-            continue
-        found.setdefault(schema.name, {})[schema.since_version] = takes_of(schema)
+    schemas = [schema for schema in defs.get_all_schemas_with_history() if not schema.domain]
     ops: dict[str, tuple[list[int], list[Takes]]] = {}
-    for name, by in sorted(found.items()):
-        since, takes = ops.setdefault(name, ([], []))
-        for version in sorted(by):
-            if not takes or takes[-1] != by[version]:
-                since.append(version)
-                takes.append(by[version])
+    for schema in sorted(schemas, key=lambda schema: (schema.name, schema.since_version)):
+        since, takes = ops.setdefault(schema.name, ([], []))
+        found = takes_of(schema)
+        if not takes or takes[-1] != found:
+            since.append(schema.since_version)
+            takes.append(found)
     return {"opset": defs.onnx_opset_version(), "ops": ops}
 
 

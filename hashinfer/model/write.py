@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import onnx
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
+from onnx import FunctionProto, ModelProto, NodeProto
 
 from hashinfer.errors import ModelError, SchemeError
 from hashinfer.files import atomic_write
+from hashinfer.model.protos import plain_copy, with_inner
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, DOMAIN_VERSION, Scheme
 from hashinfer.schemes.base import BODY_MIN_OPSET
 
@@ -35,18 +35,14 @@ def with_bodies(model: ModelProto) -> ModelProto:
 
     Raises ModelError where the model's opset is below 18, which the bodies need.
     """
-    used = {n.op_type for n in _all_nodes(model) if n.domain == DOMAIN}
-    out = ModelProto()
-    out.CopyFrom(model)
-    kept = [f for f in model.functions if f.domain != DOMAIN]
-    imports = [o for o in model.opset_import if o.domain != DOMAIN]
-    opset = next((o.version for o in imports if o.domain in ("", "ai.onnx")), 0)
+    out = plain_copy(model)
+    bodies = (inner for body in (out.graph, *out.functions) for inner in with_inner(body))
+    used = {n.op_type for body in bodies for n in body.node if n.domain == DOMAIN}
+    opset = next((o.version for o in out.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < BODY_MIN_OPSET:
         raise ModelError(f"the model's default-domain opset is {opset}; a hashed model needs at least {BODY_MIN_OPSET}")
     out.ir_version = max(model.ir_version, MIN_IR_VERSION)
-    del out.functions[:], out.opset_import[:]
-    out.functions.extend([*kept, *(expand_body(op_type, opset) for op_type in sorted(used))])
-    out.opset_import.extend(imports)
+    out.functions.extend(expand_body(op_type, opset) for op_type in sorted(used))
     if used:
         out.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     return out
@@ -75,14 +71,3 @@ def serialized(model: ModelProto) -> bytes:
         raise ModelError(f"the model to write is not valid ONNX: {error}") from error
     data: bytes = out.SerializeToString(deterministic=True)
     return data
-
-
-def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
-    pending: list[GraphProto | FunctionProto] = [model.graph, *(f for f in model.functions if f.domain != DOMAIN)]
-    while pending:
-        for node in pending.pop().node:
-            yield node
-            for attribute in node.attribute:
-                pending.extend(attribute.graphs)
-                if attribute.HasField("g"):
-                    pending.append(attribute.g)

@@ -1,0 +1,32 @@
+"""What a model's protobufs hold inside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
+
+from hashinfer.schemes import DOMAIN
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """The graphs among a node's attributes."""
+    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+
+
+def with_inner(body: GraphProto | FunctionProto) -> Iterator[GraphProto | FunctionProto]:
+    """A graph or a function, and the graphs inside it at any depth."""
+    yield body
+    for node in body.node:
+        for inner in subgraphs(node):
+            yield from with_inner(inner)
+
+
+def plain_copy(model: ModelProto) -> ModelProto:
+    """A copy of `model` without the functions of ai.hashinfer and the import of that domain."""
+    out = ModelProto()
+    out.CopyFrom(model)
+    del out.functions[:], out.opset_import[:]
+    out.functions.extend(f for f in model.functions if f.domain != DOMAIN)
+    out.opset_import.extend(o for o in model.opset_import if o.domain != DOMAIN)
+    return out
