@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -18,6 +20,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from hashinfer.errors import MemoryLimitError, ModelError, UnsupportedError, at_node
 from hashinfer.model.graph import Array, Graph, Model, Node, ValueType
+from hashinfer.model.protos import subgraphs
 from hashinfer.model.schema import check_node
 from hashinfer.model.tensors import numpy_dtype, to_array
 from hashinfer.model.text import check_text
@@ -128,7 +131,7 @@ def _limited(data: bytes, what: str) -> bytes:
 def _check_versions(proto: ModelProto) -> dict[str, int]:
     opsets: dict[str, int] = {}
     for entry in proto.opset_import:
-        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        domain = _domain(entry.domain)
         if opsets.get(domain, entry.version) != entry.version:
             found = f"versions {opsets[domain]} and {entry.version}"
             raise ModelError(f"the model imports domain {domain!r} twice, in {found}")
@@ -137,18 +140,18 @@ def _check_versions(proto: ModelProto) -> dict[str, int]:
         raise UnsupportedError(f"the model has IR version {proto.ir_version}; expected at least {MIN_IR_VERSION}")
     if not opsets:
         raise ModelError("the model imports no version of any domain; expected an opset_import")
-    _check_default_domain(opsets, "the model")
-    _check_hash_domain(opsets, "the model")
+    _check_domains(opsets, "the model")
     return opsets
 
 
-def _check_default_domain(opsets: Mapping[str, int], where: str) -> None:
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _check_domains(opsets: Mapping[str, int], where: str) -> None:
     newest = onnx.defs.onnx_opset_version()
     if not MIN_OPSET <= opsets.get("", newest) <= newest:
         raise UnsupportedError(f"{where}'s default-domain opset is {opsets['']}; expected {MIN_OPSET} to {newest}")
-
-
-def _check_hash_domain(opsets: Mapping[str, int], where: str) -> None:
     version = opsets.get(DOMAIN)
     if version is None:
         return
@@ -166,15 +169,24 @@ def _check_hash_domain(opsets: Mapping[str, int], where: str) -> None:
         )
 
 
-class _Scope:
-    """Names of one graph under construction: what is defined, what outer scopes define, what was captured."""
+_Key = tuple[str, str, str]
+"""What a function is called by: domain, op type, overload."""
 
-    def __init__(self, outer: _Scope | None, prefix: str, rename: Mapping[str, str] | None = None) -> None:
-        self.outer = outer
-        self.prefix = prefix
-        self.rename: dict[str, str] = dict(rename or {})
-        self.defined: set[str] = set()
-        self.captured: dict[str, None] = {}
+
+@dataclass(slots=True)
+class _Scope:
+    """One graph or function body under construction: what its nodes go by, and its names.
+
+    attributes: what the call of the function gives. rename: model-wide names of what is defined here; captured: names
+    that an outer scope defines.
+    """
+
+    prefix: str
+    opsets: Mapping[str, int]
+    attributes: Mapping[str, AttributeProto]
+    outer: _Scope | None = None
+    rename: dict[str, str] = field(default_factory=dict)
+    captured: dict[str, None] = field(default_factory=dict)
 
     def resolve(self, name: str) -> str | None:
         """The model-wide name of a value used here, or None if nothing defines it."""
@@ -193,9 +205,9 @@ class _Builder:
         self.folder = folder
         self.room = room
         """Bytes that tensors in other files may still take; None where nobody set a limit."""
-        self.functions: dict[tuple[str, str, str], FunctionProto] = {}
+        self.functions: dict[_Key, FunctionProto] = {}
         for f in functions:
-            key = (f.domain, f.name, getattr(f, "overload", ""))
+            key = f.domain, f.name, f.overload
             if key in self.functions:
                 raise ModelError(f"the function {f.domain}::{f.name} is defined twice")
             self.functions[key] = f
@@ -203,7 +215,7 @@ class _Builder:
         self.prefixes = 0
         self.taken: set[str] = set()
         """Names of the main graph, which stay as they are, and those made for the inside of functions and subgraphs."""
-        self.sizes: dict[tuple[str, str, str], tuple[int, int]] = {}
+        self.sizes: dict[_Key, tuple[int, int]] = {}
         """Of each function, once known: the nodes it becomes, and how deep functions and subgraphs nest in it."""
         self.arrays: dict[int, tuple[TensorProto, Array]] = {}
         """Tensors read so far, by the id of their protobuf: a function's tensor is read once, not at every call."""
@@ -217,12 +229,12 @@ class _Builder:
         self.taken.update(v.name for v in proto.input)
         self.taken.update(t.name for t in proto.initializer)
         self.taken.update(made for n in proto.node for made in n.output)
-        return self._graph(proto, None, "", opsets, {}, 0)
+        return self._graph(proto, _Scope("", opsets, {}))
 
-    def _expanded_size(self, node: NodeProto, calling: tuple[tuple[str, str, str], ...]) -> tuple[int, int]:
+    def _expanded_size(self, node: NodeProto, calling: tuple[_Key, ...]) -> tuple[int, int]:
         """Nodes that `node` becomes, at most MAX_NODES + 1, and how deep they nest: before anything is expanded."""
-        key = (node.domain, node.op_type, getattr(node, "overload", ""))
-        inner = [n for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs) for n in g.node]
+        key = node.domain, node.op_type, node.overload
+        inner = [n for graph in subgraphs(node) for n in graph.node]
         inside = self._total_size(inner, (*calling, key)) if inner else (0, 0)
         if key not in self.functions:
             return min(MAX_NODES + 1, 1 + inside[0]), inside[1]
@@ -235,7 +247,7 @@ class _Builder:
             raise _too_deep(node.name)
         return min(MAX_NODES + 1, size + inside[0]), max(depth, inside[1])
 
-    def _total_size(self, nodes: Iterable[NodeProto], calling: tuple[tuple[str, str, str], ...]) -> tuple[int, int]:
+    def _total_size(self, nodes: Iterable[NodeProto], calling: tuple[_Key, ...]) -> tuple[int, int]:
         """The sum of what nodes of one body or subgraph become; the depth is one more than that of the deepest."""
         total, depth = 0, 0
         for node in nodes:
@@ -245,16 +257,12 @@ class _Builder:
             total, depth = min(MAX_NODES + 1, total + size), max(depth, inner)
         return total, depth + 1
 
-    def _graph(
-        self,
-        proto: GraphProto,
-        outer: _Scope | None,
-        prefix: str,
-        opsets: Mapping[str, int],
-        attributes: Mapping[str, AttributeProto],
-        depth: int,
-    ) -> Graph:
-        scope = _Scope(outer, prefix)
+    def _prefix(self, node: str) -> str:
+        """What is put in front of the names inside a node's function or subgraph."""
+        self.prefixes += 1
+        return f"{node[:LONGEST_PREFIX]}#{self.prefixes}/"
+
+    def _graph(self, proto: GraphProto, scope: _Scope) -> Graph:
         where = f"graph {proto.name!r}"
         if proto.sparse_initializer:
             raise UnsupportedError(f"{where} has sparse initializers, which this engine does not read")
@@ -268,7 +276,7 @@ class _Builder:
                 continue
             self._define(scope, value.name, f"input {value.name!r} of {where}")
             inputs.append(_value_type(value, scope.rename[value.name]))
-        nodes = self._nodes(proto.node, scope, opsets, attributes, depth)
+        nodes = self._nodes(proto.node, scope)
         outputs = []
         for value in proto.output:
             found = scope.resolve(value.name)
@@ -309,19 +317,12 @@ class _Builder:
         scope.rename[name] = unique
         return unique
 
-    def _nodes(
-        self,
-        protos: Iterable[NodeProto],
-        scope: _Scope,
-        opsets: Mapping[str, int],
-        attributes: Mapping[str, AttributeProto],
-        depth: int,
-    ) -> list[Node]:
-        protos = list(protos)
+    def _nodes(self, protos: Sequence[NodeProto], scope: _Scope) -> list[Node]:
+        opsets = scope.opsets
         producers = {name: n for n in protos for name in n.output if name}
         nodes: list[Node] = []
         for position, proto in enumerate(protos):
-            domain = "" if proto.domain == "ai.onnx" else proto.domain
+            domain = _domain(proto.domain)
             name = _inner_name(scope, proto.name or f"{proto.op_type}_{position}")
             inputs = []
             for used in proto.input:
@@ -329,10 +330,10 @@ class _Builder:
                 if found is None:
                     raise ModelError(at_node(proto.op_type, name, _undefined(used, producers)))
                 inputs.append(found)
-            own = self._attributes(proto, name, scope, opsets, attributes, depth)
-            key = (proto.domain, proto.op_type, getattr(proto, "overload", ""))
-            if key in self.functions:
-                nodes.extend(self._inline(key, proto, own, name, inputs, scope, depth))
+            own = _attributes(proto, name, scope.attributes)
+            function = self.functions.get((proto.domain, proto.op_type, proto.overload))
+            if function is not None:
+                nodes.extend(self._inline(function, proto, own, name, inputs, scope))
                 continue
             outputs = []
             for made in proto.output:
@@ -346,63 +347,30 @@ class _Builder:
                 known = " and ".join(BY_OP_TYPE)
                 raise UnsupportedError(at_node(proto.op_type, name, f"{DOMAIN} version 1 has {known}, no such op"))
             check_node(proto, name, domain, opsets[domain], own)
-            node_attrs = MappingProxyType(
-                {k: self._value(a, name, scope, opsets, attributes, depth) for k, a in own.items()}
-            )
+            node_attrs = MappingProxyType({k: self._value(a, name, scope) for k, a in own.items()})
             nodes.append(Node(proto.op_type, domain, name, tuple(inputs), tuple(outputs), node_attrs, opsets[domain]))
         return nodes
 
-    def _attributes(
-        self,
-        proto: NodeProto,
-        name: str,
-        scope: _Scope,
-        opsets: Mapping[str, int],
-        attributes: Mapping[str, AttributeProto],
-        depth: int,
-    ) -> dict[str, AttributeProto]:
-        """The node's attributes with references to the calling function's attributes filled in."""
-        own: dict[str, AttributeProto] = {}
-        for attribute in proto.attribute:
-            if attribute.name in own:
-                raise ModelError(at_node(proto.op_type, name, f"attribute {attribute.name!r} is given twice"))
-            if not attribute.ref_attr_name:
-                own[attribute.name] = attribute
-            elif attribute.ref_attr_name in attributes:
-                own[attribute.name] = attributes[attribute.ref_attr_name]
-        return own
-
     def _inline(
         self,
-        key: tuple[str, str, str],
+        function: FunctionProto,
         call: NodeProto,
         attributes: Mapping[str, AttributeProto],
         name: str,
         inputs: Sequence[str],
         scope: _Scope,
-        depth: int,
     ) -> list[Node]:
         """The nodes of a function's body in place of a call of it, which gives `attributes`."""
-        function = self.functions[key]
         what = f"the function {function.domain}::{function.name}"
         if len(inputs) > len(function.input) or len(call.output) > len(function.output):
-            raise ModelError(
-                at_node(
-                    call.op_type,
-                    name,
-                    f"{len(inputs)} inputs and {len(call.output)} outputs; {what} has {len(function.input)} and "
-                    f"{len(function.output)}",
-                )
-            )
-        opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import}
-        _check_default_domain(opsets, what)
-        _check_hash_domain(opsets, what)
-        given = {a.name: a for a in function.attribute_proto} | dict(attributes)
-        self.prefixes += 1
-        inner = _Scope(None, f"{name[:LONGEST_PREFIX]}#{self.prefixes}/")
-        for position, formal in enumerate(function.input):
-            inner.rename[formal] = inputs[position] if position < len(inputs) else ""
-        nodes = self._nodes(function.node, inner, opsets, given, depth)
+            given = f"{len(inputs)} inputs and {len(call.output)} outputs"
+            expected = f"{what} has {len(function.input)} and {len(function.output)}"
+            raise ModelError(at_node(call.op_type, name, f"{given}; {expected}"))
+        opsets = {_domain(o.domain): o.version for o in function.opset_import}
+        _check_domains(opsets, what)
+        inner = _Scope(self._prefix(name), opsets, {a.name: a for a in function.attribute_proto} | dict(attributes))
+        inner.rename.update(zip_longest(function.input, inputs, fillvalue=""))
+        nodes = self._nodes(function.node, inner)
         renamed: dict[str, str] = {}
         for formal, actual in zip(function.output, call.output, strict=False):
             found = inner.resolve(formal)
@@ -416,15 +384,7 @@ class _Builder:
             nodes.append(Node("Identity", "", f"{name}/{actual}", (found,), (outer_name,), MappingProxyType({}), 13))
         return nodes
 
-    def _value(
-        self,
-        attribute: AttributeProto,
-        node: str,
-        scope: _Scope,
-        opsets: Mapping[str, int],
-        attributes: Mapping[str, AttributeProto],
-        depth: int,
-    ) -> Any:
+    def _value(self, attribute: AttributeProto, node: str, scope: _Scope) -> Any:
         kind, where = attribute.type, f"attribute {attribute.name!r} of node {node!r}"
         if kind == AttributeProto.FLOAT:
             return attribute.f
@@ -435,9 +395,7 @@ class _Builder:
         if kind == AttributeProto.TENSOR:
             return self._array(attribute.t, where)
         if kind == AttributeProto.GRAPH:
-            self.prefixes += 1
-            prefix = f"{node[:LONGEST_PREFIX]}#{self.prefixes}/"
-            return self._graph(attribute.g, scope, prefix, opsets, attributes, depth + 1)
+            return self._graph(attribute.g, _Scope(self._prefix(node), scope.opsets, scope.attributes, scope))
         if kind == AttributeProto.FLOATS:
             return tuple(attribute.floats)
         if kind == AttributeProto.INTS:
@@ -449,6 +407,19 @@ class _Builder:
         if kind == AttributeProto.TYPE_PROTO:
             return attribute.tp.SerializeToString()
         raise UnsupportedError(f"{where} is of kind {AttributeProto.AttributeType.Name(kind)}, which is not read here")
+
+
+def _attributes(proto: NodeProto, name: str, given: Mapping[str, AttributeProto]) -> dict[str, AttributeProto]:
+    """The node's attributes with references to the calling function's attributes, `given`, filled in."""
+    own: dict[str, AttributeProto] = {}
+    for attribute in proto.attribute:
+        if attribute.name in own:
+            raise ModelError(at_node(proto.op_type, name, f"attribute {attribute.name!r} is given twice"))
+        if not attribute.ref_attr_name:
+            own[attribute.name] = attribute
+        elif attribute.ref_attr_name in given:
+            own[attribute.name] = given[attribute.ref_attr_name]
+    return own
 
 
 def _inner_name(scope: _Scope, name: str) -> str:
