@@ -73,8 +73,25 @@ class Scheme(ABC):
 
     @classmethod
     @abstractmethod
+    def body_cells(cls) -> str:
+        """The part of `body` that makes int64 [rows, cols] `bucket` and `negative`, 1 where the sign is -1, of `w`.
+
+        It defines what NUMBERS in hashinfer.schemes.text does.
+        """
+
+    @classmethod
     def body(cls) -> str:
         """The op as an ONNX function in onnx's text form, with `OPSET` where the model's opset version goes."""
+        return f"""\
+<opset_import: ["" : OPSET], domain: "{DOMAIN}">
+{cls.op_type} <seed: int, rows: int, cols: int, {cls.parameter}: int> (w) => (W) {{
+{cls.body_cells()}
+negative2 = Mul (negative, two)
+sign = Sub (one, negative2)
+sign_w = CastLike (sign, w)
+magnitude = Gather (w, bucket)
+W = Mul (magnitude, sign_w)
+}}"""
 
     def attributes(self) -> dict[str, int]:
         """The op's attributes, all of them, as they are written to a file."""

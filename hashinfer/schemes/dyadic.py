@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from hashinfer.errors import SchemeError
 from hashinfer.schemes.base import MAX_BUCKETS, Ints, Scheme, check_range
-from hashinfer.schemes.bits import FMIX_MUL1, FMIX_MUL2, MASK, XXH_PRIME1, XXH_PRIME2, Bits, fmix32
-from hashinfer.schemes.text import constant, lines, shift
+from hashinfer.schemes.bits import FMIX_MUL1, FMIX_MUL2, XXH_PRIME1, XXH_PRIME2, Bits, fmix32
+from hashinfer.schemes.text import NUMBERS, constant, shift
 
 PERM_MUL = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
 ROW_MUL, COL_MUL, COL_SALT = XXH_PRIME1, XXH_PRIME2, 0x5BD1E995
@@ -78,7 +78,7 @@ class Dyadic(Scheme):
         within = (rows & np.uint64(self.width - 1)) ^ self.permute(t)
         negative = self.row_negative(rows) ^ self.col_negative(cols)
         bucket = (g * np.uint64(self.width) + within).astype(np.int64)
-        return bucket, (1 - 2 * negative.astype(np.int8)).astype(np.int8)
+        return bucket, 1 - 2 * negative.astype(np.int8)
 
     @classmethod
     def fit(cls, rows: int, cols: int, budget: int, seed: int, parameter: int | None = None) -> Self:
@@ -92,96 +92,81 @@ class Dyadic(Scheme):
         return cls(min(budget // width, cols) * width, rows, cols, seed, width)
 
     @classmethod
-    def body(cls) -> str:
-        return lines(
-            '<opset_import: ["" : OPSET], domain: "ai.hashinfer">',
-            "ExpandDyadic <seed: int, rows: int, cols: int, width: int> (w) => (W) {",
-            constant("two", "int64", 2),
-            "zero = Constant <value_int: int = 0> ()",
-            "one = Constant <value_int: int = 1> ()",
-            "m = Constant <value_int: int = @rows> ()",
-            "n = Constant <value_int: int = @cols> ()",
-            "width = Constant <value_int: int = @width> ()",
-            "seed64 = Constant <value_int: int = @seed> ()",
-            "seed = Cast <to: int = 12> (seed64)",
-            "buckets = Size (w)",
-            "groups = Div (buckets, width)",
-            "i_range = Range (zero, m, one)",
-            "j64 = Range (zero, n, one)",
-            "i64 = Unsqueeze (i_range, one)",
-            "i = Cast <to: int = 12> (i64)",
-            "j = Cast <to: int = 12> (j64)",
-            "g = Mod (j64, groups)",
-            "t64 = Div (j64, groups)",
-            "t = Cast <to: int = 12> (t64)",
-            "mask64 = Sub (width, one)",
-            "mask = Cast <to: int = 12> (mask64)",
-            # half = ceil(log2(width) / 2), by counting the powers of two below width.
-            constant("powers", "int64", *(1 << k for k in range(30))),
-            "above = Greater (width, powers)",
-            "above64 = Cast <to: int = 7> (above)",
-            "bits = ReduceSum <keepdims: int = 0> (above64)",
-            "bits1 = Add (bits, one)",
-            "half64 = Div (bits1, two)",
-            "half = Cast <to: int = 12> (half64)",
-            *_fmix32_text("f", "seed"),
-            shift("f10", "f", "RIGHT", 10),
-            shift("f20", "f", "RIGHT", 20),
-            *_perm_round_text("t", "f", PERM_MUL[0], "perm0"),
-            *_perm_round_text("perm0", "f10", PERM_MUL[1], "perm1"),
-            *_perm_round_text("perm1", "f20", PERM_MUL[2], "perm"),
-            "i_low = BitwiseAnd (i, mask)",
-            "within = BitwiseXor (i_low, perm)",
-            "within64 = Cast <to: int = 7> (within)",
-            "group_start = Mul (g, width)",
-            "bucket = Add (group_start, within64)",
-            constant("row_mul", "uint32", ROW_MUL),
-            constant("col_mul", "uint32", COL_MUL),
-            constant("col_salt", "uint32", COL_SALT),
-            "i_mul = Mul (i, row_mul)",
-            "i_key = Add (i_mul, seed)",
-            *_fmix32_text("i_hash", "i_key"),
-            shift("i_negative", "i_hash", "RIGHT", 31),
-            "j_mul = Mul (j, col_mul)",
-            "j_seed = BitwiseXor (seed, col_salt)",
-            "j_key = Add (j_mul, j_seed)",
-            *_fmix32_text("j_hash", "j_key"),
-            shift("j_negative", "j_hash", "RIGHT", 31),
-            "negative_u = BitwiseXor (i_negative, j_negative)",
-            "negative = Cast <to: int = 7> (negative_u)",
-            "negative2 = Mul (negative, two)",
-            "sign = Sub (one, negative2)",
-            "sign_w = CastLike (sign, w)",
-            "magnitude = Gather (w, bucket)",
-            "W = Mul (magnitude, sign_w)",
-            "}",
-        )
+    def body_cells(cls) -> str:
+        return f"""\
+{NUMBERS}
+width = Constant <value_int: int = @width> ()
+seed64 = Constant <value_int: int = @seed> ()
+seed = Cast <to: int = 12> (seed64)
+buckets = Size (w)
+groups = Div (buckets, width)
+i_range = Range (zero, m, one)
+j64 = Range (zero, n, one)
+i64 = Unsqueeze (i_range, one)
+i = Cast <to: int = 12> (i64)
+j = Cast <to: int = 12> (j64)
+g = Mod (j64, groups)
+t64 = Div (j64, groups)
+t = Cast <to: int = 12> (t64)
+mask64 = Sub (width, one)
+mask = Cast <to: int = 12> (mask64)
+# half = ceil(log2(width) / 2), by counting the powers of two below width.
+{constant("powers", "int64", *(1 << k for k in range(30)))}
+above = Greater (width, powers)
+above64 = Cast <to: int = 7> (above)
+bits = ReduceSum <keepdims: int = 0> (above64)
+bits1 = Add (bits, one)
+half64 = Div (bits1, two)
+half = Cast <to: int = 12> (half64)
+{_fmix32_text("f", "seed")}
+{shift("f10", "f", "RIGHT", 10)}
+{shift("f20", "f", "RIGHT", 20)}
+{_perm_round_text("t", "f", PERM_MUL[0], "perm0")}
+{_perm_round_text("perm0", "f10", PERM_MUL[1], "perm1")}
+{_perm_round_text("perm1", "f20", PERM_MUL[2], "perm")}
+i_low = BitwiseAnd (i, mask)
+within = BitwiseXor (i_low, perm)
+within64 = Cast <to: int = 7> (within)
+group_start = Mul (g, width)
+bucket = Add (group_start, within64)
+{constant("row_mul", "uint32", ROW_MUL)}
+{constant("col_mul", "uint32", COL_MUL)}
+{constant("col_salt", "uint32", COL_SALT)}
+i_mul = Mul (i, row_mul)
+i_key = Add (i_mul, seed)
+{_fmix32_text("i_hash", "i_key")}
+{shift("i_negative", "i_hash", "RIGHT", 31)}
+j_mul = Mul (j, col_mul)
+j_seed = BitwiseXor (seed, col_salt)
+j_key = Add (j_mul, j_seed)
+{_fmix32_text("j_hash", "j_key")}
+{shift("j_negative", "j_hash", "RIGHT", 31)}
+negative_u = BitwiseXor (i_negative, j_negative)
+negative = Cast <to: int = 7> (negative_u)"""
 
 
-def _fmix32_text(target: str, source: str) -> list[str]:
+def _fmix32_text(target: str, source: str) -> str:
     p = f"{target}_"
-    return [
-        shift(f"{p}s1", source, "RIGHT", 16),
-        f"{p}x1 = BitwiseXor ({source}, {p}s1)",
-        constant(f"{p}c1", "uint32", FMIX_MUL1),
-        f"{p}m1 = Mul ({p}x1, {p}c1)",
-        shift(f"{p}s2", f"{p}m1", "RIGHT", 13),
-        f"{p}x2 = BitwiseXor ({p}m1, {p}s2)",
-        constant(f"{p}c2", "uint32", FMIX_MUL2),
-        f"{p}m2 = Mul ({p}x2, {p}c2)",
-        shift(f"{p}s3", f"{p}m2", "RIGHT", 16),
-        f"{target} = BitwiseXor ({p}m2, {p}s3)",
-    ]
+    return f"""\
+{shift(f"{p}s1", source, "RIGHT", 16)}
+{p}x1 = BitwiseXor ({source}, {p}s1)
+{constant(f"{p}c1", "uint32", FMIX_MUL1)}
+{p}m1 = Mul ({p}x1, {p}c1)
+{shift(f"{p}s2", f"{p}m1", "RIGHT", 13)}
+{p}x2 = BitwiseXor ({p}m1, {p}s2)
+{constant(f"{p}c2", "uint32", FMIX_MUL2)}
+{p}m2 = Mul ({p}x2, {p}c2)
+{shift(f"{p}s3", f"{p}m2", "RIGHT", 16)}
+{target} = BitwiseXor ({p}m2, {p}s3)"""
 
 
-def _perm_round_text(source: str, offset: str, multiplier: int, target: str) -> list[str]:
+def _perm_round_text(source: str, offset: str, multiplier: int, target: str) -> str:
     p = f"{target}_"
-    return [
-        f"{p}a = Add ({source}, {offset})",
-        f"{p}am = BitwiseAnd ({p}a, mask)",
-        constant(f"{p}c", "uint32", multiplier & MASK),
-        f"{p}m = Mul ({p}am, {p}c)",
-        f"{p}mm = BitwiseAnd ({p}m, mask)",
-        f'{p}s = BitShift <direction: string = "RIGHT"> ({p}mm, half)',
-        f"{target} = BitwiseXor ({p}mm, {p}s)",
-    ]
+    return f"""\
+{p}a = Add ({source}, {offset})
+{p}am = BitwiseAnd ({p}a, mask)
+{constant(f"{p}c", "uint32", multiplier)}
+{p}m = Mul ({p}am, {p}c)
+{p}mm = BitwiseAnd ({p}m, mask)
+{p}s = BitShift <direction: string = "RIGHT"> ({p}mm, half)
+{target} = BitwiseXor ({p}mm, {p}s)"""

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 
-def lines(*parts: str) -> str:
-    """One text of many lines; a part may hold several."""
-    return "\n".join(parts)
-
-
 def constant(name: str, dtype: str, *values: int) -> str:
     """A Constant of shape [len(values)]."""
     listed = ", ".join(map(str, values))
@@ -16,7 +11,14 @@ def constant(name: str, dtype: str, *values: int) -> str:
 
 def shift(target: str, source: str, direction: str, bits: int, dtype: str = "uint32") -> str:
     """target = source shifted by a constant number of bits."""
-    return lines(
-        constant(f"{target}_by", dtype, bits),
-        f'{target} = BitShift <direction: string = "{direction}"> ({source}, {target}_by)',
-    )
+    by = constant(f"{target}_by", dtype, bits)
+    return f'{by}\n{target} = BitShift <direction: string = "{direction}"> ({source}, {target}_by)'
+
+
+NUMBERS = f"""\
+{constant("two", "int64", 2)}
+zero = Constant <value_int: int = 0> ()
+one = Constant <value_int: int = 1> ()
+m = Constant <value_int: int = @rows> ()
+n = Constant <value_int: int = @cols> ()"""
+"""What every body counts with."""

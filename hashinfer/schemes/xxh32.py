@@ -11,7 +11,7 @@ import numpy.typing as npt
 from hashinfer.errors import SchemeError
 from hashinfer.schemes.base import MAX_BUCKETS, Ints, Scheme, check_range
 from hashinfer.schemes.bits import XXH_PRIME2, XXH_PRIME3, XXH_PRIME4, XXH_PRIME5, xxh32_pair
-from hashinfer.schemes.text import constant, lines, shift
+from hashinfer.schemes.text import NUMBERS, constant, shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,7 @@ class Xxh32(Scheme):
         rows, cols = np.asarray(i, np.uint64), np.asarray(j, np.uint64)
         run, t = cols // np.uint64(self.block), cols % np.uint64(self.block)
         slot = (xxh32_pair(rows, run, self.seed) * np.uint64(self.slots)) >> np.uint64(32)
-        sign = (1 - 2 * (slot & np.uint64(1)).astype(np.int8)).astype(np.int8)
-        return ((slot >> np.uint64(1)) + t).astype(np.int64), sign
+        return ((slot >> np.uint64(1)) + t).astype(np.int64), 1 - 2 * (slot & np.uint64(1)).astype(np.int8)
 
     @classmethod
     def fit(cls, rows: int, cols: int, budget: int, seed: int, parameter: int | None = None) -> Self:
@@ -54,75 +53,61 @@ class Xxh32(Scheme):
         return cls(min(budget, rows * cols, MAX_BUCKETS), rows, cols, seed, 1 if parameter is None else parameter)
 
     @classmethod
-    def body(cls) -> str:
-        return lines(
-            '<opset_import: ["" : OPSET], domain: "ai.hashinfer">',
-            "ExpandXxh32 <seed: int, rows: int, cols: int, block: int> (w) => (W) {",
-            constant("prime2", "uint32", XXH_PRIME2),
-            constant("prime3", "uint32", XXH_PRIME3),
-            constant("prime4", "uint32", XXH_PRIME4),
-            constant("prime5", "uint32", XXH_PRIME5),
-            constant("eight", "uint32", 8),
-            constant("two", "int64", 2),
-            "zero = Constant <value_int: int = 0> ()",
-            "one = Constant <value_int: int = 1> ()",
-            "m = Constant <value_int: int = @rows> ()",
-            "n = Constant <value_int: int = @cols> ()",
-            "run = Constant <value_int: int = @block> ()",
-            "seed64 = Constant <value_int: int = @seed> ()",
-            "seed32 = Cast <to: int = 12> (seed64)",
-            "i_range = Range (zero, m, one)",
-            "j = Range (zero, n, one)",
-            "b64 = Div (j, run)",
-            "t = Mod (j, run)",
-            "i64 = Unsqueeze (i_range, one)",
-            "i = Cast <to: int = 12> (i64)",
-            "b = Cast <to: int = 12> (b64)",
-            # XXH32 of eight bytes: two rounds of four bytes, then the avalanche.
-            "start0 = Add (seed32, prime5)",
-            "start = Add (start0, eight)",
-            "i_mul = Mul (i, prime3)",
-            "r0 = Add (start, i_mul)",
-            *_rotl17_text("r0", "r1"),
-            "r2 = Mul (r1, prime4)",
-            "b_mul = Mul (b, prime3)",
-            "r3 = Add (r2, b_mul)",
-            *_rotl17_text("r3", "r4"),
-            "r5 = Mul (r4, prime4)",
-            shift("r5_15", "r5", "RIGHT", 15),
-            "r6 = BitwiseXor (r5, r5_15)",
-            "r7 = Mul (r6, prime2)",
-            shift("r7_13", "r7", "RIGHT", 13),
-            "r8 = BitwiseXor (r7, r7_13)",
-            "r9 = Mul (r8, prime3)",
-            shift("r9_16", "r9", "RIGHT", 16),
-            "hash = BitwiseXor (r9, r9_16)",
-            # Signed slots: the high half of a 64-bit product.
-            "hash64 = Cast <to: int = 13> (hash)",
-            "buckets = Size (w)",
-            "spare = Sub (buckets, run)",
-            "starts = Add (spare, one)",
-            "slots = Add (starts, starts)",
-            "slots64 = Cast <to: int = 13> (slots)",
-            "product = Mul (hash64, slots64)",
-            shift("slot_u", "product", "RIGHT", 32, "uint64"),
-            "slot = Cast <to: int = 7> (slot_u)",
-            "start_bucket = Div (slot, two)",
-            "negative = Mod (slot, two)",
-            "bucket = Add (start_bucket, t)",
-            "negative2 = Mul (negative, two)",
-            "sign = Sub (one, negative2)",
-            "sign_w = CastLike (sign, w)",
-            "magnitude = Gather (w, bucket)",
-            "W = Mul (magnitude, sign_w)",
-            "}",
-        )
+    def body_cells(cls) -> str:
+        return f"""\
+{constant("prime2", "uint32", XXH_PRIME2)}
+{constant("prime3", "uint32", XXH_PRIME3)}
+{constant("prime4", "uint32", XXH_PRIME4)}
+{constant("prime5", "uint32", XXH_PRIME5)}
+{constant("eight", "uint32", 8)}
+{NUMBERS}
+run = Constant <value_int: int = @block> ()
+seed64 = Constant <value_int: int = @seed> ()
+seed32 = Cast <to: int = 12> (seed64)
+i_range = Range (zero, m, one)
+j = Range (zero, n, one)
+b64 = Div (j, run)
+t = Mod (j, run)
+i64 = Unsqueeze (i_range, one)
+i = Cast <to: int = 12> (i64)
+b = Cast <to: int = 12> (b64)
+# XXH32 of eight bytes: two rounds of four bytes, then the avalanche.
+start0 = Add (seed32, prime5)
+start = Add (start0, eight)
+i_mul = Mul (i, prime3)
+r0 = Add (start, i_mul)
+{_rotl17_text("r0", "r1")}
+r2 = Mul (r1, prime4)
+b_mul = Mul (b, prime3)
+r3 = Add (r2, b_mul)
+{_rotl17_text("r3", "r4")}
+r5 = Mul (r4, prime4)
+{shift("r5_15", "r5", "RIGHT", 15)}
+r6 = BitwiseXor (r5, r5_15)
+r7 = Mul (r6, prime2)
+{shift("r7_13", "r7", "RIGHT", 13)}
+r8 = BitwiseXor (r7, r7_13)
+r9 = Mul (r8, prime3)
+{shift("r9_16", "r9", "RIGHT", 16)}
+hash = BitwiseXor (r9, r9_16)
+# Signed slots: the high half of a 64-bit product.
+hash64 = Cast <to: int = 13> (hash)
+buckets = Size (w)
+spare = Sub (buckets, run)
+starts = Add (spare, one)
+slots = Add (starts, starts)
+slots64 = Cast <to: int = 13> (slots)
+product = Mul (hash64, slots64)
+{shift("slot_u", "product", "RIGHT", 32, "uint64")}
+slot = Cast <to: int = 7> (slot_u)
+start_bucket = Div (slot, two)
+negative = Mod (slot, two)
+bucket = Add (start_bucket, t)"""
 
 
-def _rotl17_text(source: str, target: str) -> list[str]:
+def _rotl17_text(source: str, target: str) -> str:
     left, right = f"{source}_l17", f"{source}_r15"
-    return [
-        shift(left, source, "LEFT", 17),
-        shift(right, source, "RIGHT", 15),
-        f"{target} = BitwiseOr ({left}, {right})",
-    ]
+    return f"""\
+{shift(left, source, "LEFT", 17)}
+{shift(right, source, "RIGHT", 15)}
+{target} = BitwiseOr ({left}, {right})"""
