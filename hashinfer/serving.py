@@ -29,19 +29,8 @@ from hashinfer.session.choice import InferenceSession
 from hashinfer.session.options import NodeArg
 
 OPTIONS = ("threads", "max_memory", "time_limit", "memory_budget")
-DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float": "FP32",
-    "double": "FP64",
+DATATYPES = {"bool": "BOOL", "float16": "FP16", "float": "FP32", "double": "FP64"} | {
+    f"{kind}{bits}": f"{kind}{bits}".upper() for kind in ("uint", "int") for bits in (8, 16, 32, 64)
 }
 """The protocol's names of ONNX's."""
 
