@@ -34,13 +34,7 @@ class HashinferBackendRep(BackendRep):
         raises.
         """
         names = [value.name for value in self.session.get_inputs()]
-        if isinstance(inputs, Mapping):
-            feed = dict(inputs)
-        else:
-            given = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
-            if len(given) != len(names):
-                raise InputError(f"{len(given)} inputs are given; the model has {len(names)}: {', '.join(names)}")
-            feed = dict(zip(names, given, strict=True))
+        feed = _by_name([inputs] if isinstance(inputs, np.ndarray) else inputs, names, "the model has")
         outputs = [value.name for value in self.session.get_outputs()]
         results: tuple[Any, ...] = namedtupledict("Outputs", outputs)(*self.session.run(None, feed, **kwargs))
         return results
@@ -96,24 +90,30 @@ class HashinferBackend(Backend):
         domains = {node.domain: opset or _newest(node.domain)}
         domains.setdefault("", onnx.defs.onnx_opset_version())
         names = list(dict.fromkeys(name for name in node.input if name))
-        given = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
-        if isinstance(inputs, Mapping):
-            names = list(inputs)
-        if len(given) != len(names):
-            raise InputError(f"{len(given)} inputs are given; the node names {len(names)}: {', '.join(names)}")
+        feed = _by_name(inputs, names, "the node names")
         graph = helper.make_graph(
             [node],
             node.op_type,
-            [helper.make_value_info(name, _type(value)) for name, value in zip(names, given, strict=True)],
+            [helper.make_value_info(name, _type(value)) for name, value in feed.items()],
             [onnx.ValueInfoProto(name=name) for name in node.output if name],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in domains.items()])
-        return cls.run_model(model, given, device, **kwargs)
+        return cls.run_model(model, feed, device, **kwargs)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
         """Whether `device` ("CPU", "CUDA:1") is a CPU."""
         return device.split(":", maxsplit=1)[0] == "CPU"
+
+
+def _by_name(inputs: Any, names: Sequence[str], takes: str) -> dict[str, Any]:
+    """The inputs by name. Raises InputError where a sequence of them has not as many as there are names."""
+    if isinstance(inputs, Mapping):
+        return dict(inputs)
+    given = list(inputs)
+    if len(given) != len(names):
+        raise InputError(f"{len(given)} inputs are given; {takes} {len(names)}: {', '.join(names)}")
+    return dict(zip(names, given, strict=True))
 
 
 def _renewed(model: ModelProto) -> ModelProto:
