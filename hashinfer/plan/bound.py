@@ -58,10 +58,8 @@ class BoundPlan:
         for name, place in plan.places.items():
             if place.kind == "arena":
                 self.values[name] = self._view(place)
-        self.input_aliases = [(name, place) for name, place in plan.places.items() if place.kind in ("input", "output")]
-        self.dynamic_names = {
-            name for p in plan.steps if p.kind in ("dynamic", "reference") for name in p.step.outputs if name
-        }
+        self.input_aliases = [(name, place) for name, place in plan.places.items() if place.kind != "arena"]
+        self.dynamic_names = {name for p in plan.steps if p.dynamic for name in p.step.outputs if name}
         self.dying = {
             id(p): [name for name in names if name in self.dynamic_names]
             for p, names in zip(plan.steps, plan.program.dying, strict=True)
@@ -163,7 +161,7 @@ class BoundPlan:
             elif planned.kind == "numpy":
                 flush()
                 add(_numpy(planned), planned)
-            elif planned.kind in ("dynamic", "reference"):
+            elif planned.dynamic:
                 flush()
                 add(self._dynamic(planned), planned)
         flush()
@@ -199,7 +197,7 @@ class BoundPlan:
             code[relocation.step, relocation.column] = 0
             return
         place = self.plan.places.get(name)
-        if place is not None and place.kind in ("input", "output"):
+        if place is not None and place.kind != "arena":
             cell = relocation.step * code.shape[1] + relocation.column
             cells = memoryview(code).cast("B").cast("q")
             self.externals.append((cells, cell, place.kind == "output", place.index, buffer.offset))

@@ -42,23 +42,20 @@ def budget_bytes(given: int | float | str | None) -> int:
 
     Raises InputError for anything else.
     """
-    what = f"memory_budget is {given!r}; expected bytes, a share of the free memory (0.1, '10%') or a size ('8MiB')"
     if given is None:
         return 0
-    if isinstance(given, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*|%)\s*", given)
-        if found is None or (found[2] != "%" and found[2].lower() not in _UNITS):
-            raise InputError(what)
-        if found[2] != "%":
+    value = given
+    if isinstance(given, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*|%)\s*", given)):
+        if found[2].lower() in _UNITS:
             return int(float(found[1]) * _UNITS[found[2].lower()])
-        given = float(found[1]) / 100
-    if isinstance(given, bool) or not isinstance(given, int | float) or not given >= 0:
-        raise InputError(what)
-    if isinstance(given, int):
-        return given
-    if given > 1:
-        raise InputError(what)
-    return int(given * free_memory())
+        value = float(found[1]) / 100 if found[2] == "%" else given
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, float) and 0 <= value <= 1:
+        return int(value * free_memory())
+    raise InputError(
+        f"memory_budget is {given!r}; expected bytes, a share of the free memory (0.1, '10%') or a size ('8MiB')"
+    )
 
 
 def free_memory() -> int:

@@ -385,24 +385,18 @@ class _Fuser:
         if bias is None or bias.dtype != np.float32 or other == value:
             return None
         op, inputs = product.op, product.inputs
-        if isinstance(op, HashedConv | Conv):
-            weight_shape = op.weight_shape if isinstance(op, HashedConv) else self.constants[inputs[1]].shape
-            channels, spatial = weight_shape[0], len(weight_shape) - 2
-            one_each = bias.shape[-spatial - 1 :] == (channels, *(1,) * spatial) and bias.ndim <= spatial + 2
-            if len(inputs) > 2 or bias.size != channels or not one_each:
-                return None
-            place = 2
+        convolution, place, spatial = isinstance(op, HashedConv | Conv), 2, 0
+        if isinstance(op, HashedProduct):
+            outputs, place = op.outputs, 1
         else:
-            if isinstance(op, HashedProduct):
-                outputs, place = op.outputs, 1
-            else:
-                w = self.constants[inputs[1]]
-                transposed = isinstance(op, Gemm) and bool(product.call.get("transB", 0))
-                outputs, place = w.shape[0] if transposed else w.shape[-1], 2
-            if len(inputs) > place or bias.size != outputs or bias.shape[-1:] != (outputs,):
-                return None
-            if bias.ndim > (2 if isinstance(op, Gemm) else 1):
-                return None
+            shape = op.weight_shape if isinstance(op, HashedConv) else self.constants[inputs[1]].shape
+            transposed = isinstance(op, Gemm) and product.call.get("transB", 0)
+            outputs = shape[0] if convolution or transposed else shape[-1]
+            spatial = len(shape) - 2 if convolution else 0
+        rank = spatial + (2 if convolution or isinstance(op, Gemm) else 1)
+        one_each = bias.shape[-spatial - 1 :] == (outputs, *(1,) * spatial) and bias.ndim <= rank
+        if len(inputs) > place or bias.size != outputs or not one_each:
+            return None
         name = self._fresh(f"{other}/bias")
         self.constants[name] = bias.reshape(-1)
         return (*inputs, *[""] * (place - len(inputs)), name)

@@ -6,8 +6,8 @@ runs, and so do the steps behind it that depend on it. Everything else lies in o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +42,11 @@ class PlannedStep:
     temps: list[int] = field(default_factory=list)
     """Arena offsets of the emission's temporaries."""
 
+    @property
+    def dynamic(self) -> bool:
+        """Whether its buffers' sizes are only known during the run."""
+        return self.kind in ("dynamic", "reference")
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -72,7 +77,7 @@ class Plan:
     @property
     def dynamic(self) -> bool:
         """Whether any buffer's size is only known during the run."""
-        return any(p.kind in ("dynamic", "reference") for p in self.steps)
+        return any(p.dynamic for p in self.steps)
 
     @property
     def buffer_bytes(self) -> int:
@@ -203,19 +208,18 @@ class _Builder:
                 scratch = max(scratch, planned.emission.scratch)
         scratch = -(-scratch // 128) * 128
         self._check_total(fixed + arena_bytes + threads * scratch, "weights, outputs, buffers and scratch")
+        constants = {n: np.asarray(o.value, order="C") for n, o in self.operands.items() if o.value is not None}
         for name, source in self.root.items():
             if source in places:
-                places[name] = Place(places[source].kind, places[source].index, self.operands[name].type)
-        constants = {n: o.value for n, o in self.operands.items() if o.value is not None}
-        for name, source in self.root.items():
+                places[name] = replace(places[source], type=self.operands[name].type)
             if source in constants and name not in constants:
-                constants[name] = np.asarray(constants[source], order="C").reshape(self.operands[name].shape)
+                constants[name] = constants[source].reshape(self.operands[name].shape)
         return Plan(
             self.program,
             self.inputs,
             self.steps,
             places,
-            {n: np.asarray(v, order="C") for n, v in constants.items()},
+            constants,
             [None if o is None else o.type for o in outputs],
             arena_bytes,
             scratch,
@@ -263,18 +267,3 @@ class _Builder:
                 planned.emission = planned.op.emit(planned.step.call, ins, planned.types)
             temps += [Lifetime(size, k, k) for size in planned.emission.temps]
         return temps
-
-
-def describe_places(places: Mapping[str, Place]) -> list[dict[str, Any]]:
-    """The buffers of a plan as data: name, kind, offset or number, dtype, shape, bytes."""
-    return [
-        {
-            "name": name,
-            "kind": place.kind,
-            "offset" if place.kind == "arena" else "number": place.index,
-            "dtype": str(place.type.dtype),
-            "shape": list(place.type.shape),
-            "bytes": place.type.nbytes,
-        }
-        for name, place in places.items()
-    ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from hashinfer.model.graph import Model
+from hashinfer.model.graph import Model, ValueType
 from hashinfer.ops.matrix import HashedMatrix
-from hashinfer.plan.planner import HASHED_OPS, Plan, PlannedStep, describe_places, matrices
+from hashinfer.plan.planner import HASHED_OPS, Place, Plan, PlannedStep, matrices
 
 LOAD_SAMPLE = 2**20
 """Virtual weights looked at for the bucket load."""
@@ -17,8 +18,9 @@ LOAD_SAMPLE = 2**20
 def plan_report(model: Model, plan: Plan) -> dict[str, Any]:
     """Everything known of a model and its plan. Sizes are in bytes unless a name says otherwise."""
     hashed = matrices(plan.program)
-    stored = sum(m.w.size for m in hashed) + _dense_numbers(plan)
-    virtual = sum(m.scheme.virtual_size for m in hashed) + _dense_numbers(plan)
+    dense = sum(c.size for c in plan.program.constants.values() if c.dtype.kind == "f" and c.size > 1)
+    stored = sum(m.w.size for m in hashed) + dense
+    virtual = sum(m.scheme.virtual_size for m in hashed) + dense
     return {
         "model": {
             "opset": model.opset,
@@ -30,11 +32,11 @@ def plan_report(model: Model, plan: Plan) -> dict[str, Any]:
             "compression_factor": virtual / stored if stored else None,
             "bodies": sorted(model.bodies),
         },
-        "inputs": [{"name": v.name, "type": v.onnx_type, "shape": list(v.shape or ())} for v in model.graph.inputs],
-        "outputs": [{"name": v.name, "type": v.onnx_type, "shape": list(v.shape or ())} for v in model.graph.outputs],
+        "inputs": _values(model.graph.inputs),
+        "outputs": _values(model.graph.outputs),
         "planned_for": [{"dtype": str(t.dtype), "shape": list(t.shape)} for t in plan.inputs],
         "steps": [_step(p) for p in plan.steps],
-        "buffers": describe_places(plan.places),
+        "buffers": [_buffer(name, place) for name, place in plan.places.items()],
         "memory": {
             "weights": plan.weight_bytes,
             "materialised": sum(m.materialised_bytes for m in hashed),
@@ -49,8 +51,19 @@ def plan_report(model: Model, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _dense_numbers(plan: Plan) -> int:
-    return sum(c.size for c in plan.program.constants.values() if c.dtype.kind == "f" and c.size > 1)
+def _values(values: Sequence[ValueType]) -> list[dict[str, Any]]:
+    return [{"name": v.name, "type": v.onnx_type, "shape": list(v.shape or ())} for v in values]
+
+
+def _buffer(name: str, place: Place) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": place.kind,
+        "offset" if place.kind == "arena" else "number": place.index,
+        "dtype": str(place.type.dtype),
+        "shape": list(place.type.shape),
+        "bytes": place.type.nbytes,
+    }
 
 
 def _step(planned: PlannedStep) -> dict[str, Any]:

@@ -39,7 +39,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 def value_types(plan: Plan) -> dict[str, TensorType]:
     """The type of every value that a static plan knows."""
     types = {v.name: t for v, t in zip(plan.program.inputs, plan.inputs, strict=True)}
-    types.update({n: TensorType(c.dtype, c.shape) for n, c in plan.program.constants.items()})
     types.update({n: TensorType(c.dtype, c.shape) for n, c in plan.constants.items()})
     for planned in plan.steps:
         types.update(planned.step.named(planned.types))
@@ -50,7 +49,7 @@ def check_rows(program: Program, plan: Plan, open_inputs: Sequence[str], limit: 
     """Names of the carried values. Raises UnsupportedError, naming the node, where a batch is more than its rows."""
     others = [_plan_for(program, plan, open_inputs, batch, limit) for batch in OTHER_BATCHES]
     types = [value_types(p) for p in (plan, *others)]
-    carried, known = set(open_inputs), {**program.constants, **plan.constants}
+    carried = set(open_inputs)
     for planned, *same in zip(plan.steps, *(p.steps for p in others), strict=True):
         if any(other.kind != planned.kind for other in same):
             raise UnsupportedError(planned.step.explain("another batch is planned in another way; give fixed shapes"))
@@ -58,7 +57,7 @@ def check_rows(program: Program, plan: Plan, open_inputs: Sequence[str], limit: 
         if planned.kind == "folded":
             _check_folded(planned, plan, others)
             continue
-        if grows and planned.kind == "native" and not _by_rows(planned, carried, types[0], known):
+        if grows and planned.kind == "native" and not _by_rows(planned, carried, types[0], plan.constants):
             raise UnsupportedError(_mixes(planned))
         for name in planned.step.outputs:
             _check_growth(planned, [t[name] for t in types if name], grows)
@@ -109,14 +108,14 @@ def _by_rows(
     """Whether row r of the output depends on row r of each carried operand and on what all rows share, alone."""
     names, rank = [n for n in planned.step.inputs if n], len(planned.types[0].shape)
     first, rest = names[0] in carried, names[1:]
+    alone = first and not any(n in carried for n in rest)
     if isinstance(planned.op, Resize):
         ins = [Operand(types[n], known.get(n)) if n else None for n in planned.step.inputs]
         return first and all(axis.at for axis in planned.op.changed(planned.step.call, ins))
     if isinstance(planned.op, BY_FIRST):
-        return first and not any(n in carried for n in rest)
+        return alone
     if isinstance(planned.op, SoftmaxOp | AxisNormalization):
-        axis = int(planned.step.call.get("axis", -1))
-        return first and not any(n in carried for n in rest) and axis % rank != 0
+        return alone and int(planned.step.call.get("axis", -1)) % rank != 0
     if isinstance(planned.op, Gemm):
         return first and all(n not in carried or (k == 1 and len(types[n].shape) == rank) for k, n in enumerate(rest))
     if isinstance(planned.op, Arithmetic):
