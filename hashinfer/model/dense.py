@@ -35,14 +35,11 @@ def dense_twin(model: ModelProto, limit: int) -> ModelProto:
 
 def _check_sizes(model: ModelProto, limit: int) -> None:
     total = 0
-    for graph in with_inner(model.graph):
-        for node in graph.node:
-            if node.domain == DOMAIN:
-                sizes = [a.i for a in node.attribute if a.name in ("rows", "cols")]
-                total += 4 * prod(sizes)
-                if total > limit:
-                    text = f"the dense matrices up to here take {total} bytes; at most {limit} are allowed"
-                    raise MemoryLimitError(at_node(node.op_type, node.name, text))
+    for node in (n for graph in with_inner(model.graph) for n in graph.node if n.domain == DOMAIN):
+        total += 4 * prod(a.i for a in node.attribute if a.name in ("rows", "cols"))
+        if total > limit:
+            text = f"the dense matrices up to here take {total} bytes; at most {limit} are allowed"
+            raise MemoryLimitError(at_node(node.op_type, node.name, text))
 
 
 def _expand_graph(graph: GraphProto, outer: dict[str, np.ndarray]) -> None:

@@ -274,8 +274,7 @@ class _Builder:
         for value in proto.input:
             if value.name in scope.rename:
                 continue
-            self._define(scope, value.name, f"input {value.name!r} of {where}")
-            inputs.append(_value_type(value, scope.rename[value.name]))
+            inputs.append(_value_type(value, self._define(scope, value.name, f"input {value.name!r} of {where}")))
         nodes = self._nodes(proto.node, scope)
         outputs = []
         for value in proto.output:
@@ -317,6 +316,9 @@ class _Builder:
         scope.rename[name] = unique
         return unique
 
+    def _define_output(self, scope: _Scope, output: str, proto: NodeProto, node: str) -> str:
+        return self._define(scope, output, at_node(proto.op_type, node, f"its output {output!r}"))
+
     def _nodes(self, protos: Sequence[NodeProto], scope: _Scope) -> list[Node]:
         opsets = scope.opsets
         producers = {name: n for n in protos for name in n.output if name}
@@ -335,11 +337,7 @@ class _Builder:
             if function is not None:
                 nodes.extend(self._inline(function, proto, own, name, inputs, scope))
                 continue
-            outputs = []
-            for made in proto.output:
-                if made:
-                    self._define(scope, made, at_node(proto.op_type, name, f"its output {made!r}"))
-                outputs.append(scope.rename[made] if made else "")
+            outputs = [self._define_output(scope, made, proto, name) if made else "" for made in proto.output]
             if domain not in opsets:
                 shown = repr(domain) if domain else "the default domain"
                 raise ModelError(at_node(proto.op_type, name, f"the model imports no version of {shown}"))
@@ -379,9 +377,8 @@ class _Builder:
             if actual:
                 renamed[actual] = found
         for actual, found in renamed.items():
-            self._define(scope, actual, at_node(call.op_type, name, f"its output {actual!r}"))
-            outer_name = scope.rename[actual]
-            nodes.append(Node("Identity", "", f"{name}/{actual}", (found,), (outer_name,), MappingProxyType({}), 13))
+            outputs = (self._define_output(scope, actual, call, name),)
+            nodes.append(Node("Identity", "", f"{name}/{actual}", (found,), outputs, MappingProxyType({}), 13))
         return nodes
 
     def _value(self, attribute: AttributeProto, node: str, scope: _Scope) -> Any:

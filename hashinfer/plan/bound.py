@@ -11,7 +11,7 @@ import numpy as np
 
 from hashinfer.kernels.pool import Pool, Program
 from hashinfer.ops.base import Array
-from hashinfer.ops.emission import KernelCall, NativeOp, Relocation, aligned_empty, assemble
+from hashinfer.ops.emission import NativeOp, Relocation, aligned_empty, assemble
 from hashinfer.plan.control import keep, run_step
 from hashinfer.plan.limits import Limits
 from hashinfer.plan.planner import Place, Plan, PlannedStep
@@ -168,19 +168,14 @@ class BoundPlan:
         return actions
 
     def _native(self, planned: Sequence[PlannedStep]) -> Action:
-        calls: list[KernelCall] = []
-        owners: list[PlannedStep] = []
-        for p in planned:
-            assert p.emission is not None  # noqa: S101
-            calls += p.emission.calls
-            owners += [p] * len(p.emission.calls)
-        assembled = assemble(calls)
+        owned = [(call, p) for p in planned if p.emission is not None for call in p.emission.calls]
+        assembled = assemble([call for call, _ in owned])
         for relocation in assembled.relocations:
-            self._relocate(assembled.code, relocation, owners[relocation.step])
+            self._relocate(assembled.code, relocation, owned[relocation.step][1])
         self.kept += [*assembled.kept, assembled.code]
         scratch = self.base + self.plan.arena_bytes
         program = Program(assembled.code, scratch, self.plan.scratch_bytes)
-        shared = sum(c.work for c in calls) >= WORTH_SHARING_NS and self.pool.threads > 1
+        shared = sum(call.work for call, _ in owned) >= WORTH_SHARING_NS and self.pool.threads > 1
         if shared:
             return lambda _values: self.pool.run(program)
         run, code, steps = program.run_alone, program.code_address, program.steps

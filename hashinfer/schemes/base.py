@@ -29,6 +29,12 @@ def check_range(what: str, value: object, low: int, high: int) -> None:
         raise SchemeError(f"{what} is {value!r}; expected an integer from {low} to {high}")
 
 
+def check_budget(rows: int, cols: int, budget: int) -> None:
+    """Raise SchemeError for a budget that holds no bucket."""
+    if budget < 1:
+        raise SchemeError(f"a budget of {budget} buckets for {rows} x {cols} virtual weights; expected at least 1")
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme(ABC):
     """A virtual weight matrix W[rows, cols] over a weight vector of `buckets` numbers.
@@ -95,9 +101,7 @@ W = Mul (magnitude, sign_w)
 
     def attributes(self) -> dict[str, int]:
         """The op's attributes, all of them, as they are written to a file."""
-        own = {f.name: int(getattr(self, f.name)) for f in fields(self)}
-        del own["buckets"]
-        return own
+        return {f.name: int(getattr(self, f.name)) for f in fields(self) if f.name != "buckets"}
 
     @property
     def virtual_size(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashinfer.errors import SchemeError
-from hashinfer.schemes.base import MAX_BUCKETS, Ints, Scheme, check_range
+from hashinfer.schemes.base import MAX_BUCKETS, Ints, Scheme, check_budget, check_range
 from hashinfer.schemes.bits import FMIX_MUL1, FMIX_MUL2, XXH_PRIME1, XXH_PRIME2, Bits, fmix32
 from hashinfer.schemes.text import NUMBERS, constant, shift
 
@@ -82,8 +82,7 @@ class Dyadic(Scheme):
 
     @classmethod
     def fit(cls, rows: int, cols: int, budget: int, seed: int, parameter: int | None = None) -> Self:
-        if budget < 1:
-            raise SchemeError(f"a budget of {budget} buckets for {rows} x {cols} virtual weights; expected at least 1")
+        check_budget(rows, cols, budget)
         budget = min(budget, MAX_BUCKETS)
         width = parameter
         if width is None:

@@ -8,8 +8,7 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from hashinfer.errors import SchemeError
-from hashinfer.schemes.base import MAX_BUCKETS, Ints, Scheme, check_range
+from hashinfer.schemes.base import MAX_BUCKETS, Ints, Scheme, check_budget, check_range
 from hashinfer.schemes.bits import XXH_PRIME2, XXH_PRIME3, XXH_PRIME4, XXH_PRIME5, xxh32_pair
 from hashinfer.schemes.text import NUMBERS, constant, shift
 
@@ -48,8 +47,7 @@ class Xxh32(Scheme):
 
     @classmethod
     def fit(cls, rows: int, cols: int, budget: int, seed: int, parameter: int | None = None) -> Self:
-        if budget < 1:
-            raise SchemeError(f"a budget of {budget} buckets for {rows} x {cols} virtual weights; expected at least 1")
+        check_budget(rows, cols, budget)
         return cls(min(budget, rows * cols, MAX_BUCKETS), rows, cols, seed, 1 if parameter is None else parameter)
 
     @classmethod
