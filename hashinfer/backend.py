@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto, helper, shape_inference, version_convert
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from hashinfer.errors import InputError, ModelError
+from hashinfer.model.protos import opset_of
 from hashinfer.model.read import MIN_OPSET
 from hashinfer.session.session import InferenceSession
 
@@ -117,8 +118,7 @@ def _by_name(inputs: Any, names: Sequence[str], takes: str) -> dict[str, Any]:
 
 
 def _renewed(model: ModelProto) -> ModelProto:
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), MIN_OPSET)
-    if not 0 < opset < MIN_OPSET:
+    if not 0 < opset_of(model) < MIN_OPSET:
         return model
     renewed = shape_inference.infer_shapes(version_converter.convert_version(model, MIN_OPSET))
     graph = renewed.graph

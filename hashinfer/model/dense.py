@@ -10,7 +10,7 @@ import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from hashinfer.errors import MemoryLimitError, ModelError, SchemeError, at_node
-from hashinfer.model.protos import plain_copy, subgraphs, with_inner
+from hashinfer.model.protos import DEFAULT_DOMAINS, plain_copy, subgraphs, with_inner
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, Scheme
 
 MAX_DENSE_BYTES = 2**31 - 2**20
@@ -60,7 +60,7 @@ def _expand_graph(graph: GraphProto, outer: dict[str, np.ndarray]) -> None:
 
 def _small_constant(node: NodeProto, constants: dict[str, np.ndarray]) -> np.ndarray | None:
     """The value of a node that makes a weight vector of a stored one: Cast, DequantizeLinear, Identity, Constant."""
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in DEFAULT_DOMAINS:
         return None
     ins = [constants.get(name) for name in node.input if name]
     if any(value is None for value in ins):

@@ -8,6 +8,13 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from hashinfer.schemes import DOMAIN
 
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+def opset_of(model: ModelProto) -> int:
+    """The model's default-domain version; 0 if it imports none."""
+    return next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), 0)
+
 
 def subgraphs(node: NodeProto) -> list[GraphProto]:
     """The graphs among a node's attributes."""

@@ -20,7 +20,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from hashinfer.errors import MemoryLimitError, ModelError, UnsupportedError, at_node
 from hashinfer.model.graph import Array, Graph, Model, Node, ValueType
-from hashinfer.model.protos import subgraphs
+from hashinfer.model.protos import DEFAULT_DOMAINS, subgraphs
 from hashinfer.model.schema import check_node
 from hashinfer.model.tensors import numpy_dtype, to_array
 from hashinfer.model.text import check_text
@@ -81,9 +81,10 @@ def read_model(source: ModelSource, max_bytes: int | None = None) -> Model:
 
 
 def _read_bytes(source: ModelSource, max_bytes: int | None) -> tuple[bytes, Path | None]:
+    what, folder = "the model", None
     if isinstance(source, bytes | bytearray | memoryview):
-        return _limited(bytes(source), "the model"), None
-    if isinstance(source, str | os.PathLike):
+        data = bytes(source)
+    elif isinstance(source, str | os.PathLike):
         path = Path(source)
         found = path.stat()
         if path.is_dir():
@@ -93,8 +94,15 @@ def _read_bytes(source: ModelSource, max_bytes: int | None) -> tuple[bytes, Path
         if max_bytes is not None and found.st_size > max_bytes:
             raise MemoryLimitError(f"{path} has {found.st_size} bytes; at most {max_bytes} are allowed")
         with path.open("rb") as file:
-            return _limited(_read_all(file), str(path)), path.parent
-    return _limited(read_stream(source), "the model"), None
+            data = _read_all(file)
+        what, folder = str(path), path.parent
+    else:
+        data = read_stream(source)
+    if not data:
+        raise ModelError(f"{what} is empty; expected an ONNX model")
+    if len(data) > MAX_FILE_BYTES:
+        raise ModelError(f"{what} has more than {MAX_FILE_BYTES} bytes")
+    return data, folder
 
 
 def read_stream(source: object) -> bytes:
@@ -120,14 +128,6 @@ def _read_all(file: Any) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _limited(data: bytes, what: str) -> bytes:
-    if not data:
-        raise ModelError(f"{what} is empty; expected an ONNX model")
-    if len(data) > MAX_FILE_BYTES:
-        raise ModelError(f"{what} has more than {MAX_FILE_BYTES} bytes")
-    return data
-
-
 def _check_versions(proto: ModelProto) -> dict[str, int]:
     opsets: dict[str, int] = {}
     for entry in proto.opset_import:
@@ -145,7 +145,7 @@ def _check_versions(proto: ModelProto) -> dict[str, int]:
 
 
 def _domain(name: str) -> str:
-    return "" if name == "ai.onnx" else name
+    return "" if name in DEFAULT_DOMAINS else name
 
 
 def _check_domains(opsets: Mapping[str, int], where: str) -> None:

@@ -15,7 +15,7 @@ from hashinfer.model.graph import Array
 MAX_RANK, MAX_EXTENT = 64, 2**59
 """NumPy's limits: axes, and elements of an empty array were its empty dimensions 1, at up to 16 bytes each."""
 
-_FOUR_BIT = {TensorProto.INT4, TensorProto.UINT4, getattr(TensorProto, "FLOAT4E2M1", -1)}
+_FOUR_BIT = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 
 
 def numpy_dtype(elem_type: int, where: str) -> np.dtype[Any]:

@@ -9,7 +9,7 @@ from onnx import FunctionProto, ModelProto, NodeProto
 
 from hashinfer.errors import ModelError, SchemeError
 from hashinfer.files import atomic_write
-from hashinfer.model.protos import plain_copy, with_inner
+from hashinfer.model.protos import opset_of, plain_copy, with_inner
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, DOMAIN_VERSION, Scheme
 from hashinfer.schemes.base import BODY_MIN_OPSET
 
@@ -38,7 +38,7 @@ def with_bodies(model: ModelProto) -> ModelProto:
     out = plain_copy(model)
     bodies = (inner for body in (out.graph, *out.functions) for inner in with_inner(body))
     used = {n.op_type for body in bodies for n in body.node if n.domain == DOMAIN}
-    opset = next((o.version for o in out.opset_import if o.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(out)
     if opset < BODY_MIN_OPSET:
         raise ModelError(f"the model's default-domain opset is {opset}; a hashed model needs at least {BODY_MIN_OPSET}")
     out.ir_version = max(model.ir_version, MIN_IR_VERSION)

@@ -182,22 +182,21 @@ class BoundPlan:
         return lambda _values: run(code, steps, scratch)
 
     def _relocate(self, code: Any, relocation: Relocation, owner: PlannedStep) -> None:
-        buffer = relocation.buffer
+        buffer, at = relocation.buffer, (relocation.step, relocation.column)
         if buffer.kind == "temp":
-            code[relocation.step, relocation.column] = self.base + owner.temps[buffer.number] + buffer.offset
+            code[at] = self.base + owner.temps[buffer.number] + buffer.offset
             return
         name = (owner.step.inputs if buffer.kind == "in" else owner.step.outputs)[buffer.number]
+        place = self.plan.places.get(name)
         if not name:
             # An output that nobody asked for: the kernel sees that its address is 0.
-            code[relocation.step, relocation.column] = 0
-            return
-        place = self.plan.places.get(name)
-        if place is not None and place.kind != "arena":
+            code[at] = 0
+        elif place is not None and place.kind != "arena":
             cell = relocation.step * code.shape[1] + relocation.column
             cells = memoryview(code).cast("B").cast("q")
             self.externals.append((cells, cell, place.kind == "output", place.index, buffer.offset))
-            return
-        code[relocation.step, relocation.column] = address(self.values[name]) + buffer.offset
+        else:
+            code[at] = address(self.values[name]) + buffer.offset
 
     def _dynamic(self, planned: PlannedStep) -> Action:
         step, memory, left, dying = planned.step, self.memory, self.left, self.dying[id(planned)]

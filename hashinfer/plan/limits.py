@@ -144,9 +144,8 @@ def in_time(limits: Limits, op: str, node: str, work: Callable[[], Result]) -> R
 def value_bytes(value: Any) -> int:
     """Bytes that a value holds: an array, a list of values, or None."""
     if isinstance(value, np.ndarray):
-        if value.dtype.kind == "O":
-            return OBJECT_BYTES + value.nbytes + sum({id(item): sys.getsizeof(item) for item in value.flat}.values())
-        return OBJECT_BYTES + value.nbytes
+        objects = {id(item): sys.getsizeof(item) for item in value.flat} if value.dtype.kind == "O" else {}
+        return OBJECT_BYTES + value.nbytes + sum(objects.values())
     if isinstance(value, list):
         return OBJECT_BYTES + sum(map(value_bytes, value))
     return 0

@@ -165,9 +165,7 @@ class _Builder:
             source = step.inputs[0]
             self.root[step.outputs[0]] = self.root.get(source, source)
             return PlannedStep(step, "alias", op, types)
-        for name in step.outputs:
-            if name:
-                self.produced[name] = len(self.steps)
+        self.produced.update(dict.fromkeys(filter(None, step.outputs), len(self.steps)))
         native = isinstance(op, NativeOp) and op.emits(step.call, ins)
         return PlannedStep(step, "native" if native else "numpy", op, types)
 
@@ -236,9 +234,8 @@ class _Builder:
 
     def _outside_places(self) -> dict[str, Place]:
         """Places outside the arena: inputs, and the outputs that a step can write where the caller wants them."""
-        places: dict[str, Place] = {}
-        for index, (value, kind) in enumerate(zip(self.program.inputs, self.inputs, strict=True)):
-            places[value.name] = Place("input", index, kind)
+        given = enumerate(zip(self.program.inputs, self.inputs, strict=True))
+        places = {value.name: Place("input", index, kind) for index, (value, kind) in given}
         for index, name in enumerate(self.program.outputs):
             source = self.root.get(name, name)
             if source in self.produced and source not in places:

@@ -130,10 +130,9 @@ def profile_plan(
     for number, (owner, native) in enumerate(bound.owners):
         took = float(np.median(times[:, number])) - (call_ns if native else 0.0)
         spent[id(owner)] = spent.get(id(owner), 0.0) + max(took, 0.0)
-    steps = tuple(_profiled(p, spent[id(p)]) for p in plan.steps if id(p) in spent)
+    steps = tuple(
+        ProfiledStep(p.step.label, p.step.nodes, p.kind, p.emission.choice if p.emission else "", spent[id(p)])
+        for p in plan.steps
+        if id(p) in spent
+    )
     return Profile(steps, float(np.median(runs)), call_ns, repeats)
-
-
-def _profiled(planned: PlannedStep, ns: float) -> ProfiledStep:
-    kernel = "" if planned.emission is None else planned.emission.choice
-    return ProfiledStep(planned.step.label, planned.step.nodes, planned.kind, kernel, ns)

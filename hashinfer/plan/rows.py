@@ -33,8 +33,6 @@ IMAGES = (HashedConv, Conv, IntegerConvolution, Pool, InstanceNormalization)
 BY_FIRST = (*ELEMENTS, *IMAGES, HashedLookup, HashedProduct, MatMulInteger, QLinearMatMul, Reduction, TopK)
 """Row r of the output is of row r of the first operand, where its first axis grows with the batch."""
 
-Shapes = Mapping[str, tuple[int, ...]]
-
 
 def value_types(plan: Plan) -> dict[str, TensorType]:
     """The type of every value that a static plan knows."""
