@@ -69,16 +69,16 @@ def free_memory() -> int:
 
 def offers(plan: Plan) -> list[Offer]:
     """What materialising each matrix would save, the most time for a byte first; without those that save nothing."""
-    types, saved = value_types(plan), dict[int, float]()
+    operands = {name: Operand(kind) for name, kind in value_types(plan).items()}
+    saved: dict[int, float] = {}
     found: dict[int, HashedMatrix] = {}
     for planned in plan.steps:
         op = planned.op
         if planned.emission is None or not isinstance(op, HashedProduct | HashedConv) or op.matrix.materialise:
             continue
-        ins = [Operand(types[name]) if name else None for name in planned.step.inputs]
         op.matrix.materialise = True
         try:
-            beside = op.emit(planned.step.call, ins, planned.types)
+            beside = op.emit(planned.step.call, planned.step.given(operands), planned.types)
         finally:
             op.matrix.materialise = False
         key = id(op.matrix)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -124,7 +125,13 @@ class _Fuser:
         """A step for a node that is no part of another's, or constants in its place."""
         inner = (name for a in node.attrs.values() if isinstance(a, Graph) for name in a.captures)
         self._materialise(*node.inputs, *inner)
-        step = self._plain_step(node)
+        step = _step(node, REGISTRY.get(node.op_type) if node.domain == "" else None)
+        step.subgraphs = {k: fuse(v) for k, v in node.attrs.items() if isinstance(v, Graph)}
+        if step.op is None and not is_control(step):
+            try:
+                _ = step.reference
+            except UnsupportedError as error:
+                raise UnsupportedError(step.explain(error)) from None
         if not self._fold(step):
             self.steps.append(step)
 
@@ -202,9 +209,9 @@ class _Fuser:
         scheme = view.matrix.scheme
         shape = [int(d) for d in target]
         if shape.count(-1) == 1:
-            known = int(np.prod([d for d in shape if d != -1], dtype=object))
+            known = prod(d for d in shape if d != -1)
             shape[shape.index(-1)] = scheme.virtual_size // known if known > 0 else -1
-        fits = shape[0] == scheme.cols and int(np.prod(shape[1:], dtype=object)) == scheme.rows
+        fits = shape[0] == scheme.cols and prod(shape[1:]) == scheme.rows
         return tuple(shape) if fits and min(shape) > 0 else None
 
     def _add_hashed(self, node: Node) -> bool:
@@ -281,17 +288,6 @@ class _Fuser:
         target = self._fresh(f"{name}/shape")
         self.constants[target] = np.array(shape, np.int64)
         self.steps.append(_standard("Reshape", view.node, (current, target), name, {}))
-
-    def _plain_step(self, node: Node) -> Step:
-        subgraphs = {k: fuse(v) for k, v in node.attrs.items() if isinstance(v, Graph)}
-        step = _step(node, REGISTRY.get(node.op_type) if node.domain == "" else None)
-        step.subgraphs = subgraphs
-        if step.op is None and not is_control(step):
-            try:
-                _ = step.reference
-            except UnsupportedError as error:
-                raise UnsupportedError(step.explain(error)) from None
-        return step
 
     def _fold(self, step: Step) -> bool:
         """Whether the step's outputs became constants: all of its inputs are, and the outputs are not much larger."""
