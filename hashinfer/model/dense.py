@@ -60,21 +60,20 @@ def _expand_graph(graph: GraphProto, outer: dict[str, np.ndarray]) -> None:
 
 def _small_constant(node: NodeProto, constants: dict[str, np.ndarray]) -> np.ndarray | None:
     """The value of a node that makes a weight vector of a stored one: Cast, DequantizeLinear, Identity, Constant."""
-    if node.domain not in DEFAULT_DOMAINS:
+    used = [name for name in node.input if name]
+    if node.domain not in DEFAULT_DOMAINS or not constants.keys() >= set(used):
         return None
-    ins = [constants.get(name) for name in node.input if name]
-    if any(value is None for value in ins):
-        return None
+    ins = [constants[name] for name in used]
     attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type == "Constant" and "value" in attrs:
         return numpy_helper.to_array(attrs["value"])
     if node.op_type == "Identity":
         return ins[0]
-    if node.op_type == "Cast" and ins[0] is not None and attrs.get("to") == TensorProto.FLOAT:
+    if node.op_type == "Cast" and attrs.get("to") == TensorProto.FLOAT:
         return ins[0].astype(np.float32)
-    if node.op_type == "DequantizeLinear" and len(ins) > 1 and all(v is not None and v.size == 1 for v in ins[1:]):
-        zero = np.int32(0) if len(ins) < 3 else np.asarray(ins[2]).astype(np.int32)
-        return (np.asarray(ins[0]).astype(np.int32) - zero).astype(np.float32) * np.asarray(ins[1], np.float32)
+    if node.op_type == "DequantizeLinear" and len(ins) > 1 and all(v.size == 1 for v in ins[1:]):
+        zero = np.int32(0) if len(ins) < 3 else ins[2].astype(np.int32)
+        return (ins[0].astype(np.int32) - zero).astype(np.float32) * np.asarray(ins[1], np.float32)
     return None
 
 
