@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import prod
+from typing import Any
+
 import onnx
 import onnx.inliner
 import onnx.shape_inference
@@ -33,9 +37,7 @@ def prepared(model: ModelProto, int8: bool) -> ModelProto:
     for position, node in enumerate(out.graph.node):
         node.name = node.name or f"{node.op_type}_{position}"
     initial = {t.name for t in out.graph.initializer}
-    inputs = [v for v in out.graph.input if v.name not in initial]
-    del out.graph.input[:]
-    out.graph.input.extend(inputs)
+    keep(out.graph.input, [v for v in out.graph.input if v.name not in initial])
     _lift_constants(out.graph)
     _drop_identities(out.graph)
     _complete_outputs(out)
@@ -52,23 +54,22 @@ def _complete_outputs(model: ModelProto) -> None:
             value.CopyFrom(found[value.name])
 
 
-def opset_of(model: ModelProto) -> int:
-    """The model's default-domain version; 0 if it imports none."""
-    return next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), 0)
-
-
 def _with_opset(model: ModelProto, least: int) -> ModelProto:
-    found = opset_of(model)
+    found = next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), 0)
     if found >= least:
         return model
     try:
         return onnx.version_converter.convert_version(model, least)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedError(
             f"the model's default-domain opset is {found}; hashed weights need {least}, and onnx cannot convert it: "
-            f"{reason}"
+            f"{first_line(error)}"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the error's name where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _lift_constants(graph: GraphProto) -> None:
@@ -89,7 +90,7 @@ def _lift_constants(graph: GraphProto) -> None:
         tensor = graph.initializer.add()
         tensor.CopyFrom(value.t)
         tensor.name = node.output[0]
-    _replace_nodes(graph, kept)
+    keep(graph.node, kept)
 
 
 def _drop_identities(graph: GraphProto) -> None:
@@ -106,13 +107,14 @@ def _drop_identities(graph: GraphProto) -> None:
             rename[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    _replace_nodes(graph, kept)
+    keep(graph.node, kept)
 
 
-def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    copies = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+def keep(field: Any, messages: Iterable[Any]) -> None:
+    """Make `messages`, which may be some of the field's own, the whole of a repeated field."""
+    copies = [m.FromString(m.SerializeToString()) for m in messages]
+    del field[:]
+    field.extend(copies)
 
 
 def subgraphs(node: NodeProto) -> list[GraphProto]:
@@ -123,27 +125,15 @@ def subgraphs(node: NodeProto) -> list[GraphProto]:
 def captured_names(graph: GraphProto) -> set[str]:
     """Every name that a subgraph of `graph` uses, its own among them."""
     found: set[str] = set()
-    pending = [g for node in graph.node for g in subgraphs(node)]
-    while pending:
-        inner = pending.pop()
+    for inner in (g for node in graph.node for g in subgraphs(node)):
         found.update(v.name for v in inner.output)
-        for node in inner.node:
-            found.update(node.input)
-            pending.extend(subgraphs(node))
+        found.update(name for node in inner.node for name in node.input)
+        found |= captured_names(inner)
     return found
 
 
 def float_numbers(graph: GraphProto) -> int:
     """How many numbers of weights a graph stores: elements of its float tensors with more than one, subgraphs' too."""
-    tensors = list(graph.initializer)
-    total = 0
-    for node in graph.node:
-        tensors += [a.t for a in node.attribute if a.HasField("t")]
-        total += sum(float_numbers(inner) for inner in subgraphs(node))
-    for tensor in tensors:
-        size = 1
-        for d in tensor.dims:
-            size *= d
-        if tensor.data_type in FLOATS and size > 1:
-            total += size
-    return total
+    tensors = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.HasField("t"))]
+    own: int = sum(prod(t.dims) for t in tensors if t.data_type in FLOATS and prod(t.dims) > 1)
+    return own + sum(float_numbers(inner) for node in graph.node for inner in subgraphs(node))

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hashinfer.compress.find import CONV, TRANSPOSED, Weight
+from hashinfer.compress.prepare import keep
 from hashinfer.model.write import expand_node
 from hashinfer.schemes import DOMAIN, DOMAIN_VERSION, Scheme
 
@@ -29,27 +29,20 @@ class Rewritten:
         self.stored = stored
         self.vectors: dict[str, str] = {}
         self._scales: dict[str, str] = {}
-        self._taken = _names(self.model)
+        graph = self.model.graph
+        self._taken = {v.name for v in (*graph.initializer, *graph.input, *graph.node)}
+        self._taken.update(name for node in graph.node for name in node.output)
         added: list[NodeProto] = []
+        turned: set[str] = set()
         for weight in weights:
             if weight.name in schemes:
                 added += self._nodes(weight, schemes[weight.name])
-                self._rewire(weight)
-        gone = set(self.vectors)
-        graph = self.model.graph
-        turned = {
-            u.through.output[0] for w in weights if w.name in gone and w.form == TRANSPOSED for u in w.uses if u.through
-        }
-        nodes = [n for n in graph.node if not (n.op_type == "Transpose" and n.output[0] in turned)]
-        kept = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
-        del graph.node[:]
-        graph.node.extend([*added, *kept])
-        tensors = [TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name not in gone]
-        del graph.initializer[:]
-        graph.initializer.extend(tensors)
-        infos = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in graph.value_info]
-        del graph.value_info[:]
-        graph.value_info.extend(v for v in infos if v.name not in gone | turned)
+                if weight.form == TRANSPOSED:
+                    turned.update(self._rewire(weight))
+        kept = [n for n in graph.node if not (n.op_type == "Transpose" and n.output[0] in turned)]
+        keep(graph.node, [*added, *kept])
+        keep(graph.initializer, [t for t in graph.initializer if t.name not in self.vectors])
+        keep(graph.value_info, [v for v in graph.value_info if v.name not in self.vectors and v.name not in turned])
         if added and not any(o.domain == DOMAIN for o in self.model.opset_import):
             self.model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
 
@@ -60,26 +53,20 @@ class Rewritten:
         """
         tensors: dict[str, npt.NDArray[np.generic]] = {}
         for name, value in values.items():
-            if name not in self.vectors:
-                tensors[name] = np.asarray(value, np.float32)
-                continue
-            vector = self.vectors[name]
-            if self.stored == "int8":
+            vector, stored = self.vectors.get(name, name), self.stored if name in self.vectors else "float32"
+            if stored == "int8":
                 scale = int8_scale(value)
                 tensors[vector] = np.clip(np.rint(value / scale), -127, 127).astype(np.int8)
                 tensors[self._scales[vector]] = np.asarray(scale, np.float32)
-            elif self.stored == "float16":
+            elif stored == "float16":
                 most = float(np.finfo(np.float16).max)
                 tensors[vector] = np.clip(value, -most, most).astype(np.float16)
             else:
                 tensors[vector] = np.asarray(value, np.float32)
-        index = {t.name: at for at, t in enumerate(self.model.graph.initializer)}
+        known = {t.name: t for t in self.model.graph.initializer}
         for name, array in tensors.items():
-            proto = numpy_helper.from_array(array, name)
-            if name in index:
-                self.model.graph.initializer[index[name]].CopyFrom(proto)
-            else:
-                self.model.graph.initializer.append(proto)
+            tensor = known.get(name) or self.model.graph.initializer.add()
+            tensor.CopyFrom(numpy_helper.from_array(array, name))
 
     def _fresh(self, hint: str) -> str:
         while hint in self._taken:
@@ -100,44 +87,31 @@ class Rewritten:
             source = self._fresh(f"{vector}_float")
             scale = self._scales[vector] = self._fresh(f"{vector}_scale")
             nodes.append(helper.make_node("DequantizeLinear", [vector, scale], [source], name=source))
-        if weight.form != CONV:
-            return [*nodes, expand_node(scheme, source, weight.name, self._fresh(f"{weight.name}_expand"))]
-        wide, turned = self._fresh(f"{weight.name}_matrix"), self._fresh(f"{weight.name}_turned")
-        shape = self._fresh(f"{weight.name}_shape")
-        self.model.graph.initializer.append(numpy_helper.from_array(np.array(weight.shape, np.int64), shape))
-        return [
-            *nodes,
-            expand_node(scheme, source, wide, self._fresh(f"{weight.name}_expand")),
-            helper.make_node("Transpose", [wide], [turned], name=turned, perm=[1, 0]),
-            helper.make_node("Reshape", [turned, shape], [weight.name], name=self._fresh(f"{weight.name}_reshape")),
-        ]
+        matrix = self._fresh(f"{weight.name}_matrix") if weight.form == CONV else weight.name
+        nodes.append(expand_node(scheme, source, matrix, self._fresh(f"{weight.name}_expand")))
+        if weight.form == CONV:
+            turned, shape = self._fresh(f"{weight.name}_turned"), self._fresh(f"{weight.name}_shape")
+            self.model.graph.initializer.append(numpy_helper.from_array(np.array(weight.shape, np.int64), shape))
+            name = self._fresh(f"{weight.name}_reshape")
+            nodes += [
+                helper.make_node("Transpose", [matrix], [turned], name=turned, perm=[1, 0]),
+                helper.make_node("Reshape", [turned, shape], [weight.name], name=name),
+            ]
+        return nodes
 
-    def _rewire(self, weight: Weight) -> None:
-        """Where the initializer held W transposed, its uses now read W as it is."""
-        if weight.form != TRANSPOSED:
-            return
-        turned = {u.through.output[0] for u in weight.uses if u.through is not None}
+    def _rewire(self, weight: Weight) -> list[str]:
+        """Where the initializer held W transposed, its uses now read W as it is. Gives what no one reads any more."""
+        turned = [u.through.output[0] for u in weight.uses if u.through is not None]
         for node in self.model.graph.node:
             for at, name in enumerate(node.input):
                 if name in turned:
                     node.input[at] = weight.name
                 elif name == weight.name and node.op_type == "Gemm":
-                    attributes = [a for a in node.attribute if a.name != "transB"]
-                    copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in attributes]
-                    del node.attribute[:]
-                    node.attribute.extend(copies)
+                    keep(node.attribute, [a for a in node.attribute if a.name != "transB"])
+        return turned
 
 
 def int8_scale(w: Vector) -> float:
     """What one step of an int8 weight vector stands for."""
     largest = float(np.abs(w).max(initial=0.0))
     return float(np.float32(largest / 127)) or 1.0
-
-
-def _names(model: ModelProto) -> set[str]:
-    graph = model.graph
-    found = {t.name for t in graph.initializer} | {v.name for v in graph.input}
-    for node in graph.node:
-        found.update(node.output)
-        found.add(node.name)
-    return found
