@@ -1,156 +1,182 @@
 """ONNX ops as differentiable PyTorch functions, in the versions of opset 18 and later.
 
-Each takes the node and its inputs, None where one is left out, and gives one tensor or a tuple of them. Numbers that
-decide shapes are read from tensors as they come: this is for training on the CPU or a device, not for export.
+Each takes a node's inputs, None where one is left out, and gives one tensor or a tuple of them. Numbers that decide
+shapes are read from tensors as they come: this is for training on the CPU or a device, not for export.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import Tensor
 from torch.nn import functional
 
+from hashinfer.compress.prepare import first_line
 from hashinfer.errors import UnsupportedError, at_node
-from hashinfer.model.graph import Node
+from hashinfer.model.graph import Array, Node
+from hashinfer.ops.pool import Mode
 
 Result = Tensor | tuple[Tensor, ...]
 Function = Callable[..., Result]
 
-OPS: dict[str, Function] = {}
-CHECKS: dict[str, Callable[[Node], str | None]] = {}
-"""What of an op's attributes is not supported here, in words, None if all is."""
-
 DTYPES = {
-    1: torch.float32,
-    2: torch.uint8,
-    3: torch.int8,
-    5: torch.int16,
-    6: torch.int32,
-    7: torch.int64,
-    9: torch.bool,
-    10: torch.float16,
-    11: torch.float64,
-    16: torch.bfloat16,
+    TensorProto.DataType.Value(name.upper()): getattr(torch, name)
+    for name in ("float", "double", "float16", "bfloat16", "bool", "uint8", "int8", "int16", "int32", "int64")
 }
+PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
 
 
-def op(*names: str) -> Callable[[Function], Function]:
-    """Decorator: registers a function for some op types."""
-
-    def register(function: Function) -> Function:
-        for name in names:
-            OPS[name] = function
-        return function
-
-    return register
+def numbers(x: Tensor) -> list[int]:
+    """The whole numbers of a tensor that says a shape, axes or a place."""
+    return [int(v) for v in x.reshape(-1).tolist()]
 
 
-def check(*names: str) -> Callable[[Callable[[Node], str | None]], Callable[[Node], str | None]]:
-    """Decorator: registers a check of some op types' attributes."""
-
-    def register(function: Callable[[Node], str | None]) -> Callable[[Node], str | None]:
-        for name in names:
-            CHECKS[name] = function
-        return function
-
-    return register
+def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    x = x if low is None else torch.maximum(x, low)
+    return x if high is None else torch.minimum(x, high)
 
 
-def _simple(name: str, function: Callable[..., Tensor]) -> None:
-    OPS[name] = lambda _node, *xs: function(*xs)
+def _group_norm(x: Tensor, scale: Tensor, bias: Tensor, num_groups: int, epsilon: float = 1e-5, **_: Any) -> Tensor:
+    if scale.numel() != x.shape[1]:  # One number a group, before opset 21.
+        scale, bias = (v.repeat_interleave(x.shape[1] // num_groups) for v in (scale, bias))
+    return functional.group_norm(x, num_groups, scale, bias, epsilon)
 
 
-_SIMPLE: dict[str, Callable[..., Any]] = {
-    "Abs": torch.abs,
-    "Neg": torch.neg,
-    "Exp": torch.exp,
-    "Log": torch.log,
-    "Sqrt": torch.sqrt,
-    "Reciprocal": torch.reciprocal,
-    "Erf": torch.erf,
-    "Tanh": torch.tanh,
-    "Sigmoid": torch.sigmoid,
-    "Relu": torch.relu,
-    "Softplus": functional.softplus,
-    "Softsign": functional.softsign,
-    "HardSwish": functional.hardswish,
-    "Mish": functional.mish,
-    "Sin": torch.sin,
-    "Cos": torch.cos,
-    "Floor": torch.floor,
-    "Ceil": torch.ceil,
-    "Round": torch.round,
-    "Sign": torch.sign,
-    "IsNaN": torch.isnan,
-    "Not": torch.logical_not,
-    "And": torch.logical_and,
-    "Or": torch.logical_or,
-    "Xor": torch.logical_xor,
+def _layer_norm(
+    x: Tensor, scale: Tensor, bias: Tensor | None = None, axis: int = -1, epsilon: float = 1e-5, **_: Any
+) -> Tensor:
+    y = functional.layer_norm(x, x.shape[axis:], None, None, epsilon) * scale
+    return y if bias is None else y + bias
+
+
+def _lp_norm(x: Tensor, p: int = 2, axis: int = -1) -> Tensor:
+    norm = torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    return x / torch.where(norm == 0, torch.ones_like(norm), norm)
+
+
+def _reshape(x: Tensor, shape: Tensor, allowzero: int = 0) -> Tensor:
+    wanted = numbers(shape)
+    if not allowzero:
+        wanted = [x.shape[at] if d == 0 else d for at, d in enumerate(wanted)]
+    return x.reshape(wanted)
+
+
+def _unsqueeze(x: Tensor, axes: Tensor) -> Tensor:
+    wanted = numbers(axes)
+    rank = x.ndim + len(wanted)
+    for axis in sorted(a % rank for a in wanted):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
+    first, last = numbers(starts), numbers(ends)
+    along = numbers(axes) if axes is not None else list(range(len(first)))
+    step = numbers(steps) if steps is not None else [1] * len(first)
+    for a, b, axis, s in zip(first, last, along, step, strict=True):
+        places = range(x.shape[axis])[slice(a, b if s > 0 or b >= -x.shape[axis] else None, s)]
+        if s > 0:
+            x = x[(slice(None),) * (axis % x.ndim) + (slice(places.start, places.stop, s),)]
+        else:
+            x = x.index_select(axis, torch.tensor(list(places), dtype=torch.int64, device=x.device))
+    return x
+
+
+def _gather(x: Tensor, ids: Tensor, axis: int = 0) -> Tensor:
+    axis %= x.ndim
+    ids = ids.to(torch.int64)
+    flat = torch.where(ids < 0, ids + x.shape[axis], ids)
+    return x.index_select(axis, flat.reshape(-1)).reshape(*x.shape[:axis], *ids.shape, *x.shape[axis + 1 :])
+
+
+def _pad(
+    x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None, mode: str = "constant"
+) -> Tensor:
+    given = numbers(pads)
+    along = [a % x.ndim for a in numbers(axes)] if axes is not None else list(range(x.ndim))
+    order = [0] * (2 * x.ndim)
+    for at, axis in enumerate(along):
+        last = 2 * (x.ndim - axis)
+        order[last - 2 : last] = given[at], given[at + len(along)]
+    if mode == "constant":
+        return functional.pad(x, order, value=0.0 if value is None else value.item())
+    while len(order) > 2 and order[-2:] == [0, 0] and len(order) // 2 > x.ndim - 2:
+        order = order[:-2]
+    return functional.pad(x, order, mode=PAD_MODES[mode])
+
+
+def _constant(**attributes: Any) -> Tensor:
+    ((key, value),) = attributes.items()
+    if key == "value":
+        return torch.from_numpy(np.array(value))
+    return torch.tensor(value, dtype=torch.float32 if key.startswith("value_float") else torch.int64)
+
+
+def _constant_of_shape(shape: Tensor, value: Array | None = None) -> Tensor:
+    if value is None:
+        return torch.zeros(numbers(shape))
+    return torch.from_numpy(np.array(value)).reshape(()).repeat(numbers(shape))
+
+
+def _trilu(x: Tensor, k: Tensor | None = None, upper: int = 1) -> Tensor:
+    return (torch.triu if upper else torch.tril)(x, 0 if k is None else int(k))
+
+
+def _dequantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, axis: int = 1, **_: Any) -> Tensor:
+    if scale.numel() > 1:
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        scale, zero = scale.view(shape), None if zero is None else zero.view(shape)
+    offset = x.to(torch.int32) if zero is None else x.to(torch.int32) - zero.to(torch.int32)
+    return offset.to(scale.dtype) * scale
+
+
+def _reduction(function: Callable[..., Tensor]) -> Function:
+    """The op of a function of a tensor, the axes it goes along, and whether they stay as dimensions of 1."""
+
+    def reduce(x: Tensor, axes: Tensor | None = None, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+        along = [] if axes is None else [a % x.ndim for a in numbers(axes)]
+        if not along and noop_with_empty_axes:
+            return x
+        return function(x, tuple(along or range(x.ndim)), bool(keepdims))
+
+    return reduce
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{
+        name: getattr(torch, name.lower())
+        for name in (
+            *("Abs", "Add", "Ceil", "Cos", "Erf", "Exp", "Floor", "IsNaN", "Log", "MatMul", "Mul", "Neg", "Reciprocal"),
+            *("Relu", "Round", "Sigmoid", "Sign", "Sin", "Sqrt", "Sub", "Tanh", "Where"),
+        )
+    },
+    **{name: getattr(functional, name.lower()) for name in ("HardSwish", "Mish", "Softplus", "Softsign")},
+    **{name: getattr(torch, f"logical_{name.lower()}") for name in ("And", "Not", "Or", "Xor")},
     "Equal": torch.eq,
     "Greater": torch.gt,
     "GreaterOrEqual": torch.ge,
     "Less": torch.lt,
     "LessOrEqual": torch.le,
-    "Add": torch.add,
-    "Sub": torch.sub,
-    "Mul": torch.mul,
-    "Where": torch.where,
-    "MatMul": torch.matmul,
     "Identity": lambda x: x,
     "GlobalAveragePool": lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
     "GlobalMaxPool": lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True),
-    "Dropout": lambda x, *_: (x, torch.ones_like(x, dtype=torch.bool)),
+    "Dropout": lambda x, *_, **__: (x, torch.ones_like(x, dtype=torch.bool)),
     "Div": lambda a, b: a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc"),
+    "Mod": lambda a, b, fmod=0: torch.fmod(a, b) if fmod else torch.remainder(a, b),
     "Pow": lambda a, b: torch.pow(a, b).to(a.dtype),
+    "Min": lambda *xs: functools.reduce(torch.minimum, xs),
+    "Max": lambda *xs: functools.reduce(torch.maximum, xs),
+    "Sum": lambda *xs: functools.reduce(torch.add, xs),
+    "Mean": lambda *xs: functools.reduce(torch.add, xs) / len(xs),
+    "Clip": _clip,
     "PRelu": lambda x, slope: torch.where(x < 0, x * slope, x),
-    "Tile": lambda x, repeats: x.repeat(numbers(repeats)),
-    "CastLike": lambda x, like: x.to(like.dtype),
-    "Expand": lambda x, shape: x.expand(np.broadcast_shapes(tuple(x.shape), tuple(numbers(shape)))),
-    "Squeeze": lambda x, axes=None: x.squeeze() if axes is None else x.squeeze(tuple(numbers(axes))),
-    "Size": lambda x: torch.tensor(x.numel(), dtype=torch.int64),
-}
-for _name, _function in _SIMPLE.items():
-    _simple(_name, _function)
-
-
-@op("Shape")
-def _shape(node: Node, x: Tensor) -> Tensor:
-    start, end = node.attrs.get("start", 0), node.attrs.get("end", x.ndim)
-    return torch.tensor(list(x.shape)[slice(start, end)], dtype=torch.int64)
-
-
-@op("Mod")
-def _mod(node: Node, a: Tensor, b: Tensor) -> Tensor:
-    return torch.fmod(a, b) if node.attrs.get("fmod", 0) else torch.remainder(a, b)
-
-
-_FOLDED: dict[str, Callable[..., Tensor]] = {
-    "Min": torch.minimum,
-    "Max": torch.maximum,
-    "Sum": torch.add,
-    "Mean": torch.add,
-}
-
-
-@op(*_FOLDED)
-def _fold(node: Node, *xs: Tensor) -> Tensor:
-    out: Tensor = functools.reduce(_FOLDED[node.op_type], xs)
-    return out / len(xs) if node.op_type == "Mean" else out
-
-
-@op("Clip")
-def _clip(_node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    x = x if low is None else torch.maximum(x, low)
-    return x if high is None else torch.minimum(x, high)
-
-
-_OF_ONE: dict[str, Callable[..., Tensor]] = {
     "LeakyRelu": lambda x, alpha=0.01: functional.leaky_relu(x, alpha),
     "Elu": lambda x, alpha=1.0: functional.elu(x, alpha),
     "Celu": lambda x, alpha=1.0: functional.celu(x, alpha),
@@ -160,18 +186,59 @@ _OF_ONE: dict[str, Callable[..., Tensor]] = {
     "ThresholdedRelu": lambda x, alpha=1.0: torch.where(x > alpha, x, torch.zeros_like(x)),
     "Softmax": lambda x, axis=-1: torch.softmax(x, axis),
     "LogSoftmax": lambda x, axis=-1: torch.log_softmax(x, axis),
+    "Einsum": lambda *xs, equation: torch.einsum(equation, *xs),
+    "BatchNormalization": lambda x, scale, bias, mean, variance, epsilon=1e-5, **_: functional.batch_norm(
+        x, mean, variance, scale, bias, False, 0.0, epsilon
+    ),
+    "InstanceNormalization": lambda x, scale, bias, epsilon=1e-5: functional.instance_norm(
+        x, None, None, scale, bias, True, 0.0, epsilon
+    ),
+    "GroupNormalization": _group_norm,
+    "LayerNormalization": _layer_norm,
+    "RMSNormalization": lambda x, scale, axis=-1, epsilon=1e-5, **_: (
+        functional.rms_norm(x, x.shape[axis:], None, epsilon) * scale
+    ),
+    "LpNormalization": _lp_norm,
     "Flatten": lambda x, axis=1: x.reshape(math.prod(x.shape[:axis]), -1),
     "Transpose": lambda x, perm=None: x.permute(*(perm or range(x.ndim - 1, -1, -1))),
+    "Tile": lambda x, repeats: x.repeat(numbers(repeats)),
+    "Expand": lambda x, shape: x.expand(np.broadcast_shapes(tuple(x.shape), tuple(numbers(shape)))),
+    "Squeeze": lambda x, axes=None: x.squeeze() if axes is None else x.squeeze(tuple(numbers(axes))),
+    "Reshape": _reshape,
+    "Unsqueeze": _unsqueeze,
+    "Concat": lambda *xs, axis: torch.cat(xs, axis),
+    "Slice": _slice,
+    "Gather": _gather,
+    "GatherElements": lambda x, ids, axis=0: torch.gather(x, axis, torch.where(ids < 0, ids + x.shape[axis], ids)),
+    "Pad": _pad,
+    "Cast": lambda x, to, **_: x.to(DTYPES[to]),
+    "CastLike": lambda x, like, **_: x.to(like.dtype),
+    "Shape": lambda x, start=0, end=None: torch.tensor(list(x.shape)[start:end], dtype=torch.int64),
+    "Size": lambda x: torch.tensor(x.numel(), dtype=torch.int64),
+    "Constant": _constant,
+    "ConstantOfShape": _constant_of_shape,
+    "Range": lambda start, limit, delta, **_: torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype),
+    "Trilu": _trilu,
+    "CumSum": lambda x, axis, **_: torch.cumsum(x, int(axis)).to(x.dtype),
+    "ReduceMean": _reduction(torch.mean),
+    "ReduceSum": _reduction(lambda x, *along: x.sum(*along, dtype=x.dtype)),
+    "ReduceMax": _reduction(torch.amax),
+    "ReduceMin": _reduction(torch.amin),
+    "ReduceSumSquare": _reduction(lambda x, *along: x.square().sum(*along)),
+    "ReduceL1": _reduction(lambda x, *along: x.abs().sum(*along)),
+    "ReduceL2": _reduction(lambda x, *along: x.square().sum(*along).sqrt()),
+    "ReduceLogSumExp": _reduction(torch.logsumexp),
+    "ArgMax": lambda x, axis=0, keepdims=1, **_: torch.argmax(x, axis, bool(keepdims)),
+    "ArgMin": lambda x, axis=0, keepdims=1, **_: torch.argmin(x, axis, bool(keepdims)),
+    "DequantizeLinear": _dequantize,
 }
-"""Functions of one tensor and of the attributes."""
+"""Functions of the inputs and, by name, the attributes."""
 
 
-@op(*_OF_ONE)
-def _of_one(node: Node, x: Tensor) -> Tensor:
-    return _OF_ONE[node.op_type](x, **node.attrs)
+def _of_node(function: Callable[..., Any]) -> Function:
+    return lambda node, *xs: function(*xs, **node.attrs)
 
 
-@op("Gemm")
 def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     a = a.t() if node.attrs.get("transA", 0) else a
     b = b.t() if node.attrs.get("transB", 0) else b
@@ -185,29 +252,23 @@ def gemm_epilogue(node: Node, product: Tensor, c: Tensor | None) -> Tensor:
     return y if c is None else y + (c if beta == 1 else c * beta)
 
 
-@op("Einsum")
-def _einsum(node: Node, *xs: Tensor) -> Tensor:
-    return torch.einsum(node.attrs["equation"], *xs)
+def _steps(node: Node, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Strides and dilations of the spatial dimensions."""
+    ones = (1,) * rank
+    return node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
 
 
-def _pads(node: Node, x: Tensor, kernel: tuple[int, ...]) -> list[int]:
+def _pads(node: Node, x: Tensor, kernel: Sequence[int]) -> tuple[int, ...]:
     """Begins and ends of the spatial dimensions."""
-    rank = len(kernel)
-    mode = node.attrs.get("auto_pad", "NOTSET")
-    if mode in ("NOTSET", "VALID"):
-        return list(node.attrs.get("pads", [0] * 2 * rank)) if mode == "NOTSET" else [0] * 2 * rank
-    begins, ends = [], []
-    strides = node.attrs.get("strides", [1] * rank)
-    dilations = node.attrs.get("dilations", [1] * rank)
-    for size, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True):
-        total = max(0, (-(-size // s) - 1) * s + (k - 1) * d + 1 - size)
-        small, large = total // 2, total - total // 2
-        begins.append(small if mode == "SAME_UPPER" else large)
-        ends.append(large if mode == "SAME_UPPER" else small)
-    return begins + ends
+    none, auto_pad = (0,) * (2 * len(kernel)), node.attrs.get("auto_pad", "NOTSET")
+    if auto_pad in ("NOTSET", "VALID"):
+        return node.attrs.get("pads", none) if auto_pad == "NOTSET" else none
+    mode, steps = Mode(auto_pad, ceil=False), _steps(node, len(kernel))
+    ends = [mode.window(*sizes, (0, 0)).pads for sizes in zip(x.shape[2:], kernel, *steps, strict=True)]
+    return (*(begin for begin, _ in ends), *(end for _, end in ends))
 
 
-def _padded(x: Tensor, pads: list[int], value: float = 0.0) -> Tensor:
+def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor:
     if not any(pads):
         return x
     rank = len(pads) // 2
@@ -215,51 +276,29 @@ def _padded(x: Tensor, pads: list[int], value: float = 0.0) -> Tensor:
     return functional.pad(x, order, value=value)
 
 
-@op("Conv")
 def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     rank = weight.ndim - 2
-    pads = _pads(node, x, tuple(weight.shape[2:]))
-    even = pads[:rank] == pads[rank:]
-    x, inside = (x, pads[:rank]) if even else (_padded(x, pads), [0] * rank)
+    pads, (strides, dilations) = _pads(node, x, weight.shape[2:]), _steps(node, rank)
+    inside = pads[:rank]
+    if inside != pads[rank:]:
+        x, inside = _padded(x, pads), (0,) * rank
     function = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
-    return function(
-        x,
-        weight,
-        bias,
-        tuple(node.attrs.get("strides", [1] * rank)),
-        tuple(inside),
-        tuple(node.attrs.get("dilations", [1] * rank)),
-        node.attrs.get("group", 1),
-    )
+    return function(x, weight, bias, strides, inside, dilations, node.attrs.get("group", 1))
 
 
-@check("MaxPool", "AveragePool")
-def _pool_check(node: Node) -> str | None:
-    if len(node.outputs) > 1 and node.outputs[1]:
-        return "its output of indices"
-    if node.attrs.get("ceil_mode", 0):
-        return "ceil_mode"
-    if any(d != 1 for d in node.attrs.get("dilations", ())) and node.op_type == "AveragePool":
-        return "dilations"
-    return None
-
-
-@op("MaxPool")
 def _max_pool(node: Node, x: Tensor) -> Tensor:
-    kernel = tuple(node.attrs["kernel_shape"])
+    kernel = node.attrs["kernel_shape"]
     rank = len(kernel)
     low = float("-inf") if x.is_floating_point() else 0
-    x = _padded(x, _pads(node, x, kernel), low)
     function = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[rank - 1]
-    strides, dilations = node.attrs.get("strides", [1] * rank), node.attrs.get("dilations", [1] * rank)
-    return function(x, kernel, tuple(strides), 0, tuple(dilations))
+    strides, dilations = _steps(node, rank)
+    return function(_padded(x, _pads(node, x, kernel), low), kernel, strides, 0, dilations)
 
 
-@op("AveragePool")
 def _average_pool(node: Node, x: Tensor) -> Tensor:
-    kernel = tuple(node.attrs["kernel_shape"])
+    kernel = node.attrs["kernel_shape"]
     rank = len(kernel)
-    pads, strides = _pads(node, x, kernel), tuple(node.attrs.get("strides", [1] * rank))
+    pads, (strides, _) = _pads(node, x, kernel), _steps(node, rank)
     function: Any = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[rank - 1]
     sums = function(_padded(x, pads), kernel, strides)
     if any(pads) and not node.attrs.get("count_include_pad", 0):
@@ -267,260 +306,70 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
     return sums  # type: ignore[no-any-return]
 
 
-@check("BatchNormalization")
-def _batch_norm_check(node: Node) -> str | None:
-    return "training_mode" if node.attrs.get("training_mode", 0) else None
-
-
-@op("BatchNormalization")
-def _batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    return functional.batch_norm(x, mean, variance, scale, bias, False, 0.0, node.attrs.get("epsilon", 1e-5))
-
-
-@op("InstanceNormalization")
-def _instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return functional.instance_norm(x, None, None, scale, bias, True, 0.0, node.attrs.get("epsilon", 1e-5))
-
-
-@op("GroupNormalization")
-def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    groups = node.attrs["num_groups"]
-    if scale.numel() != x.shape[1]:  # One number a group, before opset 21.
-        scale, bias = (v.repeat_interleave(x.shape[1] // groups) for v in (scale, bias))
-    return functional.group_norm(x, groups, scale, bias, node.attrs.get("epsilon", 1e-5))
-
-
-@check("LayerNormalization")
-def _layer_norm_check(node: Node) -> str | None:
-    return "its outputs of mean and deviation" if any(node.outputs[1:]) else None
-
-
-@op("LayerNormalization")
-def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    axis = node.attrs.get("axis", -1) % x.ndim
-    y = functional.layer_norm(x, x.shape[axis:], None, None, node.attrs.get("epsilon", 1e-5)) * scale
-    return y if bias is None else y + bias
-
-
-@op("RMSNormalization")
-def _rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
-    axis = node.attrs.get("axis", -1) % x.ndim
-    return functional.rms_norm(x, x.shape[axis:], None, node.attrs.get("epsilon", 1e-5)) * scale
-
-
-@op("LpNormalization")
-def _lp_norm(node: Node, x: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(x, node.attrs.get("p", 2), node.attrs.get("axis", -1), keepdim=True)
-    return x / torch.where(norm == 0, torch.ones_like(norm), norm)
-
-
-def numbers(x: Tensor | None) -> list[int]:
-    """The whole numbers of a tensor that says a shape, axes or a place."""
-    return [] if x is None else [int(v) for v in x.reshape(-1).tolist()]
-
-
-@op("Reshape")
-def _reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
-    wanted = numbers(shape)
-    if not node.attrs.get("allowzero", 0):
-        wanted = [x.shape[at] if d == 0 else d for at, d in enumerate(wanted)]
-    return x.reshape(wanted)
-
-
-@op("Unsqueeze")
-def _unsqueeze(_node: Node, x: Tensor, axes: Tensor) -> Tensor:
-    wanted = numbers(axes)
-    rank = x.ndim + len(wanted)
-    for axis in sorted(a % rank for a in wanted):
-        x = x.unsqueeze(axis)
-    return x
-
-
-@op("Concat")
-def _concat(node: Node, *xs: Tensor) -> Tensor:
-    return torch.cat(xs, node.attrs["axis"])
-
-
-@op("Split")
 def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     axis = node.attrs.get("axis", 0)
-    if sizes is not None:
-        return tuple(torch.split(x, numbers(sizes), axis))
-    return tuple(torch.split(x, -(-x.shape[axis] // len(node.outputs)), axis))
+    each = -(-x.shape[axis] // len(node.outputs)) if sizes is None else numbers(sizes)
+    return tuple(torch.split(x, each, axis))
 
 
-@op("Slice")
-def _slice(
-    _node: Node, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
-) -> Tensor:
-    first, last = numbers(starts), numbers(ends)
-    along = numbers(axes) if axes is not None else list(range(len(first)))
-    step = numbers(steps) if steps is not None else [1] * len(first)
-    for a, b, axis, s in zip(first, last, along, step, strict=True):
-        places = range(x.shape[axis])[slice(a, b if s > 0 or b >= -x.shape[axis] else None, s)]
-        if s > 0:
-            x = x[(slice(None),) * (axis % x.ndim) + (slice(places.start, places.stop, s),)]
-        else:
-            x = x.index_select(axis, torch.tensor(list(places), dtype=torch.int64, device=x.device))
-    return x
+OPS: dict[str, Function] = {
+    **{name: _of_node(function) for name, function in _FUNCTIONS.items()},
+    "Gemm": _gemm,
+    "Conv": _conv,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "Split": _split,
+}
+"""Functions of the node and the inputs."""
+
+_FURTHER_OUTPUTS = {"MaxPool": "its output of indices", "LayerNormalization": "its outputs of mean and deviation"}
+_ZERO_ATTRIBUTES = {
+    "MaxPool": ("ceil_mode",),
+    "AveragePool": ("ceil_mode",),
+    "BatchNormalization": ("training_mode",),
+    "CumSum": ("exclusive", "reverse"),
+    "ArgMax": ("select_last_index",),
+    "ArgMin": ("select_last_index",),
+    "DequantizeLinear": ("block_size",),
+}
+"""Attributes that are not supported here unless they are 0."""
 
 
-@op("Gather")
-def _gather(node: Node, x: Tensor, ids: Tensor) -> Tensor:
-    axis = node.attrs.get("axis", 0) % x.ndim
-    ids = ids.to(torch.int64)
-    flat = torch.where(ids < 0, ids + x.shape[axis], ids)
-    return x.index_select(axis, flat.reshape(-1)).reshape(*x.shape[:axis], *ids.shape, *x.shape[axis + 1 :])
-
-
-@op("GatherElements")
-def _gather_elements(node: Node, x: Tensor, ids: Tensor) -> Tensor:
-    axis = node.attrs.get("axis", 0)
-    return torch.gather(x, axis, torch.where(ids < 0, ids + x.shape[axis], ids))
-
-
-@check("Pad")
-def _pad_check(node: Node) -> str | None:
-    mode = node.attrs.get("mode", "constant")
-    return None if mode in ("constant", "reflect", "edge") else f"mode {mode!r}"
-
-
-@op("Pad")
-def _pad(node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
-    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}[node.attrs.get("mode", "constant")]
-    given = numbers(pads)
-    along = [a % x.ndim for a in numbers(axes)] if axes is not None else list(range(x.ndim))
-    order = [0] * (2 * x.ndim)
-    for at, axis in enumerate(along):
-        order[2 * (x.ndim - 1 - axis)] = given[at]
-        order[2 * (x.ndim - 1 - axis) + 1] = given[at + len(along)]
-    if mode == "constant":
-        return functional.pad(x, order, value=0.0 if value is None else value.item())
-    while len(order) > 2 and order[-2:] == [0, 0] and len(order) // 2 > x.ndim - 2:
-        order = order[:-2]
-    return functional.pad(x, order, mode=mode)
-
-
-@check("Cast")
-def _cast_check(node: Node) -> str | None:
-    return None if node.attrs["to"] in DTYPES else f"element type {node.attrs['to']}"
-
-
-@op("Cast")
-def _cast(node: Node, x: Tensor) -> Tensor:
-    return x.to(DTYPES[node.attrs["to"]])
-
-
-@op("Constant")
-def _constant(node: Node) -> Tensor:
-    ((key, value),) = node.attrs.items()
-    if key == "value":
-        return torch.from_numpy(np.array(value))
-    dtype = torch.float32 if key.startswith("value_float") else torch.int64
-    return torch.tensor(value, dtype=dtype)
-
-
-@check("Constant")
-def _constant_check(node: Node) -> str | None:
-    ((key, value),) = node.attrs.items()
-    if key == "value" and value.dtype.kind in "fiub":
-        return None
-    return None if key in ("value_int", "value_ints", "value_float", "value_floats") else f"attribute {key!r}"
-
-
-@op("ConstantOfShape")
-def _constant_of_shape(node: Node, shape: Tensor) -> Tensor:
-    value = node.attrs.get("value")
-    if value is None:
-        return torch.zeros(numbers(shape))
-    return torch.from_numpy(np.array(value)).reshape(()).repeat(numbers(shape))
-
-
-@op("Range")
-def _range(_node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
-
-
-@op("Trilu")
-def _trilu(node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
-    diagonal = 0 if k is None else int(k)
-    return torch.triu(x, diagonal) if node.attrs.get("upper", 1) else torch.tril(x, diagonal)
-
-
-@check("CumSum")
-def _cumsum_check(node: Node) -> str | None:
-    return next((k for k in ("exclusive", "reverse") if node.attrs.get(k, 0)), None)
-
-
-@op("CumSum")
-def _cumsum(_node: Node, x: Tensor, axis: Tensor) -> Tensor:
-    return torch.cumsum(x, int(axis)).to(x.dtype)
-
-
-def _reduction(name: str, function: Callable[[Tensor, tuple[int, ...], bool], Tensor]) -> None:
-    def reduce(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-        along = [a % x.ndim for a in (numbers(axes) if axes is not None else node.attrs.get("axes", ()))]
-        if not along and node.attrs.get("noop_with_empty_axes", 0):
-            return x
-        return function(x, tuple(along or range(x.ndim)), bool(node.attrs.get("keepdims", 1)))
-
-    OPS[name] = reduce
-
-
-for _name, _function in {
-    "ReduceMean": lambda x, axes, keep: x.mean(axes, keepdim=keep),
-    "ReduceSum": lambda x, axes, keep: x.sum(axes, keepdim=keep, dtype=x.dtype),
-    "ReduceMax": lambda x, axes, keep: x.amax(axes, keepdim=keep),
-    "ReduceMin": lambda x, axes, keep: x.amin(axes, keepdim=keep),
-    "ReduceSumSquare": lambda x, axes, keep: x.square().sum(axes, keepdim=keep),
-    "ReduceL1": lambda x, axes, keep: x.abs().sum(axes, keepdim=keep),
-    "ReduceL2": lambda x, axes, keep: x.square().sum(axes, keepdim=keep).sqrt(),
-    "ReduceLogSumExp": lambda x, axes, keep: torch.logsumexp(x, axes, keepdim=keep),
-}.items():
-    _reduction(_name, _function)
-
-
-@check("ArgMax", "ArgMin")
-def _arg_check(node: Node) -> str | None:
-    return "select_last_index" if node.attrs.get("select_last_index", 0) else None
-
-
-@op("ArgMax", "ArgMin")
-def _arg(node: Node, x: Tensor) -> Tensor:
-    function: Any = torch.argmax if node.op_type == "ArgMax" else torch.argmin
-    found: Tensor = function(x, node.attrs.get("axis", 0), bool(node.attrs.get("keepdims", 1)))
-    return found
-
-
-@check("DequantizeLinear")
-def _dequantize_check(node: Node) -> str | None:
-    return "block_size" if node.attrs.get("block_size", 0) else None
-
-
-@op("DequantizeLinear")
-def _dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    if scale.numel() > 1:
-        shape = [1] * x.ndim
-        shape[node.attrs.get("axis", 1)] = -1
-        scale, zero = scale.view(shape), None if zero is None else zero.view(shape)
-    offset = x.to(torch.int32) if zero is None else x.to(torch.int32) - zero.to(torch.int32)
-    return offset.to(scale.dtype) * scale
+def _problem(node: Node) -> str | None:
+    """What of an op's outputs and attributes is not supported here, in words; None if all is."""
+    kind, attrs = node.op_type, node.attrs
+    if kind in _FURTHER_OUTPUTS and any(node.outputs[1:]):
+        return _FURTHER_OUTPUTS[kind]
+    for name in _ZERO_ATTRIBUTES.get(kind, ()):
+        if attrs.get(name, 0):
+            return name
+    if kind == "AveragePool" and any(d != 1 for d in attrs.get("dilations", ())):
+        return "dilations"
+    if kind == "Pad" and attrs.get("mode", "constant") not in PAD_MODES:
+        return f"mode {attrs['mode']!r}"
+    if kind == "Cast" and attrs["to"] not in DTYPES:
+        return f"element type {attrs['to']}"
+    if kind == "Constant":
+        ((key, value),) = attrs.items()
+        able = key in ("value_int", "value_ints", "value_float", "value_floats")
+        return None if able or (key == "value" and value.dtype.kind in "fiub") else f"attribute {key!r}"
+    return None
 
 
 def unsupported(node: Node) -> str | None:
     """What of a node cannot be turned into PyTorch, as a message; None if it can."""
     if node.domain or node.op_type not in OPS:
         name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        return at_node(node.op_type, node.name, f"the op {name} has no form for training here")
-    problem = CHECKS[node.op_type](node) if node.op_type in CHECKS else None
+        problem: str | None = f"the op {name}"
+    else:
+        problem = _problem(node)
     return None if problem is None else at_node(node.op_type, node.name, f"{problem} has no form for training here")
 
 
-def apply(node: Node, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
+def apply(node: Node, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """The outputs of a node. Raises UnsupportedError, naming it, where PyTorch refuses what it is given."""
     try:
         made = OPS[node.op_type](node, *inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedError(at_node(node.op_type, node.name, f"PyTorch refuses it: {reason}")) from error
+        raise UnsupportedError(at_node(node.op_type, node.name, f"PyTorch refuses it: {first_line(error)}")) from error
     return made if isinstance(made, tuple) else (made,)
