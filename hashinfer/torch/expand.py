@@ -20,10 +20,10 @@ from torch.nn import functional
 
 from hashinfer.kernels import training
 from hashinfer.kernels.driver import callable_from_python
+from hashinfer.kernels.jit import Kernel
 from hashinfer.schemes import Dyadic, Scheme, Xxh32
 
 INDEX_CACHE_BYTES = 256 << 20
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class IndexCache:
@@ -73,15 +73,19 @@ class IndexCache:
 
 
 def cell_index(scheme: Xxh32, rows: Tensor) -> Tensor:
-    """The index, int32 [rows.numel() * cols], of some rows of W: bucket, plus K where the sign is -1.
+    """The index, int32 [rows.numel() * cols] on the CPU, of some rows of W: bucket, plus K where the sign is -1.
 
-    rows: int64 on the CPU, each from 0 to scheme.rows - 1.
+    rows: whole numbers, each from 0 to scheme.rows - 1.
     """
-    ids = rows.reshape(-1).contiguous()
-    out = torch.empty(ids.numel() * scheme.cols, dtype=torch.int32)
-    hash_cells = callable_from_python(training.xxh32_cells)
-    hash_cells(ids.data_ptr(), ids.numel(), scheme.cols, scheme.buckets, scheme.seed, scheme.block, out.data_ptr())
+    ids = rows.cpu().long().reshape(-1).contiguous()
+    out = torch.empty(len(ids) * scheme.cols, dtype=torch.int32)
+    run_kernel(training.xxh32_cells, ids, len(ids), scheme.cols, scheme.buckets, scheme.seed, scheme.block, out)
     return out
+
+
+def run_kernel(kernel: Kernel, *arguments: Tensor | int) -> None:
+    """Run a kernel, tensors on the CPU being passed by their addresses."""
+    callable_from_python(kernel)(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
 
 
 index_cache = IndexCache(INDEX_CACHE_BYTES)
@@ -150,7 +154,7 @@ def fold_cells(grad: Tensor, index: Tensor, buckets: int) -> Tensor:
 
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The dtype that sums over a bucket are taken in: thousands of terms meet there, half precision would lose most."""
-    return torch.float32 if dtype in _LOW_PRECISION else dtype
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def _define(
@@ -197,11 +201,10 @@ def _define(
     return expand, fold
 
 
-expand_dyadic, fold_dyadic = _define(Dyadic, _expand_dyadic, _fold_dyadic)
-expand_xxh32, fold_xxh32 = _define(Xxh32, _expand_xxh32, _fold_xxh32)
-
-_EXPAND = {Dyadic.name: expand_dyadic, Xxh32.name: expand_xxh32}
-_FOLD = {Dyadic.name: fold_dyadic, Xxh32.name: fold_xxh32}
+_OPERATORS = {
+    Dyadic.name: _define(Dyadic, _expand_dyadic, _fold_dyadic),
+    Xxh32.name: _define(Xxh32, _expand_xxh32, _fold_xxh32),
+}
 
 
 def expand(w: Tensor, scheme: Scheme) -> Tensor:
@@ -209,13 +212,13 @@ def expand(w: Tensor, scheme: Scheme) -> Tensor:
 
     Raises SchemeError if `w` does not fit the scheme's parameter.
     """
-    parameter = scheme.attributes()[scheme.parameter]
-    out: Tensor = _EXPAND[scheme.name](w, scheme.seed, scheme.rows, scheme.cols, parameter)
+    to_dense, _ = _OPERATORS[scheme.name]
+    out: Tensor = to_dense(w, scheme.seed, scheme.rows, scheme.cols, scheme.attributes()[scheme.parameter])
     return out
 
 
 def fold(grad: Tensor, scheme: Scheme) -> Tensor:
     """The transpose of `expand`: the sums over buckets, signs applied, of `grad` [rows, cols] -> [buckets]."""
-    parameter = scheme.attributes()[scheme.parameter]
-    out: Tensor = _FOLD[scheme.name](grad, scheme.buckets, scheme.seed, parameter)
+    _, to_vector = _OPERATORS[scheme.name]
+    out: Tensor = to_vector(grad, scheme.buckets, scheme.seed, scheme.attributes()[scheme.parameter])
     return out

@@ -19,11 +19,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional
 
 from hashinfer.kernels import training
-from hashinfer.kernels.driver import callable_from_python
 from hashinfer.schemes import Dyadic
-from hashinfer.torch.expand import dyadic_vectors, expand, fold
+from hashinfer.torch.expand import dyadic_vectors, expand, fold, run_kernel
 
 # Nanoseconds, one thread of an AMD EPYC (Zen 4): a butterflied number there and back, a cell of W made twice and folded
 # once, a multiply-add of a product and its two gradients.
@@ -37,7 +37,7 @@ def pays(scheme: Dyadic, batch: int, x: Tensor) -> bool:
 
     Only where the jitted kernels apply (CPU, float32): dense products of other devices and dtypes are hard to beat.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or scheme.virtual_size < MIN_CELLS:
+    if not _jitted(x) or scheme.virtual_size < MIN_CELLS:
         return False
     transformed = TRANSFORM_NS * batch * scheme.buckets
     dense = (CELL_NS + MULTIPLY_ADD_NS * batch / torch.get_num_threads()) * scheme.virtual_size
@@ -78,7 +78,7 @@ def _folded(x: Tensor, scheme: Dyadic) -> Tensor:
     """H u: [batch, width]."""
     signed = x * dyadic_vectors(scheme, x.device).row_sign.to(x.dtype)
     folds = -(-scheme.rows // scheme.width)
-    u = torch.nn.functional.pad(signed, (0, folds * scheme.width - scheme.rows))
+    u = functional.pad(signed, (0, folds * scheme.width - scheme.rows))
     return hadamard(u.view(len(x), folds, scheme.width).sum(1) if folds > 1 else u)
 
 
@@ -102,10 +102,8 @@ def _forward(u: Tensor, spectrum: Tensor, scheme: Dyadic) -> Tensor:
     perm, scale = dyadic_vectors(scheme, u.device).perm, _scale(scheme, u)
     if _jitted(u):
         y, scratch = u.new_empty(len(u), scheme.cols), u.new_empty(scheme.width)
-        callable_from_python(training.dyadic_products)(
-            *(spectrum.data_ptr(), u.data_ptr(), len(u), scheme.width, scheme.groups, scheme.cols),
-            *(perm.data_ptr(), scale.data_ptr(), y.data_ptr(), scratch.data_ptr()),
-        )
+        sizes = len(u), scheme.width, scheme.groups, scheme.cols
+        run_kernel(training.dyadic_products, spectrum, u, *sizes, perm, scale, y, scratch)
         return y
     v = hadamard(u.unsqueeze(1) * spectrum)
     # [batch, G, T] -> [batch, T, G]: column j = t G + g.
@@ -118,13 +116,11 @@ def _backward(u: Tensor, spectrum: Tensor, dy: Tensor, scheme: Dyadic) -> tuple[
     if _jitted(u):
         dy = dy.contiguous()
         d_spectrum, d_u, scratch = torch.zeros_like(spectrum), torch.zeros_like(u), u.new_empty(scheme.width)
-        callable_from_python(training.dyadic_gradients)(
-            *(spectrum.data_ptr(), u.data_ptr(), dy.data_ptr(), len(u), scheme.width, scheme.groups, scheme.cols),
-            *(perm.data_ptr(), scale.data_ptr(), d_spectrum.data_ptr(), d_u.data_ptr(), scratch.data_ptr()),
-        )
+        sizes = len(u), scheme.width, scheme.groups, scheme.cols
+        run_kernel(training.dyadic_gradients, spectrum, u, dy, *sizes, perm, scale, d_spectrum, d_u, scratch)
         return d_spectrum, d_u
     steps = perm.numel()
-    slope = torch.nn.functional.pad(dy * scale, (0, steps * scheme.groups - scheme.cols))
+    slope = functional.pad(dy * scale, (0, steps * scheme.groups - scheme.cols))
     slope = slope.view(len(u), steps, scheme.groups).transpose(1, 2)
     v = hadamard(u.new_zeros(len(u), scheme.groups, scheme.width).index_add_(2, perm, slope))
     return torch.einsum("bgk,bk->gk", v, u), torch.einsum("bgk,gk->bk", v, spectrum)
@@ -135,7 +131,7 @@ def hadamard(v: Tensor) -> Tensor:
     width = v.shape[-1]
     if _jitted(v):
         out = v.detach().clone(memory_format=torch.contiguous_format)
-        callable_from_python(training.hadamard_rows)(out.data_ptr(), out.numel() // width, width)
+        run_kernel(training.hadamard_rows, out, out.numel() // width, width)
         return out
     high = 1 << ((width.bit_length() - 1) // 2)
     left, right = _matrix(high, v.dtype, v.device), _matrix(width // high, v.dtype, v.device)
