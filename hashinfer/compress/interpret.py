@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hashinfer.compress.find import CONV, TABLE, TRANSPOSED, Weight
-from hashinfer.compress.rewrite import int8_scale
+from hashinfer.compress.rewrite import Vector, int8_scale
 from hashinfer.compress.torch_ops import apply, gemm_epilogue, unsupported
 from hashinfer.errors import UnsupportedError
 from hashinfer.model.graph import Graph, Node
@@ -26,7 +24,7 @@ MASK_VALUE = 1e3
 
 def check_trainable(graph: Graph) -> None:
     """Raise UnsupportedError, with every node that has no PyTorch form, unless the whole graph has one."""
-    problems = [p for p in (unsupported(n) for n in graph.nodes) if p is not None]
+    problems = [p for p in map(unsupported, graph.nodes) if p is not None]
     if problems:
         more = f"; and {len(problems) - 1} more like it" if len(problems) > 1 else ""
         raise UnsupportedError(f"the model cannot be distilled: {problems[0]}{more} (compress without data to fit it)")
@@ -41,23 +39,15 @@ class _Virtual:
     w: Tensor
     turned: bool = False
 
-    def as_is(self, transposed: bool) -> bool:
-        """Whether the operand, transposed where asked, is W [rows, cols] and not its transpose."""
-        return (self.weight.form != TRANSPOSED) ^ self.turned ^ transposed
-
     def product(self, x: Tensor, transposed: bool) -> Tensor:
-        if self.as_is(transposed):
+        # Whether the operand, transposed where asked, is W [rows, cols] and not its transpose.
+        if (self.weight.form != TRANSPOSED) ^ self.turned ^ transposed:
             return hashed_linear(x, self.w, self.scheme)
-        dense = expand(self.w, self.scheme)
-        with remade(dense, self.w, lambda: expand(self.w, self.scheme)):
+        with remade(lambda: expand(self.w, self.scheme), self.w) as dense:
             return x @ dense.t()
 
     def convolution(self, node: Node, x: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-        def make() -> Tensor:
-            return conv_weight(self.w, self.scheme, self.weight.shape)
-
-        dense = make()
-        with remade(dense, self.w, make):
+        with remade(lambda: conv_weight(self.w, self.scheme, self.weight.shape), self.w) as dense:
             return apply(node, [x, dense, bias])
 
     def lookup(self, ids: Tensor) -> Tensor:
@@ -92,25 +82,22 @@ class Net(nn.Module):
         self.values: dict[str, Tensor] = {}
         for name, array in graph.initializers.items():
             if name in self.schemes:
-                w = nn.Parameter(torch.zeros(self.schemes[name].buckets))
-                self.values[name] = w
-                self.register_parameter(f"p{len(self.values)}", w)
+                value = torch.zeros(self.schemes[name].buckets)
+            elif array.dtype.kind in "fiub":
+                value = torch.from_numpy(np.array(array))
+            else:
                 continue
-            if array.dtype.kind not in "fiub":
-                continue
-            tensor = torch.from_numpy(np.array(array))
-            if name in free:
-                parameter = nn.Parameter(tensor)
-                self.register_parameter(f"p{len(self.values)}", parameter)
-                tensor = parameter
-            self.values[name] = tensor
+            if name in self.schemes or name in free:
+                value = nn.Parameter(value)
+                self.register_parameter(f"p{len(self.values)}", value)
+            self.values[name] = value
 
-    def trained(self) -> dict[str, npt.NDArray[np.float32]]:
+    def trained(self) -> dict[str, Vector]:
         """The values of all Parameters, by the initializer's name."""
         return {n: v.detach().numpy().copy() for n, v in self.values.items() if isinstance(v, nn.Parameter)}
 
     @torch.no_grad()
-    def load(self, values: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    def load(self, values: Mapping[str, Vector]) -> None:
         """Set Parameters, by the initializer's name."""
         for name, value in values.items():
             self.values[name].copy_(torch.from_numpy(np.asarray(value)))
@@ -137,19 +124,19 @@ class Net(nn.Module):
     @staticmethod
     def _node(node: Node, ins: list[Tensor | _Virtual | None]) -> Sequence[Tensor | _Virtual]:
         first = next((v for v in ins if isinstance(v, _Virtual)), None)
-        if first is None:
-            return apply(node, [v for v in ins if not isinstance(v, _Virtual)])
         rest = [v for v in ins if not isinstance(v, _Virtual)]
-        x = rest[0] if rest else None
+        if first is None:
+            return apply(node, rest)
         if node.op_type == "Transpose":
             return [replace(first, turned=not first.turned)]
+        x, bias = (*rest, None)[:2]
         assert x is not None  # noqa: S101
         if node.op_type == "Gemm":
             x = x.t() if node.attrs.get("transA", 0) else x
             product = first.product(x, bool(node.attrs.get("transB", 0)))
-            return [gemm_epilogue(node, product, rest[1] if len(rest) > 1 else None)]
+            return [gemm_epilogue(node, product, bias)]
         if node.op_type == "Conv" and first.weight.form == CONV:
-            return first.convolution(node, x, rest[1] if len(rest) > 1 else None)
+            return first.convolution(node, x, bias)
         if node.op_type == "Gather" and first.weight.form == TABLE:
             return [first.lookup(x)]
         return [first.product(x, transposed=False)]
@@ -158,17 +145,10 @@ class Net(nn.Module):
 def _parameters(graph: Graph) -> set[str]:
     """Initializers that are weights, scales or biases: what training may change beside the hashed weights."""
     places = {
-        "MatMul": (0, 1),
-        "Gemm": (1, 2),
-        "Conv": (1, 2),
-        "BatchNormalization": (1, 2),
-        "InstanceNormalization": (1, 2),
-        "GroupNormalization": (1, 2),
-        "LayerNormalization": (1, 2),
-        "RMSNormalization": (1,),
-        "PRelu": (1,),
-        "Add": (0, 1),
-        "Mul": (0, 1),
+        **dict.fromkeys(("MatMul", "Add", "Mul"), (0, 1)),
+        **dict.fromkeys(("Gemm", "Conv"), (1, 2)),
+        **dict.fromkeys((f"{kind}Normalization" for kind in ("Batch", "Instance", "Group", "Layer")), (1, 2)),
+        **dict.fromkeys(("RMSNormalization", "PRelu"), (1,)),
         "Gather": (0,),
     }
     found: set[str] = set()
@@ -191,6 +171,3 @@ def softmax_source(graph: Graph, output: str) -> str | None:
         if output in node.outputs and node.op_type in ("Softmax", "LogSoftmax"):
             return node.inputs[0] if node.attrs.get("axis", -1) == -1 else None
     return None
-
-
-__all__ = ["Net", "check_trainable", "functional", "softmax_source"]

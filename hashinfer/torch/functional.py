@@ -30,14 +30,15 @@ class _Layout(NamedTuple):
 
 
 @contextmanager
-def remade(dense: Tensor, w: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
-    """Ops called in this block do not keep `dense` for their backward pass: it is then made again by `make()`.
+def remade(make: Callable[[], Tensor], w: Tensor) -> Iterator[Tensor]:
+    """`make()`, which ops called in this block do not keep for their backward pass: it is then made again.
 
-    make: gives a tensor with the values, the sizes and the strides of `dense`, from the weight vector `w`.
+    make: gives a tensor from the weight vector `w`, of the same values, sizes and strides each time.
     Raises RuntimeError in the backward pass if `w` was changed in place in between.
     """
+    dense = make()
     if torch.compiler.is_compiling() or not dense.requires_grad or dense.device.type == "meta":
-        yield
+        yield dense
         return
     place, version = dense.untyped_storage().data_ptr(), w._version
 
@@ -57,7 +58,7 @@ def remade(dense: Tensor, w: Tensor, make: Callable[[], Tensor]) -> Iterator[Non
             return make().as_strided(*kept)
 
     with saved_tensors_hooks(pack, unpack):
-        yield
+        yield dense
 
 
 def hashed_linear(x: Tensor, w: Tensor, scheme: Scheme, by_transform: bool | None = None) -> Tensor:
@@ -73,8 +74,7 @@ def hashed_linear(x: Tensor, w: Tensor, scheme: Scheme, by_transform: bool | Non
     if by_transform and isinstance(scheme, Dyadic):
         y = transform.dyadic_product(x.reshape(-1, scheme.rows), w, scheme)
         return y.view(*x.shape[:-1], scheme.cols)
-    dense = expand(w, scheme)
-    with remade(dense, w, lambda: expand(w, scheme)):
+    with remade(lambda: expand(w, scheme), w) as dense:
         return x @ dense
 
 
@@ -108,7 +108,8 @@ class _Rows(Function):
     def forward(ctx: Any, w: Tensor, ids: Tensor, scheme: Xxh32) -> Tensor:
         ctx.save_for_backward(ids)
         ctx.scheme = scheme
-        return _cells(w, ids, scheme)
+        index = cell_index(scheme, ids).to(w.device)
+        return torch.cat([w, -w]).index_select(0, index).view(*ids.shape, scheme.cols)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -122,7 +123,7 @@ class _RowsGradient(Function):
     def forward(ctx: Any, grad: Tensor, ids: Tensor, scheme: Xxh32) -> Tensor:
         ctx.save_for_backward(ids)
         ctx.scheme = scheme
-        index = cell_index(scheme, ids.cpu().long()).to(grad.device)
+        index = cell_index(scheme, ids).to(grad.device)
         return fold_cells(grad.to(wide(grad.dtype)), index, scheme.buckets).to(grad.dtype)
 
     @staticmethod
@@ -130,8 +131,3 @@ class _RowsGradient(Function):
         (ids,) = ctx.saved_tensors
         found: Tensor = _Rows.apply(grads[0], ids, ctx.scheme)  # type: ignore[no-untyped-call]
         return found, None, None
-
-
-def _cells(w: Tensor, ids: Tensor, scheme: Xxh32) -> Tensor:
-    index = cell_index(scheme, ids.cpu().long()).to(w.device)
-    return torch.cat([w, -w]).index_select(0, index).view(*ids.shape, scheme.cols)

@@ -47,8 +47,7 @@ def fit_scheme(
     if kind is Xxh32 and width is not None:
         raise SchemeError(f"width is {width!r} with scheme 'xxh32'; expected None, a width belongs to scheme 'dyadic'")
     if buckets is None:
-        if not (math.isfinite(compression) and compression > 0):
-            raise SchemeError(f"compression is {compression!r}; expected a finite number above 0")
+        check_compression(compression)
         buckets = math.floor(rows * cols / compression)
     scheme = kind.fit(rows, cols, buckets, seed, width if kind is Dyadic else block)
     if kind is Dyadic and cols > scheme.buckets:
@@ -59,6 +58,12 @@ def fit_scheme(
             stacklevel=3,
         )
     return scheme
+
+
+def check_compression(compression: float) -> None:
+    """Raise SchemeError unless `compression` is a finite number above 0."""
+    if not (math.isfinite(compression) and compression > 0):
+        raise SchemeError(f"compression is {compression!r}; expected a finite number above 0")
 
 
 class HashedModule(nn.Module):
@@ -139,15 +144,28 @@ class HashedModule(nn.Module):
         return f"scheme={s.name!r}, buckets={s.buckets}, seed={s.seed}, {s.parameter}={s.attributes()[s.parameter]}"
 
 
-def _init_uniform(weight_vector: Tensor, bias: Tensor | None, fan_in: int) -> None:
-    # Each virtual weight is one stored number up to sign, so the dense layer's distribution is the right one here.
-    bound = 1 / math.sqrt(fan_in)
-    nn.init.uniform_(weight_vector, -bound, bound)
-    if bias is not None:
-        nn.init.uniform_(bias, -bound, bound)
+class HashedProduct(HashedModule):
+    """What HashedLinear and HashedConv2d share: `bias` [cols] or None."""
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, scheme: Scheme, bias: bool, device: Any, dtype: torch.dtype | None, *, cache_indices: bool = False
+    ) -> None:
+        super().__init__(scheme, device, dtype, cache_indices=cache_indices)
+        numbers = nn.Parameter(torch.empty(scheme.cols, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", numbers)
+
+    def reset_parameters(self) -> None:
+        """Draw the weight vector and the bias anew, as the dense layer does."""
+        # Each virtual weight is one stored number up to sign, so the dense layer's distribution is the right one here.
+        bound = 1 / math.sqrt(self.scheme.rows)
+        nn.init.uniform_(self.weight_vector, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
 
 
-class HashedLinear(HashedModule):
+class HashedLinear(HashedProduct):
     """nn.Linear with a virtual weight W [in_features, out_features]: y = x @ W + b.
 
     x: [..., in_features]; y: [..., out_features], in the dtype of x and the weights. Stored: `weight_vector` [K] and
@@ -159,8 +177,6 @@ class HashedLinear(HashedModule):
     budget, block or width out of range.
     Source: HashedNets, Chen et al., ICML 2015.
     """
-
-    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -188,23 +204,16 @@ class HashedLinear(HashedModule):
             block=block,
             width=width,
         )
-        super().__init__(fitted, device, dtype, cache_indices=cache_indices)
+        super().__init__(fitted, bias, device, dtype, cache_indices=cache_indices)
         self.in_features = in_features
         self.out_features = out_features
         self.by_transform: bool | None = None
-        self.register_parameter(
-            "bias", nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        )
         self.reset_parameters()
 
     @property
     def weight(self) -> Tensor:
         """The virtual weight in nn.Linear's layout, [out_features, in_features]."""
         return self.expand().t()
-
-    def reset_parameters(self) -> None:
-        """Draw the weight vector and the bias anew, as nn.Linear does."""
-        _init_uniform(self.weight_vector, self.bias, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
@@ -220,7 +229,7 @@ class HashedLinear(HashedModule):
         )
 
 
-class HashedConv2d(HashedModule):
+class HashedConv2d(HashedProduct):
     """nn.Conv2d with a virtual weight W [in_channels / groups * kh * kw, out_channels].
 
     Rows of W are in (channel, kh, kw) order; the convolution's weight is W transposed and reshaped to
@@ -230,8 +239,6 @@ class HashedConv2d(HashedModule):
     (UserWarning) if scheme "dyadic" has more output channels than buckets.
     Source: HashedNets, Chen et al., ICML 2015.
     """
-
-    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -269,10 +276,9 @@ class HashedConv2d(HashedModule):
             device="meta",
         )
         kh, kw = twin.kernel_size
-        fan_in = in_channels // groups * kh * kw
         fitted = fit_scheme(
             scheme,
-            fan_in,
+            in_channels // groups * kh * kw,
             out_channels,
             compression=compression,
             buckets=buckets,
@@ -280,7 +286,7 @@ class HashedConv2d(HashedModule):
             block=block,
             width=width,
         )
-        super().__init__(fitted, device, dtype, cache_indices=cache_indices)
+        super().__init__(fitted, bias, device, dtype, cache_indices=cache_indices)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = (kh, kw)
@@ -291,9 +297,6 @@ class HashedConv2d(HashedModule):
         self.padding_mode = padding_mode
         self._edges = list(twin._reversed_padding_repeated_twice)
         self._twin_repr = str(twin.extra_repr())  # type: ignore[no-untyped-call]
-        self.register_parameter(
-            "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
-        )
         self.reset_parameters()
 
     @property
@@ -306,17 +309,12 @@ class HashedConv2d(HashedModule):
     def _weight_shape(self) -> tuple[int, ...]:
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
-    def reset_parameters(self) -> None:
-        """Draw the weight vector and the bias anew, as nn.Conv2d does."""
-        _init_uniform(self.weight_vector, self.bias, self.scheme.rows)
-
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, H', W']; also without N."""
         padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = functional.pad(x, self._edges, mode=self.padding_mode), (0, 0)
-        weight = self.weight
-        with remade(weight, self.weight_vector, lambda: self.weight):
+        with remade(lambda: self.weight, self.weight_vector) as weight:
             return functional.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
@@ -463,15 +461,13 @@ class HashedEmbeddingBag(HashedEmbedding):
     def _rows(self, ids: Tensor, weights: Tensor | None) -> Tensor:
         vectors = hashed_lookup(ids, self.weight_vector, self.scheme)
         present = None if self.padding_idx is None else (ids != self.padding_idx).unsqueeze(-1)
-        if self.mode == "max":
-            if present is None:
-                return vectors.amax(1)
-            out = vectors.masked_fill(~present, float("-inf")).amax(1)
-            return out.masked_fill(~present.any(1), 0.0)
         if weights is not None:
             vectors = vectors * weights.unsqueeze(-1)
         if present is not None:
-            vectors = vectors.masked_fill(~present, 0.0)
+            vectors = vectors.masked_fill(~present, float("-inf") if self.mode == "max" else 0.0)
+        if self.mode == "max":
+            out = vectors.amax(1)
+            return out if present is None else out.masked_fill(~present.any(1), 0.0)
         if self.mode == "sum":
             return vectors.sum(1)
         if present is None:
