@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hashinfer.errors import SchemeError
 from hashinfer.schemes import scheme_named
 from hashinfer.schemes.base import MAX_BUCKETS, MAX_SEED, check_range
 from hashinfer.torch.layers import (
@@ -22,10 +20,22 @@ from hashinfer.torch.layers import (
     HashedEmbeddingBag,
     HashedLinear,
     HashedModule,
+    HashedProduct,
+    check_compression,
 )
 
 INITS = ("random", "weights")
 MIN_SIZE = 1024
+
+_TABLE = ("num_embeddings", "embedding_dim")
+_CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+TWINS: dict[type[nn.Module], tuple[type[HashedModule], tuple[str, ...]]] = {
+    nn.Linear: (HashedLinear, ("in_features", "out_features")),
+    nn.Conv2d: (HashedConv2d, _CONVOLUTION),
+    nn.Embedding: (HashedEmbedding, (*_TABLE, "padding_idx")),
+    nn.EmbeddingBag: (HashedEmbeddingBag, (*_TABLE, "mode", "padding_idx", "include_last_offset")),
+}
+"""For each dense layer the hashed one in its place, and the arguments that it takes from the dense one's attributes."""
 
 
 def hash_module(
@@ -56,8 +66,7 @@ def hash_module(
     """
     if init not in INITS:
         raise ValueError(f"init is {init!r}; expected one of {', '.join(INITS)}")
-    if not (math.isfinite(compression) and compression > 0):
-        raise SchemeError(f"compression is {compression!r}; expected a finite number above 0")
+    check_compression(compression)
     scheme_named(scheme)
     check_range("seed", seed, 0, MAX_SEED)
     check_range("block", block, 1, MAX_BUCKETS)
@@ -98,44 +107,20 @@ def hash_module(
 
 
 def _swappable(module: nn.Module) -> bool:
-    if module._forward_hooks or module._forward_pre_hooks:
+    if type(module) not in TWINS or module._forward_hooks or module._forward_pre_hooks:
         return False
-    if type(module) in (nn.Linear, nn.Conv2d):
-        return True
-    if type(module) is nn.Embedding or type(module) is nn.EmbeddingBag:
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
-    return False
+    return True
 
 
 def _twin(module: nn.Module, scheme: str, options: dict[str, Any]) -> HashedModule:
-    lookup = {k: v for k, v in options.items() if k != "scheme"}
-    product = dict(options, scheme=scheme, block=options["block"] if scheme != "dyadic" else 1)
-    if isinstance(module, nn.Linear):
-        return HashedLinear(module.in_features, module.out_features, module.bias is not None, **product)
-    if isinstance(module, nn.Conv2d):
-        return HashedConv2d(
-            module.in_channels,
-            module.out_channels,
-            module.kernel_size,  # type: ignore[arg-type]
-            module.stride,  # type: ignore[arg-type]
-            module.padding,  # type: ignore[arg-type]
-            module.dilation,  # type: ignore[arg-type]
-            module.groups,
-            module.bias is not None,
-            module.padding_mode,
-            **product,
-        )
-    if isinstance(module, nn.EmbeddingBag):
-        return HashedEmbeddingBag(
-            module.num_embeddings,
-            module.embedding_dim,
-            module.mode,
-            module.padding_idx,
-            module.include_last_offset,
-            **lookup,
-        )
-    assert isinstance(module, nn.Embedding)  # noqa: S101
-    return HashedEmbedding(module.num_embeddings, module.embedding_dim, module.padding_idx, **lookup)
+    kind, attributes = TWINS[type(module)]
+    arguments: dict[str, Any] = options | {name: getattr(module, name) for name in attributes}
+    if issubclass(kind, HashedProduct):
+        arguments |= {"bias": module.bias is not None, "scheme": scheme}
+        arguments["block"] = 1 if scheme == "dyadic" else options["block"]
+    return kind(**arguments)
 
 
 @torch.no_grad()

@@ -78,7 +78,11 @@ def _export(
     shapes: tuple[dict[int, Any], ...] | None,
     **options: Any,
 ) -> ModelProto:
-    translations = _translations()
+    # What the exporter writes for each expand operator: one node of the domain ai.hashinfer.
+    translations = {
+        getattr(torch.ops.hashinfer, f"expand_{scheme.name}").default: _translation(scheme)
+        for scheme in BY_OP_TYPE.values()
+    }
     # Given a module, torch.onnx.export would fall back to fixing a batch size that it cannot leave open.
     try:
         traced = torch.export.export(module, inputs, dynamic_shapes=shapes)
@@ -95,15 +99,6 @@ def _export(
         reason = str(cause).strip().split("\n\n")[0]
         raise ModelError(f"{type(module).__name__} cannot be exported to ONNX: {reason}") from error
     return cast("torch.onnx.ONNXProgram", program).model_proto
-
-
-def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """What the exporter writes for each expand operator: one node of the domain ai.hashinfer."""
-    table: dict[Callable[..., Any], Callable[..., Any]] = {}
-    for scheme in BY_OP_TYPE.values():
-        operator = getattr(torch.ops.hashinfer, f"expand_{scheme.name}").default
-        table[operator] = _translation(scheme)
-    return table
 
 
 def _translation(scheme: type[Scheme]) -> Callable[..., Any]:
