@@ -54,7 +54,6 @@ def allocate(weights: Sequence[Weight], total: int, ratio: float, wish: Wish, *,
     if not weights:
         raise InputError("the model has no float32 weight of a MatMul, Gemm, Conv or Gather that could be hashed")
     hashed = sorted(weights, key=lambda w: w.size)
-    fixed = total - sum(w.size for w in hashed)
     dense: dict[str, str] = {}
     allowed, note = math.floor(total / ratio), None
     if all_layers:
@@ -63,57 +62,56 @@ def allocate(weights: Sequence[Weight], total: int, ratio: float, wish: Wish, *,
             small = hashed.pop(0)
             kept += small.size
             dense[small.name] = f"too small to gain: {small.size:,} of the {allowed:,} numbers allowed"
-        available = allowed - fixed - kept
-        if available < len(hashed):
-            note = (
-                f"biases and other weights that are not hashed take {fixed + kept:,} numbers, the ratio allows "
-                f"{allowed:,} for the whole model: each hashed weight is compressed by {ratio:g} instead"
-            )
-            available = math.floor(sum(w.size for w in hashed) / ratio)
-    else:
-        available = math.floor(sum(w.size for w in hashed) / ratio)
+    size = sum(w.size for w in hashed)
+    available, fixed = math.floor(size / ratio), total - size
+    if all_layers and allowed - fixed >= len(hashed):
+        available = allowed - fixed
+    elif all_layers:
+        note = (
+            f"biases and other weights that are not hashed take {fixed:,} numbers, the ratio allows "
+            f"{allowed:,} for the whole model: each hashed weight is compressed by {ratio:g} instead"
+        )
     shares = _shares(hashed, available)
     while all_layers and len(hashed) > 1:
-        richest = max(hashed, key=lambda w: shares[w.name] / w.size)
-        if MIN_GAIN * shares[richest.name] < richest.size or available - richest.size < len(hashed):
+        richest = max(hashed, key=lambda w: shares[w] / w.size)
+        if MIN_GAIN * shares[richest] < richest.size or available - richest.size < len(hashed):
             break
-        dense[richest.name] = f"too small to gain: its share of the budget is {shares[richest.name]:,.0f} numbers"
+        dense[richest.name] = f"too small to gain: its share of the budget is {shares[richest]:,.0f} numbers"
         hashed.remove(richest)
         available -= richest.size
         shares = _shares(hashed, available)
     schemes = _fit(hashed, shares, available, wish)
-    stored = sum(s.buckets for s in schemes.values()) + total - sum(w.size for w in weights if w.name in schemes)
+    stored = sum(s.buckets for s in schemes.values()) + total - sum(w.size for w in hashed)
     return Budget(schemes, dense, stored, allowed if all_layers else None, note)
 
 
-def _shares(weights: Sequence[Weight], available: int) -> dict[str, float]:
-    powers = {w.name: w.size**SHARE_POWER for w in weights}
+def _shares(weights: Sequence[Weight], available: int) -> dict[Weight, float]:
+    powers = {w: w.size**SHARE_POWER for w in weights}
     scale = available / sum(powers.values())
-    return {name: scale * power for name, power in powers.items()}
+    return {weight: scale * power for weight, power in powers.items()}
 
 
-def _fit(weights: Sequence[Weight], shares: Mapping[str, float], available: int, wish: Wish) -> dict[str, Scheme]:
+def _fit(weights: Sequence[Weight], shares: Mapping[Weight, float], available: int, wish: Wish) -> dict[str, Scheme]:
     """Schemes of at most `available` buckets together: shares rounded down, then what is left goes where it helps."""
     if available < len(weights):
         raise InputError(
             f"the ratio leaves {available} numbers for {len(weights)} hashed weights; expected a smaller ratio"
         )
-    sizes = {w.name: _rounded(w, max(1, math.floor(shares[w.name])), wish) for w in weights}
+    sizes = {w: _rounded(w, math.floor(shares[w]), wish) for w in weights}
     while sum(sizes.values()) > available:
         # Shares below one bucket were rounded up.
         largest = max(sizes, key=sizes.__getitem__)
-        weight = next(w for w in weights if w.name == largest)
-        sizes[largest] = _rounded(weight, sizes[largest] - 1, wish)
+        sizes[largest] = _rounded(largest, sizes[largest] - 1, wish)
     left = available - sum(sizes.values())
     while True:
-        steps = {w: _next(w, sizes[w.name], left, wish) for w in weights}
-        able = [w for w in weights if steps[w] > sizes[w.name]]
+        steps = {w: _next(w, sizes[w], left, wish) for w in weights}
+        able = [w for w in weights if steps[w] > sizes[w]]
         if not able:
             break
-        poorest = min(able, key=lambda w: sizes[w.name] / shares[w.name])
-        left -= steps[poorest] - sizes[poorest.name]
-        sizes[poorest.name] = steps[poorest]
-    return {w.name: scheme_for(w, sizes[w.name], wish, at) for at, w in enumerate(weights)}
+        poorest = min(able, key=lambda w: sizes[w] / shares[w])
+        left -= steps[poorest] - sizes[poorest]
+        sizes[poorest] = steps[poorest]
+    return {w.name: scheme_for(w, sizes[w], wish, at) for at, w in enumerate(weights)}
 
 
 def scheme_for(weight: Weight, buckets: int, wish: Wish, at: int) -> Scheme:
@@ -131,9 +129,9 @@ def _rounded(weight: Weight, buckets: int, wish: Wish) -> int:
 def _next(weight: Weight, size: int, left: int, wish: Wish) -> int:
     """The next larger number of buckets within `left` more, or `size` if there is none."""
     most = _rounded(weight, size + left, wish)
-    if most <= size or weight.form == TABLE or wish.scheme == Xxh32.name:
-        return max(most, size)
     scheme = scheme_for(weight, size, wish, 0)
+    if most <= size or not isinstance(scheme, Dyadic):
+        return max(most, size)
     full = 1 << (weight.rows - 1).bit_length()
-    step = size + full if isinstance(scheme, Dyadic) and scheme.width == full else 2 * size
+    step = size + full if scheme.width == full else 2 * size
     return _rounded(weight, min(step, size + left), wish)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hashinfer.errors import InputError
-from hashinfer.model.graph import Graph, ValueType
+from hashinfer.model.graph import Array, Graph, ValueType
 
-Array = npt.NDArray[Any]
+Feed = Mapping[str, Array]
 
 RANDOM_ROWS, RANDOM_OPEN, RANDOM_NUMBERS = 16, 8, 1 << 26
 _CHECK_BYTES = 1 << 26
@@ -26,7 +24,7 @@ def fixed_rows(inputs: tuple[ValueType, ...]) -> int | None:
     return sizes[0] if sizes else None
 
 
-def checked(feed: Mapping[str, Array], inputs: tuple[ValueType, ...]) -> dict[str, Array]:
+def checked(feed: Feed, inputs: tuple[ValueType, ...]) -> dict[str, Array]:
     """`feed`, if every input of the model is there, fits its type, has rows and holds no NaN or infinity.
 
     Raises InputError otherwise: rows must be as many in all inputs, and at least two, or what the model fixes.
@@ -50,17 +48,15 @@ def checked(feed: Mapping[str, Array], inputs: tuple[ValueType, ...]) -> dict[st
 
 
 def _check_type(array: Array, value: ValueType) -> None:
-    expected = "?" if value.dtype is None else str(value.dtype)
     wanted = [d if isinstance(d, int) else "any" for d in value.shape or ()]
-    found = f"{array.dtype}{list(array.shape)}"
-    if array.ndim == 0 or (value.shape is not None and array.ndim != len(value.shape)):
-        raise InputError(f"the data for input {value.name!r} is {found}; expected {expected}{wanted}")
-    if value.dtype is not None and array.dtype != value.dtype:
-        raise InputError(f"the data for input {value.name!r} is {found}; expected {expected}{wanted}")
-    # The first dimension counts rows: a model that fixes it is fed that many at a time.
-    for d, size in list(zip(value.shape or (), array.shape, strict=False))[1:]:
-        if isinstance(d, int) and d != size:
-            raise InputError(f"the data for input {value.name!r} is {found}; expected {expected}{['any', *wanted[1:]]}")
+    fits = array.ndim and (value.shape is None or array.ndim == len(value.shape))
+    if fits and (value.dtype is None or array.dtype == value.dtype):
+        # The first dimension counts rows: a model that fixes it is fed that many at a time.
+        wanted[:1] = ["any"] * len(wanted[:1])
+        if all(d in ("any", size) for d, size in zip(wanted, array.shape, strict=False)):
+            return
+    found, expected = f"{array.dtype}{list(array.shape)}", "?" if value.dtype is None else str(value.dtype)
+    raise InputError(f"the data for input {value.name!r} is {found}; expected {expected}{wanted}")
 
 
 def _check_finite(array: Array, name: str) -> None:
