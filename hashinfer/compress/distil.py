@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hashinfer.compress.data import Feed
 from hashinfer.compress.interpret import Net, softmax_source
+from hashinfer.compress.rewrite import Vector
 from hashinfer.errors import UnsupportedError
 from hashinfer.torch.losses import distillation_loss
 
-Array = npt.NDArray[Any]
-Feed = Mapping[str, Array]
+Score = tuple[float | None, float]
+"""(agreement, error)."""
 
 STEPS_BY_DEFAULT = 30_000
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000
@@ -40,8 +40,7 @@ class Recipe:
     largest learning rate for weight vectors; it rises over the first 5 % of the steps and falls to nothing on a half
     cosine. rest: what part of it biases and dense weights get, which are where they should be already.
     temperature: of softened answers. mixup: the share of each batch that is mixed, pairwise, into inputs that lie in
-    between (number inputs only). decay: of the moving average that is kept. keep_norm: whether the hashed weights
-    start at the norm of the dense ones instead of at the smaller least-squares one.
+    between (number inputs only). decay: of the moving average that is kept.
     """
 
     epochs: int | None = None
@@ -51,7 +50,6 @@ class Recipe:
     temperature: float = 4.0
     mixup: float = 0.25
     decay: float = 0.999
-    keep_norm: bool = True
     seed: int = 0
 
 
@@ -81,20 +79,20 @@ class Outcome:
     infinite or NaN, which ended it.
     """
 
-    values: dict[str, npt.NDArray[np.float32]]
+    values: dict[str, Vector]
     agreement: float | None
     error: float
-    start_agreement: float | None
-    start_error: float
+    agreement_before: float | None
+    error_before: float
     epochs: float
     seconds: float
     interrupted: bool
     diverged: bool
-    held_out: int
+    held_out_rows: int
 
 
 class Distiller:
-    """One training. feed: the inputs, [N, ...] each, which `check_inputs` has passed."""
+    """One training. feed: the inputs, [N, ...] each, which `checked` has passed."""
 
     def __init__(self, teacher: Net, student: Net, feed: Feed, recipe: Recipe, fixed_batch: int | None = None) -> None:
         self.teacher, self.student, self.recipe, self.fixed_batch = teacher, student, recipe, fixed_batch
@@ -140,8 +138,8 @@ class Distiller:
                 raise UnsupportedError(f"the model cannot be distilled: {name!r} has shape {found}, not one for each")
         return [torch.cat(p) for p in zip(*parts, strict=True)]
 
-    def evaluate(self) -> tuple[float | None, float]:
-        """(agreement, error) of the student on held-out inputs."""
+    def evaluate(self) -> Score:
+        """The student's score on held-out inputs."""
         found = self._answers(self.student, self.held)
         missed = sum(float((a - b).double().square().sum()) for a, b in zip(found, self.held_targets, strict=True))
         whole = sum(float(b.double().square().sum()) for b in self.held_targets)
@@ -202,16 +200,14 @@ class Distiller:
         except FloatingPointError:
             diverged = True
         return Outcome(
-            values=self._best_values,
-            agreement=self._best[0],
-            error=self._best[1],
-            start_agreement=start[0],
-            start_error=start[1],
+            self._best_values,
+            *self._best,
+            *start,
             epochs=self._step / self.steps_an_epoch,
             seconds=time.perf_counter() - started,
             interrupted=interrupted,
             diverged=diverged,
-            held_out=len(self.held),
+            held_out_rows=len(self.held),
         )
 
     def _train(self, told: Callable[[Progress], None]) -> None:
@@ -265,16 +261,14 @@ class Distiller:
     def _judge(self) -> None:
         """Evaluate the average, and keep it if it is the best so far."""
         kept = [p.detach().clone() for p in self.parameters]
-        for p, v in zip(self.parameters, self.average, strict=True):
-            p.copy_(v)
+        torch._foreach_copy_(self.parameters, self.average)
         found = self.evaluate()
         if _better(found, self._best):
             self._best, self._best_values = found, self.student.trained()
-        for p, v in zip(self.parameters, kept, strict=True):
-            p.copy_(v)
+        torch._foreach_copy_(self.parameters, kept)
 
 
-def _better(found: tuple[float | None, float], best: tuple[float | None, float]) -> bool:
+def _better(found: Score, best: Score) -> bool:
     """More agreement, or as much and less error; less error where there is no agreement to speak of."""
     if found[0] is None or best[0] is None:
         return found[1] < best[1]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class Weight:
     @property
     def cols(self) -> int:
         """Outputs."""
-        return prod(self.shape[1:]) if self.form in (PLAIN, TABLE) else self.shape[0]
+        return self.size // self.rows
 
     @property
     def size(self) -> int:
@@ -93,18 +94,16 @@ class Passed:
 def find(graph: GraphProto) -> tuple[list[Weight], list[Passed]]:
     """The weights of a prepared model's graph, in the order of their first use."""
     tensors = {t.name: t for t in graph.initializer}
-    uses = _uses(graph, tensors)
-    kept = captured_names(graph) & set(tensors)
-    outputs = {v.name for v in graph.output}
+    captured, outputs = captured_names(graph), {v.name for v in graph.output}
     weights: list[Weight] = []
     passed: list[Passed] = []
-    for name, found in uses.items():
+    for name, found in _uses(graph, tensors, captured | outputs).items():
         tensor = tensors[name]
         shape = tuple(tensor.dims)
         first = next((u for u in found if u.node.op_type in HASHED_OPS), None)
         if first is None or prod(shape) <= 1 or tensor.data_type not in FLOATS:
             continue
-        reason = _obstacle(tensor, found, name in kept, name in outputs)
+        reason = _obstacle(tensor, found, name in captured, name in outputs)
         if reason is None:
             weights.append(Weight(name, _form(found), shape, tuple(found)))
         else:
@@ -112,19 +111,19 @@ def find(graph: GraphProto) -> tuple[list[Weight], list[Passed]]:
     return weights, passed + _nested(graph)
 
 
-def _uses(graph: GraphProto, tensors: dict[str, TensorProto]) -> dict[str, list[Use]]:
+def _uses(graph: GraphProto, tensors: dict[str, TensorProto], fixed: set[str]) -> dict[str, list[Use]]:
+    """The uses of each matrix or larger tensor. fixed: values that are read from elsewhere than the graph's nodes."""
     consumers: dict[str, list[tuple[NodeProto, int]]] = {}
     for node in graph.node:
         for at, name in enumerate(node.input):
             consumers.setdefault(name, []).append((node, at))
-    outputs = {v.name for v in graph.output} | captured_names(graph)
     found: dict[str, list[Use]] = {}
     for node in graph.node:
         for at, name in enumerate(node.input):
             if name not in tensors or len(tensors[name].dims) < 2:
                 continue
             listed = found.setdefault(name, [])
-            if _turns(node, tensors[name]) and node.output[0] not in outputs:
+            if _turns(node, tensors[name]) and node.output[0] not in fixed:
                 turned = consumers.get(node.output[0], [])
                 listed += [Use(n, k, _turned(_seen(n, k, 2)), node) for n, k in turned]
             else:
@@ -133,10 +132,12 @@ def _uses(graph: GraphProto, tensors: dict[str, TensorProto]) -> dict[str, list[
 
 
 def _turns(node: NodeProto, tensor: TensorProto) -> bool:
-    if node.op_type != "Transpose" or node.domain not in DEFAULT_DOMAINS or len(tensor.dims) != 2:
-        return False
-    perm = next((tuple(a.ints) for a in node.attribute if a.name == "perm"), (1, 0))
-    return perm == (1, 0)
+    plain = node.op_type == "Transpose" and node.domain in DEFAULT_DOMAINS and len(tensor.dims) == 2
+    return plain and _attributes(node).get("perm", [1, 0]) == [1, 0]
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def _turned(seen: str) -> str:
@@ -148,7 +149,7 @@ def _seen(node: NodeProto, at: int, rank: int) -> str:
     where = f"{node.op_type} node {node.name!r}"
     if node.domain not in DEFAULT_DOMAINS or node.op_type not in HASHED_OPS:
         return f"is also an input of {where}"
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes = _attributes(node)
     if node.op_type in ("MatMul", "Gemm"):
         if at != 1:
             return f"is the left operand of {where}" if at == 0 else f"is added by {where}"
@@ -225,8 +226,3 @@ def chosen(weights: Sequence[Weight], passed: Sequence[Passed], patterns: Sequen
             raise InputError(f"--layers {pattern!r} matches no weight or node; there are {names}")
         out |= {w.name: w for w in matched}
     return [w for w in weights if w.name in out]
-
-
-def weight_array(graph: GraphProto, name: str) -> npt.NDArray[np.float32]:
-    """The array of an initializer."""
-    return np.asarray(numpy_helper.to_array(next(t for t in graph.initializer if t.name == name)))

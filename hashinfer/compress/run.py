@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from hashinfer.compress.budget import Budget, Wish, allocate
-from hashinfer.compress.data import checked, fixed_rows, random_feed
-from hashinfer.compress.find import Passed, Weight, chosen, find, weight_array
+from hashinfer.compress.data import Feed, checked, fixed_rows, random_feed
+from hashinfer.compress.find import Weight, chosen, find
 from hashinfer.compress.fit import least_squares
 from hashinfer.compress.prepare import float_numbers, prepared
-from hashinfer.compress.rewrite import STORED_DTYPES, Rewritten
+from hashinfer.compress.rewrite import STORED_DTYPES, Rewritten, Vector
 from hashinfer.errors import HashinferError, InputError, ModelError
-from hashinfer.model.graph import Model
+from hashinfer.model.graph import Array, Model
 from hashinfer.model.read import read_model
 from hashinfer.model.write import save, serialized
 from hashinfer.schemes import Scheme, Xxh32, scheme_named
@@ -30,12 +29,13 @@ from hashinfer.session.session import InferenceSession
 if TYPE_CHECKING:
     from hashinfer.compress.distil import Outcome, Progress
 
-Array = npt.NDArray[Any]
-Feed = Mapping[str, Array]
+Fits = dict[str, tuple[Vector, float]]
+"""By name of the hashed weights: the least-squares weight vector, and how far its W is off, relative."""
 
 MEASURED_ROWS = 512
 LARGEST_RATIO = 1e6
 AUTO_STEPS = 12
+TRAINING_FIELDS = ("epochs", "seconds", "held_out_rows", "agreement_before", "agreement", "error_before", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +182,13 @@ def compress(
         feed = checked(given, checked_model.graph.inputs)
     job = _Job(prepared(onnx.load(source), options.stored == "int8"), checked_model, options, feed)
     budget = job.budget()
-    report = job.report(budget)
-    rewritten, values = job.fitted(budget, report)
+    rewritten, fits = job.fitted(budget)
+    report = job.report(budget, fits)
+    values = {name: w for name, (w, _) in fits.items()}
     if feed is not None:
-        outcome = job.distilled(budget, told)
+        outcome = job.distilled(budget, fits, told)
         values = outcome.values
-        report.training = _training_dict(outcome)
+        report.training = {name: getattr(outcome, name) for name in TRAINING_FIELDS}
         report.interrupted = outcome.interrupted
         if outcome.diverged:
             report.notes.append(
@@ -206,12 +207,12 @@ def compress(
 
 
 def _check_target(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    if Path(target).resolve() == Path(source).resolve():
+    path = Path(target).resolve()
+    if path == Path(source).resolve():
         raise InputError(f"the output {os.fspath(target)} is the model itself")
-    folder = Path(target).resolve().parent
-    if not folder.is_dir():
-        raise InputError(f"the output's folder {folder} does not exist")
-    if Path(target).is_dir():
+    if not path.parent.is_dir():
+        raise InputError(f"the output's folder {path.parent} does not exist")
+    if path.is_dir():
         raise InputError(f"the output {os.fspath(target)} is a folder")
 
 
@@ -220,18 +221,6 @@ def _need_torch() -> None:
         import hashinfer.torch  # noqa: F401, PLC0415
     except ImportError as error:
         raise InputError(f"distilling with data needs PyTorch: pip install 'hashinfer[torch]' ({error})") from error
-
-
-def _training_dict(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "epochs": outcome.epochs,
-        "seconds": outcome.seconds,
-        "held_out_rows": outcome.held_out,
-        "agreement_before": outcome.start_agreement,
-        "agreement": outcome.agreement,
-        "error_before": outcome.start_error,
-        "error": outcome.error,
-    }
 
 
 class _Job:
@@ -272,8 +261,8 @@ class _Job:
                 budget = self.budget(ratio)
             except InputError:
                 return math.inf
-            rewritten, values = self.fitted(budget, None)
-            rewritten.set(values)
+            rewritten, fits = self.fitted(budget)
+            rewritten.set({name: w for name, (w, _) in fits.items()})
             found, problem = self.output_error(rewritten.model)
             if found is None:
                 raise ModelError(f"no ratio can be found by the outputs' error: {problem}")
@@ -292,42 +281,39 @@ class _Job:
             low, high = (middle, high) if error(middle) <= most else (low, middle)
         return low
 
-    def report(self, budget: Budget) -> Report:
+    def report(self, budget: Budget, fits: Fits) -> Report:
         """The report of what is about to be done."""
         options = self.options
         out = Report(numbers=(self.total, budget.numbers), asked=options.ratio, allowed=budget.allowed)
         out.max_error = options.max_error
         if budget.note:
             out.notes.append(budget.note)
-        for weight in self.weights:
-            if weight.name in budget.dense:
-                out.layers.append(_dense_layer(weight, f"stays dense: {budget.dense[weight.name]}"))
-        out.layers += [_dense_layer(w, "stays dense: not chosen by --layers") for w in self.left_out]
-        out.layers += [Layer(p.name, (p.node,), p.op, p.shape, f"stays dense: {p.reason}") for p in self.passed]
-        return out
-
-    def fitted(self, budget: Budget, report: Report | None) -> tuple[Rewritten, dict[str, npt.NDArray[np.float32]]]:
-        """The model with hashed weights, and the least-squares values for them."""
-        rewritten = Rewritten(self.model, self.weights, budget.schemes, self.options.stored)
-        values: dict[str, npt.NDArray[np.float32]] = {}
-        layers: list[Layer] = []
-        for weight in self.weights:
-            scheme = budget.schemes.get(weight.name)
-            if scheme is None:
-                continue
-            w, error = least_squares(weight.matrix(weight_array(self.model.graph, weight.name)), scheme)
-            values[weight.name] = w
-            layers.append(Layer(weight.name, weight.nodes, "+".join(weight.ops), weight.shape, "hashed", scheme, error))
-            if scheme.name == "dyadic" and scheme.cols > scheme.buckets and report is not None:
-                report.notes.append(
+        for weight in (w for w in self.weights if w.name in fits):
+            scheme = budget.schemes[weight.name]
+            out.layers.append(_layer(weight, "hashed", scheme, fits[weight.name][1]))
+            if scheme.name == "dyadic" and scheme.cols > scheme.buckets:
+                out.notes.append(
                     f"{weight.name!r} has {scheme.cols} outputs over {scheme.buckets} buckets: columns of its W repeat "
                     "up to sign; a smaller ratio or --scheme xxh32 avoids that"
                 )
-        if report is not None:
-            report.layers[:0] = layers
-        return rewritten, values
+        for weight in self.weights:
+            if weight.name in budget.dense:
+                out.layers.append(_layer(weight, f"stays dense: {budget.dense[weight.name]}"))
+        out.layers += [_layer(w, "stays dense: not chosen by --layers") for w in self.left_out]
+        out.layers += [Layer(p.name, (p.node,), p.op, p.shape, f"stays dense: {p.reason}") for p in self.passed]
+        return out
 
-    def distilled(self, budget: Budget, told: Callable[[Progress], None]) -> Outcome:
+    def fitted(self, budget: Budget) -> tuple[Rewritten, Fits]:
+        """The model with hashed weights, and what fits them best."""
+        tensors = {t.name: t for t in self.model.graph.initializer}
+        fits = {
+            weight.name: least_squares(weight.matrix(numpy_helper.to_array(tensors[weight.name])), scheme)
+            for weight in self.weights
+            if (scheme := budget.schemes.get(weight.name)) is not None
+        }
+        return Rewritten(self.model, self.weights, budget.schemes, self.options.stored), fits
+
+    def distilled(self, budget: Budget, fits: Fits, told: Callable[[Progress], None]) -> Outcome:
         """The outcome of training on the user's inputs."""
         from hashinfer.compress.distil import Distiller, Recipe  # noqa: PLC0415
         from hashinfer.compress.interpret import Net  # noqa: PLC0415
@@ -336,13 +322,8 @@ class _Job:
         teacher = Net(self.graph).eval().requires_grad_(False)
         student = Net(self.graph, self.weights, budget.schemes, options.stored, trainable=True)
         recipe = Recipe(epochs=options.epochs, batch=options.batch, rate=options.rate, seed=options.seed)
-        for weight in student.weights.values():
-            scheme = budget.schemes[weight.name]
-            matrix = weight.matrix(weight_array(self.model.graph, weight.name))
-            w, error = least_squares(matrix, scheme)
-            # What least squares holds of the norm; a start at full scale learns faster.
-            held = math.sqrt(max(1e-12, 1 - error * error))
-            student.load({weight.name: w / held if recipe.keep_norm else w})
+        # Least squares holds so much of the norm; a start at full scale learns faster.
+        student.load({name: w / math.sqrt(max(1e-12, 1 - error * error)) for name, (w, error) in fits.items()})
         return Distiller(teacher, student, self.feed or {}, recipe, fixed_rows(self.inputs)).run(told)
 
     def output_error(self, model: ModelProto) -> tuple[float | None, str | None]:
@@ -377,8 +358,5 @@ class _Job:
         return f"{rows} rows of the data" if self.feed is not None else f"{rows} random rows, seed {self.options.seed}"
 
 
-def _dense_layer(weight: Weight, done: str) -> Layer:
-    return Layer(weight.name, weight.nodes, "+".join(weight.ops), weight.shape, done)
-
-
-__all__ = ["Layer", "Options", "Passed", "Report", "compress"]
+def _layer(weight: Weight, done: str, scheme: Scheme | None = None, error: float | None = None) -> Layer:
+    return Layer(weight.name, weight.nodes, "+".join(weight.ops), weight.shape, done, scheme, error)
