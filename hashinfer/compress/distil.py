@@ -164,7 +164,7 @@ class Distiller:
         """Inputs of a step and the teacher's answers. Only inputs that are mixed have to be answered anew."""
         inputs = self._rows(at)
         if self.answers is None:
-            return inputs, self._taught(inputs)
+            return inputs, self.teacher(inputs, self.names)
         wanted = [t[at] for t in self.answers]
         mixed = round(self.mixup * len(at))
         if not mixed:
@@ -176,14 +176,9 @@ class Distiller:
             part = share.view(-1, *[1] * (x.ndim - 1))
             blend = x[:mixed] * part + x[other] * (1 - part)
             between[name] = (blend.round() if x.dtype == torch.uint8 else blend).to(x.dtype)
-        for target, answer in zip(wanted, self._taught(between), strict=True):
+        for target, answer in zip(wanted, self.teacher(between, self.names), strict=True):
             target[:mixed] = answer
         return {k: torch.cat([between[k], x[mixed:]]) for k, x in inputs.items()}, wanted
-
-    @torch.no_grad()
-    def _taught(self, inputs: dict[str, Tensor]) -> list[Tensor]:
-        found: list[Tensor] = self.teacher(inputs, self.names)
-        return found
 
     def run(self, told: Callable[[Progress], None] = lambda _: None) -> Outcome:
         """Train. A KeyboardInterrupt ends it early and well: the best values so far are what comes out."""

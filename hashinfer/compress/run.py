@@ -319,12 +319,11 @@ class _Job:
         from hashinfer.compress.interpret import Net  # noqa: PLC0415
 
         options = self.options
-        teacher = Net(self.graph).eval().requires_grad_(False)
         student = Net(self.graph, self.weights, budget.schemes, options.stored, trainable=True)
         recipe = Recipe(epochs=options.epochs, batch=options.batch, rate=options.rate, seed=options.seed)
         # Least squares holds so much of the norm; a start at full scale learns faster.
         student.load({name: w / math.sqrt(max(1e-12, 1 - error * error)) for name, (w, error) in fits.items()})
-        return Distiller(teacher, student, self.feed or {}, recipe, fixed_rows(self.inputs)).run(told)
+        return Distiller(Net(self.graph), student, self.feed or {}, recipe, fixed_rows(self.inputs)).run(told)
 
     def output_error(self, model: ModelProto) -> tuple[float | None, str | None]:
         """The relative error of `model`'s outputs in this engine, or why there is none to be had."""

@@ -85,15 +85,16 @@ def hash_module(
         if shared[id(module.weight)] > 1:
             warnings.warn(f"{name}.weight is shared with another module: it stays dense", UserWarning, stacklevel=2)
             continue
-        options: dict[str, Any] = {
-            "compression": compression,
-            "seed": (seed + len(twins)) % (MAX_SEED + 1),
-            "block": block,
-            "cache_indices": cache_indices,
-            "device": module.weight.device,
-            "dtype": module.weight.dtype,
-        }
-        twin = _twin(module, scheme, options)
+        twin = _twin(
+            module,
+            scheme,
+            compression=compression,
+            seed=(seed + len(twins)) % (MAX_SEED + 1),
+            block=block,
+            cache_indices=cache_indices,
+            device=module.weight.device,
+            dtype=module.weight.dtype,
+        )
         if init == "weights":
             _take_weights(twin, module)
         twins[id(module)] = twin.train(module.training)
@@ -114,13 +115,12 @@ def _swappable(module: nn.Module) -> bool:
     return True
 
 
-def _twin(module: nn.Module, scheme: str, options: dict[str, Any]) -> HashedModule:
+def _twin(module: nn.Module, scheme: str, **options: Any) -> HashedModule:
     kind, attributes = TWINS[type(module)]
-    arguments: dict[str, Any] = options | {name: getattr(module, name) for name in attributes}
     if issubclass(kind, HashedProduct):
-        arguments |= {"bias": module.bias is not None, "scheme": scheme}
-        arguments["block"] = 1 if scheme == "dyadic" else options["block"]
-    return kind(**arguments)
+        options |= {"bias": module.bias is not None, "scheme": scheme}
+        options["block"] = 1 if scheme == "dyadic" else options["block"]
+    return kind(**options, **{name: getattr(module, name) for name in attributes})
 
 
 @torch.no_grad()

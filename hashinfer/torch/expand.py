@@ -61,14 +61,12 @@ class IndexCache:
                 self._held.move_to_end(key)
                 return self._held[key]
         index = cell_index(scheme, torch.arange(scheme.rows)).to(device)
-        if scheme not in self._wanted:
-            return index
-        with self._lock:
-            self._held[key] = index
-            self._held.move_to_end(key)
-            total = self.nbytes
-            while total > self.limit:
-                total -= self._held.popitem(last=False)[1].nbytes
+        if scheme in self._wanted:
+            with self._lock:
+                self._held[key] = index
+                self._held.move_to_end(key)
+                while self.nbytes > self.limit:
+                    self._held.popitem(last=False)
         return index
 
 

@@ -425,10 +425,10 @@ class HashedEmbeddingBag(HashedEmbedding):
         if per_sample_weights is not None and self.mode != "sum":
             raise ValueError(f"per_sample_weights with mode {self.mode!r}; expected mode 'sum'")
         self._note_cache()
-        if ids.ndim == 2 and offsets is None:
-            return self._rows(ids, per_sample_weights)
         # A table of the rows asked for, in their order: bags over it need no others.
         vectors = hashed_lookup(ids, self.weight_vector, self.scheme)
+        if ids.ndim == 2 and offsets is None:
+            return self._rows(ids, vectors, per_sample_weights)
         if self.padding_idx is not None and self.mode != "max":
             present = (ids != self.padding_idx).to(vectors.dtype)
             per_sample_weights = present if per_sample_weights is None else per_sample_weights * present
@@ -439,27 +439,23 @@ class HashedEmbeddingBag(HashedEmbedding):
             raise ValueError(f"ids have shape {list(ids.shape)} and there are no offsets; expected [bags, length]")
         starts = offsets[:-1] if self.include_last_offset else offsets
         bag = torch.bucketize(torch.arange(len(ids), device=ids.device), starts.to(torch.int64), right=True) - 1
-        bags = len(starts)
+        shape = (len(starts), self.embedding_dim)
         if self.mode == "max":
-            return self._max_bags(ids, vectors, bag, bags)
+            low = float("-inf")
+            if self.padding_idx is not None:
+                vectors = vectors.masked_fill((ids == self.padding_idx).unsqueeze(-1), low)
+            out = vectors.new_full(shape, low)
+            out = out.scatter_reduce(0, bag.unsqueeze(-1).expand_as(vectors), vectors, "amax")
+            return out.masked_fill(out == low, 0.0)
         weighted = vectors if weights is None else vectors * weights.unsqueeze(-1)
-        out = vectors.new_zeros(bags, self.embedding_dim).index_add(0, bag, weighted)
+        out = vectors.new_zeros(shape).index_add(0, bag, weighted)
         if self.mode == "sum":
             return out
         counted = vectors.new_ones(len(ids)) if weights is None else weights
-        count = vectors.new_zeros(bags).index_add(0, bag, counted)
+        count = vectors.new_zeros(len(starts)).index_add(0, bag, counted)
         return out / count.clamp(min=1).unsqueeze(-1)
 
-    def _max_bags(self, ids: Tensor, vectors: Tensor, bag: Tensor, bags: int) -> Tensor:
-        low = float("-inf")
-        if self.padding_idx is not None:
-            vectors = vectors.masked_fill((ids == self.padding_idx).unsqueeze(-1), low)
-        out = vectors.new_full((bags, self.embedding_dim), low)
-        out = out.scatter_reduce(0, bag.unsqueeze(-1).expand_as(vectors), vectors, "amax")
-        return out.masked_fill(out == low, 0.0)
-
-    def _rows(self, ids: Tensor, weights: Tensor | None) -> Tensor:
-        vectors = hashed_lookup(ids, self.weight_vector, self.scheme)
+    def _rows(self, ids: Tensor, vectors: Tensor, weights: Tensor | None) -> Tensor:
         present = None if self.padding_idx is None else (ids != self.padding_idx).unsqueeze(-1)
         if weights is not None:
             vectors = vectors * weights.unsqueeze(-1)
