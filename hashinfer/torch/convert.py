@@ -20,7 +20,7 @@ from hashinfer.torch.layers import (
     HashedEmbeddingBag,
     HashedLinear,
     HashedModule,
-    HashedProduct,
+    HashedWithBias,
     check_compression,
 )
 
@@ -117,7 +117,7 @@ def _swappable(module: nn.Module) -> bool:
 
 def _twin(module: nn.Module, scheme: str, **options: Any) -> HashedModule:
     kind, attributes = TWINS[type(module)]
-    if issubclass(kind, HashedProduct):
+    if issubclass(kind, HashedWithBias):
         options |= {"bias": module.bias is not None, "scheme": scheme}
         options["block"] = 1 if scheme == "dyadic" else options["block"]
     return kind(**options, **{name: getattr(module, name) for name in attributes})

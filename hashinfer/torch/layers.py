@@ -144,7 +144,7 @@ class HashedModule(nn.Module):
         return f"scheme={s.name!r}, buckets={s.buckets}, seed={s.seed}, {s.parameter}={s.attributes()[s.parameter]}"
 
 
-class HashedProduct(HashedModule):
+class HashedWithBias(HashedModule):
     """What HashedLinear and HashedConv2d share: `bias` [cols] or None."""
 
     bias: nn.Parameter | None
@@ -165,7 +165,7 @@ class HashedProduct(HashedModule):
             nn.init.uniform_(self.bias, -bound, bound)
 
 
-class HashedLinear(HashedProduct):
+class HashedLinear(HashedWithBias):
     """nn.Linear with a virtual weight W [in_features, out_features]: y = x @ W + b.
 
     x: [..., in_features]; y: [..., out_features], in the dtype of x and the weights. Stored: `weight_vector` [K] and
@@ -229,7 +229,7 @@ class HashedLinear(HashedProduct):
         )
 
 
-class HashedConv2d(HashedProduct):
+class HashedConv2d(HashedWithBias):
     """nn.Conv2d with a virtual weight W [in_channels / groups * kh * kw, out_channels].
 
     Rows of W are in (channel, kh, kw) order; the convolution's weight is W transposed and reshaped to
