@@ -363,6 +363,19 @@ def test_rows_that_meet_are_refused(tmp_path, nodes, shape):
         library(tmp_path, model)
 
 
+def test_an_output_without_a_name_takes_nothing_along(tmp_path):
+    """What leaves out an operand does not grow because another step grows an output that nobody names."""
+    nodes = [
+        nets.node("TopK", ["x", "k"], ["", "i"], name="top"),
+        nets.node("Clip", ["v", "", "high"], ["c"]),
+        nets.node("MatMul", ["x", "c"], ["y"]),
+    ]
+    inputs = {"x": (np.float32, ["N", 4]), "v": (np.float32, [4, 3])}
+    outputs = {"y": (np.float32, ["N", 3]), "i": (np.int64, ["N", 2])}
+    model = nets.model(nodes, inputs, outputs, {"k": np.array([2]), "high": np.array(0.5, np.float32)})
+    check(tmp_path, model, {"x": floats(5, 4), "v": floats(4, 3)})
+
+
 def test_open_dimensions_beside_the_batch_are_refused(tmp_path):
     nodes = [nets.node("Relu", ["x"], ["y"])]
     model = nets.model(nodes, {"x": (np.float32, ["N", "M"])}, {"y": (np.float32, ["N", "M"])}, {})

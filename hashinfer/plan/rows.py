@@ -57,8 +57,8 @@ def check_rows(program: Program, plan: Plan, open_inputs: Sequence[str], limit: 
             continue
         if grows and planned.kind == "native" and not _by_rows(planned, carried, types[0], plan.constants):
             raise UnsupportedError(_mixes(planned))
-        for name in planned.step.outputs:
-            _check_growth(planned, [t[name] for t in types if name], grows)
+        for name in filter(None, planned.step.outputs):
+            _check_growth(planned, [t[name] for t in types], grows)
             if grows:
                 carried.add(name)
     for name in program.outputs:
@@ -87,8 +87,6 @@ def _check_folded(planned: PlannedStep, plan: Plan, others: Sequence[Plan]) -> N
 
 
 def _check_growth(planned: PlannedStep, types: Sequence[TensorType], grows: bool) -> None:
-    if not types:
-        return
     one = types[0].shape
     for batch, kind in zip(OTHER_BATCHES, types[1:], strict=True):
         expected = (batch * one[0], *one[1:]) if grows and one else one
