@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels import activations
-from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, register
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Operand, Types, need, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
     FLOAT16,
@@ -122,25 +122,25 @@ class Activation(KernelOrNumPy):
         self.kind = kind
         self.dtypes = dtypes
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "X")
         need_dtype(x, self.dtypes, "X")
         return [x.type]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         return self.kind in activations.KINDS and need(ins, 0, "X").dtype == FLOAT32
 
     def number(self, call: Call) -> int:
         """Of the kernel's kind."""
         return activations.KINDS.index(self.kind)
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         a, b = (float(call.get(name, self.defaults.get(name, 0.0))) for name in ("alpha", "beta"))
         number = self.number(call)
         more = NS_PER_SMOOTH if number <= activations.SWISH else 0.0
         return flat_emission(activations.activation, outs[0].size, number, more, a=a, b=b)
 
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         if x.dtype == FLOAT16 and self.kind in activations.KINDS:
             single = np.empty(x.shape, np.float32)
@@ -190,7 +190,7 @@ class Gelu(Activation):
     def settings(self, call: Call) -> dict[str, Any]:
         return {"by_tanh": self.number(call) == activations.BY_TANH}
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return text(call.get("approximate", "none")) in {"none", "tanh"}
 
     def number(self, call: Call) -> int:
@@ -204,13 +204,13 @@ class PRelu(Op):
 
     dtypes: DTypes = FLOATS | SIGNED | frozenset(map(np.dtype, ("u4", "u8")))
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, slope = need(ins, 0, "X"), need(ins, 1, "slope")
         need_dtype(x, self.dtypes, "X")
         need_same_dtype(x, slope, "input 1 (slope)")
         need_broadcasts_to(slope.shape, x.shape, "slope")
         return [x.type]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, slope = array(ins, 0), array(ins, 1)
         blockwise(prelu, [x, slope], outs[0], [wide(x)] * 2)

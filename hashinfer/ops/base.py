@@ -75,6 +75,14 @@ class Call:
         return self.attrs.get(name, default)
 
 
+Inputs = Sequence[Operand | None]
+"""The inputs of a node, as they are known when types are inferred; None is one that it leaves out."""
+Arrays = Sequence[Array | None]
+"""The inputs of a run."""
+Types = Sequence[TensorType]
+"""The types of the outputs."""
+
+
 class Op(ABC):
     """An op: `infer`, then `run` into arrays of the types that `infer` gave."""
 
@@ -84,19 +92,19 @@ class Op(ABC):
     shape_only: bool = False
     """The outputs depend on the types of the inputs alone; the plan folds them."""
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         """Whether the op does what this node asks. False sends the node to the reference implementation."""
         return True
 
     @abstractmethod
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         """Types of the outputs; None where they depend on an operand's value that is not known yet.
 
         With every value known it never returns None. Raises OpError on operands the op is not defined for.
         """
 
     @abstractmethod
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         """Write the outputs. `outs` are C-contiguous and never overlap `ins`; `ins` may be read-only."""
 
 
@@ -124,14 +132,14 @@ MAX_NATIVE_RANK = 16
 """NumPy stops at 64 axes, and some ops split each axis in two or name each by a letter."""
 
 
-def is_native(op: Op, call: Call, ins: Sequence[Operand | None]) -> bool:
+def is_native(op: Op, call: Call, ins: Inputs) -> bool:
     """Whether `op` runs this node itself; if not, the reference implementation does."""
     return all(
         operand is None or (operand.dtype in NATIVE_DTYPES and len(operand.shape) <= MAX_NATIVE_RANK) for operand in ins
     ) and op.supports(call, ins)
 
 
-def need(ins: Sequence[Operand | None], at: int, what: str) -> Operand:
+def need(ins: Inputs, at: int, what: str) -> Operand:
     """Input number `at`, which the op cannot do without. Raises OpError if the node leaves it out."""
     operand = ins[at] if at < len(ins) else None
     if operand is None:
@@ -139,7 +147,7 @@ def need(ins: Sequence[Operand | None], at: int, what: str) -> Operand:
     return operand
 
 
-def optional(ins: Sequence[Operand | None], at: int) -> Operand | None:
+def optional(ins: Inputs, at: int) -> Operand | None:
     """Input number `at`, or None where the node leaves it out."""
     return ins[at] if at < len(ins) else None
 

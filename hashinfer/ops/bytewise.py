@@ -11,7 +11,7 @@ import numpy as np
 from hashinfer.kernels import blocks, integer, quantise
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Operand, Shape, TensorType, broadcast, need
+from hashinfer.ops.base import Inputs, Operand, Shape, TensorType, broadcast, need
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, aligned
 from hashinfer.ops.product import (
@@ -43,13 +43,13 @@ def flip(dtype: np.dtype[np.generic]) -> int:
     return 128 if dtype == INT8 else 0
 
 
-def zero_args(ins: Sequence[Operand | None], number: int) -> dict[str, Argument]:
+def zero_args(ins: Inputs, number: int) -> dict[str, Argument]:
     """Where the zero points are that are the op's input `number`, and how many: none of them is 0."""
     zero = ins[number] if len(ins) > number else None
     return {} if zero is None else {"zero": Buffer("in", number), "zeros": zero.type.size}
 
 
-def centre_call(ins: Sequence[Operand | None], x_number: int, zero_number: int, run: int, target: Buffer) -> KernelCall:
+def centre_call(ins: Inputs, x_number: int, zero_number: int, run: int, target: Buffer) -> KernelCall:
     """Bytes less their zero points, which take turns after `run` of them, as float32."""
     x = need(ins, x_number, "x")
     args: dict[str, Argument] = {"x": Buffer("in", x_number), "y": target, "count": x.type.size, "run": max(run, 1)}
@@ -57,9 +57,7 @@ def centre_call(ins: Sequence[Operand | None], x_number: int, zero_number: int, 
     return KernelCall(integer.centre, -(-x.type.size // TILE), args, 0, NS_PER_ELEMENT * x.type.size)
 
 
-def product_calls(
-    ins: Sequence[Operand | None], a: tuple[int, int], b: tuple[int, int], y: Buffer
-) -> tuple[list[KernelCall], list[int]]:
+def product_calls(ins: Inputs, a: tuple[int, int], b: tuple[int, int], y: Buffer) -> tuple[list[KernelCall], list[int]]:
     """(calls, bytes of temporary 0) for (A - zero) @ (B - zero) as int32 into y.
 
     a, b: which inputs of the op the bytes and the zero points are.
@@ -95,7 +93,7 @@ def product_calls(
 
 
 def convolution_calls(
-    ins: Sequence[Operand | None], geometry: Geometry, x_zero: int, w: tuple[int, int], y: Buffer
+    ins: Inputs, geometry: Geometry, x_zero: int, w: tuple[int, int], y: Buffer
 ) -> tuple[list[KernelCall], list[int]]:
     """(calls, bytes of temporary 0) for a convolution of input 0 with W as int32 into y.
 
@@ -152,9 +150,7 @@ def scale_args(shape: Shape, axis: int, scale: Operand, number: int) -> tuple[in
     return prod(shape[: axis + 1]), prod(shape[axis + 1 :]), args | {"period": shape[axis]}
 
 
-def requantise_call(
-    ins: Sequence[Operand | None], out: TensorType, rows: tuple[int, int], sums: Buffer, **more: Argument
-) -> KernelCall:
+def requantise_call(ins: Inputs, out: TensorType, rows: tuple[int, int], sums: Buffer, **more: Argument) -> KernelCall:
     """To bytes, from int32 sums [outer, inner] = rows; the op's inputs 1, 4, 6, 7 are its scales and y's zero point."""
     args: dict[str, Argument] = {
         "x": sums,

@@ -12,7 +12,19 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import elementwise
 from hashinfer.kernels import quantise as quantise_kernels
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Array, Call, Operand, TensorType, need, normalize_axis, optional, register
+from hashinfer.ops.base import (
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Operand,
+    TensorType,
+    Types,
+    need,
+    normalize_axis,
+    optional,
+    register,
+)
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.bytewise import BYTES, flip, scale_args, scaled_call, zero_args
 from hashinfer.ops.checks import (
@@ -39,23 +51,23 @@ class Conversion(NativeOp):
     """To another dtype. Alone it runs in NumPy: what folds constants needs no compiler."""
 
     @abstractmethod
-    def target(self, call: Call, ins: Sequence[Operand | None]) -> DType:
+    def target(self, call: Call, ins: Inputs) -> DType:
         """The dtype. Raises OpError where none is named."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         return [TensorType(self.target(call, ins), need(ins, 0, "input").shape)]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         source, target = need(ins, 0, "input").dtype, self.target(call, ins)
         return (source, target) == (FLOAT32, FLOAT16) or (target == FLOAT32 and source.name in elementwise.SOURCES)
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         if outs[0].dtype == FLOAT16:
             return flat_emission(elementwise.to_float16, outs[0].size)
         kind = elementwise.SOURCES.index(need(ins, 0, "input").dtype.name)
         return flat_emission(elementwise.to_float32, outs[0].size, kind)
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         convert(array(ins, 0), outs[0])
 
 
@@ -63,10 +75,10 @@ class Conversion(NativeOp):
 class Cast(Conversion):
     """To the dtype that `to` names. `saturate` and `round_mode` concern float8 alone, which is not native."""
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return "to" not in call.attrs or int(call.attrs["to"]) in ONNX_DTYPES
 
-    def target(self, call: Call, ins: Sequence[Operand | None]) -> DType:
+    def target(self, call: Call, ins: Inputs) -> DType:
         if "to" not in call.attrs:
             raise OpError("to is missing")
         return ONNX_DTYPES[int(call.attrs["to"])]
@@ -76,7 +88,7 @@ class Cast(Conversion):
 class CastLike(Conversion):
     """To the dtype of the second input."""
 
-    def target(self, call: Call, ins: Sequence[Operand | None]) -> DType:
+    def target(self, call: Call, ins: Inputs) -> DType:
         return need(ins, 1, "target_type").dtype
 
 
@@ -117,18 +129,18 @@ class Quantization(KernelOrNumPy):
     def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
         """Of the output, None if it is not native."""
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         scale, zero = optional(ins, 1), optional(ins, 2)
         return not call.get("block_size", 0) and (
             scale is None or (len(scale.shape) < 2 and self.dtype(call, scale, zero) is not None)
         )
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         x, scale, zero = need(ins, 0, "x"), need(ins, 1, "scale"), optional(ins, 2)
         kinds = {x.dtype, self.dtype(call, scale, zero)} - {FLOAT32}
         return scale.dtype == FLOAT32 and len(kinds) == 1 and kinds <= BYTES
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x, scale = need(ins, 0, "x"), need(ins, 1, "scale")
         axis = normalize_axis(int(call.get("axis", 1)), len(x.shape)) if scale.type.size > 1 else 0
         outer, inner, args = scale_args(x.shape, axis, scale, 1)
@@ -152,7 +164,7 @@ class QuantizeLinear(Quantization):
     def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
         return output_dtype(call, np.dtype(np.uint8) if zero is None else zero.dtype)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, scale, zero = need(ins, 0, "x"), need(ins, 1, "y_scale"), optional(ins, 2)
         need_dtype(x, FLOATS | {np.dtype(np.int32)}, "x")
         need_scale(call, x, scale, zero)
@@ -161,7 +173,7 @@ class QuantizeLinear(Quantization):
             raise OpError(f"output would be {dtype}, zero point is {zero and zero.type}; expected one quantised dtype")
         return [TensorType(dtype, x.shape)]
 
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, scale, (out,) = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1)), outs
         zero = ins[2] if len(ins) > 2 else None
         zero = np.zeros((), out.dtype) if zero is None else along_axis(call, x, zero)
@@ -184,7 +196,7 @@ class DequantizeLinear(Quantization):
     def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
         return output_dtype(call, scale.dtype)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, scale, zero = need(ins, 0, "x"), need(ins, 1, "x_scale"), optional(ins, 2)
         need_dtype(x, QUANTIZED | {np.dtype(np.int32)}, "x")
         need_scale(call, x, scale, zero)
@@ -195,7 +207,7 @@ class DequantizeLinear(Quantization):
             raise OpError(f"output would be {dtype}; expected a floating-point dtype")
         return [TensorType(dtype, x.shape)]
 
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, scale = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1))
         zero = ins[2] if len(ins) > 2 else None
         zero = np.zeros((), x.dtype) if zero is None else along_axis(call, x, zero)

@@ -13,7 +13,9 @@ from hashinfer.errors import OpError
 from hashinfer.ops.base import (
     NATIVE_DTYPES,
     Array,
+    Arrays,
     Call,
+    Inputs,
     Operand,
     Shape,
     TensorType,
@@ -23,7 +25,6 @@ from hashinfer.ops.base import (
 
 DType = np.dtype[Any]
 DTypes = frozenset[DType]
-Inputs = Sequence[Operand | None]
 
 BOOL: DTypes = frozenset({np.dtype(bool)})
 FLOATS: DTypes = frozenset(map(np.dtype, ("f2", "f4", "f8")))
@@ -72,12 +73,12 @@ def may_need_values(infer: Infer) -> Infer:
     return wrapped  # type: ignore[return-value]
 
 
-def operands(ins: Sequence[Array | None]) -> list[Operand | None]:
+def operands(ins: Arrays) -> list[Operand | None]:
     """The inputs of a run as `infer` takes them, every value known."""
     return [None if value is None else Operand.of(value) for value in ins]
 
 
-def array(ins: Sequence[Array | None], at: int) -> Array:
+def array(ins: Arrays, at: int) -> Array:
     """Input number `at` of a run, which `infer` has found to be there."""
     value = ins[at]
     if value is None:
@@ -85,7 +86,7 @@ def array(ins: Sequence[Array | None], at: int) -> Array:
     return value
 
 
-def given(ins: Sequence[Array | None]) -> list[Array]:
+def given(ins: Arrays) -> list[Array]:
     """The inputs of a run that are not left out."""
     return [value for value in ins if value is not None]
 

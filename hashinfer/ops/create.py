@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import NATIVE_DTYPES, Array, Call, Op, Operand, TensorType, need, register
+from hashinfer.ops.base import (
+    NATIVE_DTYPES,
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Op,
+    TensorType,
+    Types,
+    need,
+    register,
+)
 from hashinfer.ops.blockwise import BLOCK
 from hashinfer.ops.checks import FLOATS, INTS, array, ints_value, may_need_values, need_same_dtype, scalar_value, tensor
 
@@ -36,15 +47,15 @@ def constant(call: Call) -> Array | None:
 class Constant(Op):
     """A tensor, a number or a list of numbers. Strings and sparse tensors are not native."""
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return constant(call) is not None
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         if (value := constant(call)) is None:
             raise OpError(f"attributes are {sorted(call.attrs)}; expected one of value, {', '.join(CONSTANT_DTYPES)}")
         return [TensorType(value.dtype, value.shape)]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         outs[0][...] = constant(call)
 
 
@@ -58,14 +69,14 @@ class ConstantOfShape(Op):
             raise OpError(f"value has {value.size} elements; expected 1")
         return value.reshape(())
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return np.asarray(call.get("value", np.float32(0))).dtype in NATIVE_DTYPES
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         return [tensor(self.value(call).dtype, ints_value(need(ins, 0, "shape"), "input 0 (shape)"))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         outs[0][...] = self.value(call)
 
 
@@ -74,7 +85,7 @@ class Range(Op):
     """start, start + delta, ... short of limit."""
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         bounds = [need(ins, at, what) for at, what in enumerate(("start", "limit", "delta"))]
         for at, bound in enumerate(bounds):
             need_same_dtype(bounds[0], bound, f"input {at}")
@@ -89,7 +100,7 @@ class Range(Op):
             raise OpError(f"start, limit and delta are {start}, {limit}, {delta}; expected a finite number of steps")
         return [TensorType(bounds[0].dtype, (max(count, 0),))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         start, delta = array(ins, 0).reshape(()), array(ins, 2).reshape(())
         (out,) = outs
         wide: np.dtype[Any] = np.dtype(np.int64 if out.dtype in INTS else np.float64)

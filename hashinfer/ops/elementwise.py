@@ -10,7 +10,20 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import elementwise
-from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, broadcast, need, optional, register
+from hashinfer.ops.base import (
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Op,
+    Shape,
+    TensorType,
+    Types,
+    broadcast,
+    need,
+    optional,
+    register,
+)
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
     ANY,
@@ -48,12 +61,12 @@ class Unary(Op):
         self.dtypes = dtypes
         self.result = result
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "X")
         need_dtype(x, self.dtypes, "X")
         return [TensorType(self.result or x.dtype, x.shape)]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         with np.errstate(all="ignore"):
             self.function(ins[0], out=outs[0])
 
@@ -94,12 +107,12 @@ register("IsNaN")(partial(Unary, np.isnan, FLOATS, BOOL_TYPE))
 class IsInf(Op):
     """Whether x is infinite, of the signs that the attributes ask for."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "X")
         need_dtype(x, FLOATS, "X")
         return [TensorType(BOOL_TYPE, x.shape)]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         above = np.inf if call.get("detect_positive", 1) else np.nan
         below = -np.inf if call.get("detect_negative", 1) else np.nan
@@ -114,13 +127,13 @@ class Binary(Op):
         self.dtypes = dtypes
         self.result = result
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         a, b = need(ins, 0, "A"), need(ins, 1, "B")
         need_dtype(a, self.dtypes, "A")
         need_same_dtype(a, b, "input 1 (B)")
         return [TensorType(self.result or a.dtype, broadcast(a.shape, b.shape))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         a, b = array(ins, 0), array(ins, 1)
         with np.errstate(all="ignore"):
             self.function(a, b, out=outs[0])
@@ -129,11 +142,11 @@ class Binary(Op):
 class Arithmetic(Binary, NativeOp):
     """A ufunc of two inputs that has a kernel for float32."""
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         a, b = need(ins, 0, "A"), need(ins, 1, "B")
         return a.dtype == np.float32 and len(common_axes(a.shape, b.shape)) <= elementwise.AXES
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         axes = common_axes(need(ins, 0, "A").shape, need(ins, 1, "B").shape)
         axes = [(1, 0, 0)] * (elementwise.AXES - len(axes)) + axes
         if axes[-2][0] == 1 and axes[-1][0] > elementwise.TILE and axes[-1][0] % elementwise.TILE == 0:
@@ -217,7 +230,7 @@ class Div(Arithmetic):
     def __init__(self) -> None:
         super().__init__(np.divide, NUMERIC)
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         a, b = array(ins, 0), array(ins, 1)
         if a.dtype in FLOATS:
             super().run(call, ins, outs)
@@ -236,7 +249,7 @@ class Mod(Binary):
     def __init__(self) -> None:
         super().__init__(np.remainder, NUMERIC)
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         a, b = array(ins, 0), array(ins, 1)
         if b.dtype in INTS:
             need_no_zero(b)
@@ -251,12 +264,12 @@ class BitShift(Binary):
     def __init__(self) -> None:
         super().__init__(np.left_shift, INTS)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         if (direction := text(call.get("direction", ""))) not in {"LEFT", "RIGHT"}:
             raise OpError(f"direction is {direction!r}; expected 'LEFT' or 'RIGHT'")
         return super().infer(call, ins)
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         a, b = array(ins, 0), array(ins, 1)
         (np.left_shift if text(call.get("direction", "")) == "LEFT" else np.right_shift)(a, b, out=outs[0])
 
@@ -279,13 +292,13 @@ def cube(x: Array, out: Array) -> None:
 class Pow(Op):
     """x ** y in x's dtype; y may have another one."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, y = need(ins, 0, "X"), need(ins, 1, "Y")
         need_dtype(x, NUMERIC, "X")
         need_dtype(y, NUMERIC, "Y")
         return [TensorType(x.dtype, broadcast(x.shape, y.shape))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, y = array(ins, 0), array(ins, 1)
         (out,) = outs
         exponent = y.reshape(-1)[0] if y.size == 1 else None
@@ -311,14 +324,14 @@ class Variadic(Op):
         self.function = function
         self.dtypes = dtypes
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         first, *others = all_given(ins)
         need_dtype(first, self.dtypes, "input 0")
         for at, other in enumerate(others, 1):
             need_same_dtype(first, other, f"input {at}")
         return [TensorType(first.dtype, broadcast(first.shape, *(other.shape for other in others)))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         first, *others = given(ins)
         (out,) = outs
         with np.errstate(all="ignore"):
@@ -342,7 +355,7 @@ class Mean(Variadic):
     def __init__(self) -> None:
         super().__init__(np.add, FLOATS)
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         super().run(call, ins, outs)
         with np.errstate(all="ignore"):
             np.divide(outs[0], len(ins), out=outs[0])
@@ -352,14 +365,14 @@ class Mean(Variadic):
 class Where(Op):
     """X where the condition holds, Y elsewhere."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         condition, x, y = need(ins, 0, "condition"), need(ins, 1, "X"), need(ins, 2, "Y")
         need_dtype(condition, BOOL, "condition")
         if x.dtype != y.dtype:
             raise OpError(f"X is {x.type} and Y is {y.type}; expected one dtype")
         return [TensorType(x.dtype, broadcast(condition.shape, x.shape, y.shape))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         condition, x, y = (array(ins, at) for at in range(3))
         np.copyto(outs[0], y)
         np.copyto(outs[0], x, where=condition)
@@ -369,7 +382,7 @@ class Where(Op):
 class Clip(Op):
     """min(max(x, low), high); bounds left out do not bind. They are attributes before opset 11."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "input")
         need_dtype(x, NUMERIC if call.opset >= 12 else FLOATS, "input")
         if call.opset >= 11:
@@ -380,7 +393,7 @@ class Clip(Op):
                     need_one_element(bound, what)
         return [x.type]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, (out,) = array(ins, 0), outs
         with np.errstate(all="ignore"):
             low, high = (None if bound is None else bound.astype(x.dtype) for bound in self.bounds(call, ins))
@@ -391,7 +404,7 @@ class Clip(Op):
             else:
                 np.clip(x, low, high, out=out)
 
-    def bounds(self, call: Call, ins: Sequence[Array | None]) -> tuple[Array | None, Array | None]:
+    def bounds(self, call: Call, ins: Arrays) -> tuple[Array | None, Array | None]:
         """Scalars. What old exporters write for "none", the range of float32, is infinite in float16."""
         if call.opset < 11:
             given = [np.asarray(call.attrs[name]) if name in call.attrs else None for name in ("min", "max")]

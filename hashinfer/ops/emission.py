@@ -14,7 +14,7 @@ from hashinfer.kernels.arguments import float_argument
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pool import Program
-from hashinfer.ops.base import Array, Call, Op, Operand, TensorType
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Operand, TensorType, Types
 
 ALIGNMENT = 64
 NS_PER_ELEMENT = 0.1
@@ -134,21 +134,21 @@ def aligned_empty(size: int) -> Array:
 class NativeOp(Op):
     """An op that runs as kernels. In a plan its calls join a native program; alone, `run` does the same."""
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         """Whether there are kernels for operands of these types; if not, the op's own `run` is used."""
         return True
 
     @abstractmethod
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         """Kernel calls for operands of these types, which `infer` has accepted."""
 
-    def check_values(self, ins: Sequence[Array | None]) -> None:
+    def check_values(self, ins: Arrays) -> None:
         """Raise OpError where values (indices, say) are out of a table. Called with the real inputs, before kernels."""
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         self.run_kernels(call, [None if x is None else Operand.of(x) for x in ins], outs)
 
-    def run_kernels(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[Array]) -> None:
+    def run_kernels(self, call: Call, ins: Inputs, outs: Sequence[Array]) -> None:
         """Write the outputs for operands whose values are there."""
         arrays = [None if x is None else np.asarray(x.value, order="C") for x in ins]
         self.check_values(arrays)
@@ -167,13 +167,13 @@ class KernelOrNumPy(NativeOp):
     """An op that has kernels for some operands, and does the others by NumPy."""
 
     @abstractmethod
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool: ...
+    def emits(self, call: Call, ins: Inputs) -> bool: ...
 
     @abstractmethod
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         """By NumPy, where `emits` says that there are no kernels."""
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         known = [None if x is None else Operand.of(x) for x in ins]
         if self.emits(call, known):
             self.run_kernels(call, known, outs)

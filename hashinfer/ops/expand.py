@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hashinfer.errors import OpError, SchemeError
-from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types, need
 from hashinfer.schemes import Scheme
 
 
@@ -17,14 +17,14 @@ class ExpandOp(Op):
         self.scheme = scheme
         self.attributes = dict(attributes)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         w = need(ins, 0, "the weight vector")
         if len(w.shape) != 1 or w.dtype.kind not in "fi":
             raise OpError(f"the weight vector is {w.type}; expected numbers of rank 1")
         scheme = self._scheme(w.shape[0])
         return [TensorType(w.dtype, (scheme.rows, scheme.cols))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         w = ins[0]
         assert w is not None  # noqa: S101
         self._scheme(w.size).expand(w, outs[0])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.ops.base import Call, TensorType
+from hashinfer.ops.base import Call, TensorType, Types
 
 SMALL_BYTES = 1024
 """Inputs up to this size may say what a shape will be; larger ones are data."""
@@ -42,7 +42,7 @@ def output_types(model: Any) -> list[TensorType] | None:
     return types
 
 
-def least_bytes(types: Sequence[TensorType] | None, call: Call, ins: Sequence[object | None]) -> int:
+def least_bytes(types: Types | None, call: Call, ins: Sequence[object | None]) -> int:
     """Bytes that the outputs take: of these types, or, where the types are not known, about as much as the inputs.
 
     A string is taken to be as long as the longest ones of the inputs and attributes together, as NumPy would pad it.

@@ -6,7 +6,6 @@ words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, log2, prod
 
@@ -29,7 +28,7 @@ from hashinfer.kernels.isa import INTEGER, ISA, SCALAR
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pixels import PIXELS
 from hashinfer.kernels.vectors import LANES
-from hashinfer.ops.base import Array, Call, Operand, TensorType, need, optional
+from hashinfer.ops.base import Arrays, Call, Inputs, TensorType, Types, need, optional
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.matrix import HashedMatrix
@@ -75,7 +74,7 @@ class HashedProduct(NativeOp):
         scheme = matrix.scheme
         self.inputs, self.outputs = (scheme.cols, scheme.rows) if transposed else (scheme.rows, scheme.cols)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "x")
         if x.dtype != F32:
             raise OpError(f"x is {x.type}; expected float32, the type of W")
@@ -83,7 +82,7 @@ class HashedProduct(NativeOp):
         check_bias(optional(ins, 1), prod(shape[:-1]), self.outputs)
         return [TensorType(F32, shape)]
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         rows = prod(outs[0].shape[:-1])
         bias = bias_args(optional(ins, 1), 1, rows, self.outputs)
         source = Rows(
@@ -108,7 +107,7 @@ class HashedConv(NativeOp):
         self.weight_shape = weight_shape
         self.epilogue = epilogue
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
         if x.dtype != F32:
             raise OpError(f"X is {x.type}; expected float32, the type of W")
@@ -116,7 +115,7 @@ class HashedConv(NativeOp):
         check_bias(optional(ins, 2), 1, geometry.out_channels)
         return [TensorType(F32, geometry.out_shape)]
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         geometry = Geometry.of(call, need(ins, 0, "X").shape, self.weight_shape)
         bias = optional(ins, 2)
         if geometry.groups == 1:
@@ -141,7 +140,7 @@ class HashedLookup(NativeOp):
         self.bag = bag
         self.keepdims = keepdims
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         ids, cols = need(ins, 0, "indices"), self.matrix.scheme.cols
         if ids.dtype not in (np.int32, np.int64):
             raise OpError(f"indices are {ids.type}; expected int32 or int64")
@@ -153,12 +152,12 @@ class HashedLookup(NativeOp):
             raise OpError(f"indices are {ids.type}; expected some elements to reduce")
         return [TensorType(F32, (*ids.shape[:-1], 1, cols) if self.keepdims else (*ids.shape[:-1], cols))]
 
-    def check_values(self, ins: Sequence[Array | None]) -> None:
+    def check_values(self, ins: Arrays) -> None:
         ids, rows = ins[0], self.matrix.scheme.rows
         if ids is not None and ids.size and not (-rows <= ids.min() and ids.max() < rows):
             raise OpError(f"indices reach from {ids.min()} to {ids.max()}; expected {-rows} to {rows - 1}")
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         ids, matrix = need(ins, 0, "indices"), self.matrix
         count, bag = ids.type.size, ids.shape[-1] if self.bag else lookup.NO_BAG
         args: dict[str, Argument] = {
@@ -190,10 +189,10 @@ class HashedExpand(NativeOp):
     def __init__(self, matrix: HashedMatrix) -> None:
         self.matrix = matrix
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         return [TensorType(F32, (self.matrix.scheme.rows, self.matrix.scheme.cols))]
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         rows, cols = outs[0].shape
         args = _block_args(self.matrix) | {
             "rows": rows,

@@ -9,7 +9,21 @@ from typing import Any
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, normalize_axis, optional, register
+from hashinfer.ops.base import (
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Op,
+    Operand,
+    Shape,
+    TensorType,
+    Types,
+    need,
+    normalize_axis,
+    optional,
+    register,
+)
 from hashinfer.ops.checks import (
     INDICES,
     INTS,
@@ -62,7 +76,7 @@ def slices(
     return tuple(result)
 
 
-def need_ints_setting(call: Call, ins: Sequence[Operand | None], name: str, at: int, since: int) -> tuple[int, ...]:
+def need_ints_setting(call: Call, ins: Inputs, name: str, at: int, since: int) -> tuple[int, ...]:
     value = ints_setting(call, ins, name, at, since)
     if value is None:
         raise OpError(f"{name} are missing")
@@ -73,7 +87,7 @@ def need_ints_setting(call: Call, ins: Sequence[Operand | None], name: str, at: 
 class Slice(Op):
     """A regular part of the input. Where it starts and ends are attributes before opset 10."""
 
-    def slices(self, call: Call, ins: Sequence[Operand | None]) -> tuple[slice, ...]:
+    def slices(self, call: Call, ins: Inputs) -> tuple[slice, ...]:
         return slices(
             need(ins, 0, "data").shape,
             need_ints_setting(call, ins, "starts", 1, since=10),
@@ -83,12 +97,12 @@ class Slice(Op):
         )
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "data")
         parts = zip(self.slices(call, ins), x.shape, strict=True)
         return [TensorType(x.dtype, tuple(len(range(*part.indices(dim))) for part, dim in parts))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         np.copyto(outs[0], array(ins, 0)[self.slices(call, operands(ins))])
 
 
@@ -96,13 +110,13 @@ class Slice(Op):
 class Gather(Op):
     """data[..., indices, ...] along one axis. A data operand that is not contiguous is copied."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, indices = need(ins, 0, "data"), need(ins, 1, "indices")
         need_dtype(indices, INDICES, "indices")
         axis = normalize_axis(int(call.get("axis", 0)), len(x.shape))
         return [tensor(x.dtype, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, indices = array(ins, 0), array(ins, 1)
         axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
         need_index_range(indices, x.shape[axis])
@@ -134,12 +148,12 @@ def need_elements_indices(call: Call, x: Operand, indices: Operand) -> int:
 class GatherElements(Op):
     """out[i, j] = data[indices[i, j], j], for axis 0. Takes an int64 array of the output's size on the way."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, indices = need(ins, 0, "data"), need(ins, 1, "indices")
         need_elements_indices(call, x, indices)
         return [TensorType(x.dtype, indices.shape)]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, indices = array(ins, 0), array(ins, 1)
         axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
         need_index_range(indices, x.shape[axis])
@@ -165,7 +179,7 @@ def need_tuple_range(indices: Array, shape: Shape) -> None:
 class GatherND(Op):
     """The parts of data that index tuples name. Takes an array as large as the output on the way."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, indices = need(ins, 0, "data"), need(ins, 1, "indices")
         batch = int(call.get("batch_dims", 0))
         need_dtype(indices, INDICES, "indices")
@@ -178,7 +192,7 @@ class GatherND(Op):
             raise OpError(f"indices are {indices.type}; expected a last axis of 1 to {len(x.shape) - batch}")
         return [tensor(x.dtype, (*indices.shape[:-1], *x.shape[batch + depth :]))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, indices = array(ins, 0), array(ins, 1)
         batch = int(call.get("batch_dims", 0))
         need_tuple_range(indices, x.shape[batch:])
@@ -202,10 +216,10 @@ def scatter(out: Array, index: tuple[Array, ...], updates: Array, reduction: str
 class ScatterOp(Op):
     """What both scatter ops share. With indices that occur twice and no reduction, the last one counts."""
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return text(call.get("reduction", "none")) in {"none", *REDUCTIONS}
 
-    def types(self, call: Call, ins: Sequence[Operand | None]) -> tuple[Operand, Operand, Operand]:
+    def types(self, call: Call, ins: Inputs) -> tuple[Operand, Operand, Operand]:
         x, indices, updates = need(ins, 0, "data"), need(ins, 1, "indices"), need(ins, 2, "updates")
         need_same_dtype(x, updates, "updates")
         if text(call.get("reduction", "none")) != "none":
@@ -217,14 +231,14 @@ class ScatterOp(Op):
 class ScatterElements(ScatterOp):
     """data with out[indices[i, j], j] = updates[i, j], for axis 0."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, indices, updates = self.types(call, ins)
         need_elements_indices(call, x, indices)
         if updates.shape != indices.shape:
             raise OpError(f"updates are {updates.type}; expected the shape of the indices, {list(indices.shape)}")
         return [x.type]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, indices, updates = array(ins, 0), array(ins, 1), array(ins, 2)
         axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
         need_index_range(indices, x.shape[axis])
@@ -236,7 +250,7 @@ class ScatterElements(ScatterOp):
 class ScatterND(ScatterOp):
     """data with the parts that index tuples name replaced."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, indices, updates = self.types(call, ins)
         need_dtype(indices, INDICES, "indices")
         need_rank(x, 1, "data")
@@ -249,7 +263,7 @@ class ScatterND(ScatterOp):
             raise OpError(f"updates are {updates.type}; expected shape {list(expected)}")
         return [x.type]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, indices, updates = array(ins, 0), array(ins, 1), array(ins, 2)
         need_tuple_range(indices, x.shape)
         np.copyto(outs[0], x)
@@ -264,7 +278,7 @@ class OneHot(Op):
         return normalize_axis(int(call.get("axis", -1)), rank + 1)
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         indices, values = need(ins, 0, "indices"), need(ins, 2, "values")
         need_dtype(indices, NUMERIC, "indices")
         if values.shape != (2,):
@@ -275,7 +289,7 @@ class OneHot(Op):
         axis = self.axis(call, len(indices.shape))
         return [tensor(values.dtype, (*indices.shape[:axis], int(depth), *indices.shape[axis:]))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         indices, values = array(ins, 0), array(ins, 2)
         axis = self.axis(call, indices.ndim)
         depth = outs[0].shape[axis]
@@ -297,14 +311,14 @@ class Trilu(Op):
     """
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, k = need(ins, 0, "input"), optional(ins, 1)
         need_rank(x, 2, "input")
         if k is not None and (k.dtype not in INTS or k.shape not in {(), (1,)}):
             raise OpError(f"k is {k.type}; expected an integer")
         return [x.type]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, k = array(ins, 0), sum(int(value.reshape(())) for value in given(ins[1:2]))
         rows, columns = x.shape[-2:]
         if x.size == 0:
@@ -343,10 +357,10 @@ class Pad(Op):
     Takes an array as large as the padding of one axis on the way, unless the mode is constant.
     """
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return text(call.get("mode", "constant")) in {"constant", *PAD_SOURCES}
 
-    def pads(self, call: Call, ins: Sequence[Operand | None]) -> list[tuple[int, int]]:
+    def pads(self, call: Call, ins: Inputs) -> list[tuple[int, int]]:
         """Elements before and after, for each axis."""
         shape = need(ins, 0, "data").shape
         pads = need_ints_setting(call, ins, "pads", 1, since=11)
@@ -360,7 +374,7 @@ class Pad(Op):
         return result
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, fill = need(ins, 0, "data"), optional(ins, 2) if call.opset >= 11 else None
         if fill is not None:
             need_same_dtype(x, fill, "input 2 (constant_value)")
@@ -376,7 +390,7 @@ class Pad(Op):
                 raise OpError(f"axis {axis} has no element that the padding could repeat")
         return [tensor(x.dtype, [dim + sum(pad) for dim, pad in zip(x.shape, pads, strict=True)])]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         (out,) = outs
         pads = self.pads(call, operands(ins))
@@ -397,7 +411,7 @@ class Pad(Op):
             if after > 0:
                 whole[-after:] = view[PAD_SOURCES[mode](np.arange(len(view), len(view) + after), len(view))]
 
-    def fill(self, call: Call, ins: Sequence[Array | None]) -> Any:
+    def fill(self, call: Call, ins: Arrays) -> Any:
         if call.opset < 11:
             return call.get("value", 0.0)
         given = ins[2] if len(ins) > 2 else None

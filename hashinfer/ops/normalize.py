@@ -15,7 +15,21 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import rowwise
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, normalize_axis, optional, register
+from hashinfer.ops.base import (
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Op,
+    Operand,
+    Shape,
+    TensorType,
+    Types,
+    need,
+    normalize_axis,
+    optional,
+    register,
+)
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
     FLOAT16,
@@ -91,23 +105,23 @@ class SoftmaxOp(NativeOp):
             return (normalize_axis(int(call.get("axis", -1)), rank),)
         return tuple(range(normalize_axis(int(call.get("axis", 1)), rank), rank))
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "input")
         need_dtype(x, FLOATS, "input")
         self.axes(call, len(x.shape))
         return [x.type]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         x = need(ins, 0, "input")
         rank = len(x.shape)
         return rank > 0 and self.axes(call, rank)[-1:] == (rank - 1,) and x.dtype == FLOAT32
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape = outs[0].shape
         kernel = rowwise.softmax_rows if self.function is softmax else rowwise.log_softmax_rows
         return rows_emission(kernel, shape, self.axes(call, len(shape))[0], NS_PER_SOFTMAX)
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         if x.size == 0:
             return
@@ -161,13 +175,13 @@ class AxisNormalization(NativeOp):
 
     center = True
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return int(call.get("stash_type", 1)) in ONNX_DTYPES and self.stash(call) in FLOATS
 
     def stash(self, call: Call) -> DType:
         return ONNX_DTYPES[int(call.get("stash_type", 1))]
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, scale = need(ins, 0, "X"), need(ins, 1, "scale")
         bias = optional(ins, 2) if self.center else None
         need_dtype(x, FLOATS, "X")
@@ -179,14 +193,14 @@ class AxisNormalization(NativeOp):
         kept = (*x.shape[:axis], *[1] * (len(x.shape) - axis))
         return [x.type, *[TensorType(self.stash(call), kept)] * (call.outputs - 1)]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         given = [operand for operand in ins if operand is not None]
         x = given[0]
         row = x.shape[normalize_axis(int(call.get("axis", -1)), len(x.shape)) :]
         plain = self.center and call.outputs == 1 and self.stash(call) == FLOAT32
         return plain and all(o.dtype == FLOAT32 for o in given) and all(o.shape == row for o in given[1:])
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape = outs[0].shape
         more: dict[str, Argument] = {"epsilon": epsilon_of(call), "scale": Buffer("in", 1)}
         if optional(ins, 2) is not None:
@@ -194,7 +208,7 @@ class AxisNormalization(NativeOp):
         first = normalize_axis(int(call.get("axis", -1)), len(shape))
         return rows_emission(rowwise.layer_norm_rows, shape, first, NS_PER_NORMALISED, **more)
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, scale = array(ins, 0), array(ins, 1)
         bias = ins[2] if self.center and len(ins) > 2 else None
         axes = tuple(range(normalize_axis(int(call.get("axis", -1)), x.ndim), x.ndim))
@@ -214,7 +228,7 @@ class AxisNormalization(NativeOp):
 class LayerNormalization(AxisNormalization):
     """Outputs beside Y: the mean, and one over the standard deviation."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         if call.outputs > 3:
             raise OpError(f"the node names {call.outputs} outputs; expected at most 3")
         return super().infer(call, ins)
@@ -245,10 +259,10 @@ def scale_and_shift(x: Array, factor: Array, shift: Array) -> Array:
 class BatchNormalization(Op):
     """As inference does it, with the statistics given. X: [N, C, ...]. The training mode is not native."""
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return call.outputs == 1 and not call.get("training_mode", 0) and bool(call.get("spatial", 1))
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "X")
         need_dtype(x, FLOATS, "X")
         channels = x.shape[1] if len(x.shape) > 1 else 1
@@ -256,7 +270,7 @@ class BatchNormalization(Op):
             need_vector(need(ins, at, what), channels, what)
         return [x.type]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, (out,) = array(ins, 0), outs
         wide = np.result_type(x, FLOAT32)
         scale, bias, average, variance = (array(ins, at).astype(wide, copy=False) for at in range(1, 5))
@@ -275,7 +289,7 @@ class BatchNormalization(Op):
 class InstanceNormalization(KernelOrNumPy):
     """Every channel of every instance by itself. X: [N, C, ...], scale and B: [C]."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "input")
         need_dtype(x, FLOATS, "input")
         need_rank(x, 3, "input")
@@ -284,17 +298,17 @@ class InstanceNormalization(KernelOrNumPy):
             need_vector(need(ins, at, what), x.shape[1], what)
         return [x.type]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         x = need(ins, 0, "input")
         return x.dtype == FLOAT32 and 0 not in x.shape
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape = outs[0].shape
         more: dict[str, Argument] = {"scale": Buffer("in", 1), "bias": Buffer("in", 2), "channels": shape[1]}
         more["epsilon"] = epsilon_of(call)
         return rows_emission(rowwise.instance_norm_rows, shape, 2, NS_PER_NORMALISED, **more)
 
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, scale, bias = (array(ins, at) for at in range(3))
 
         def normalize(x: Array, out: Array) -> None:
@@ -311,10 +325,10 @@ class GroupNormalization(Op):
     An X that is not contiguous is copied.
     """
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return int(call.get("stash_type", 1)) == 1
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "X")
         need_dtype(x, FLOATS, "X")
         need_rank(x, 3, "X")
@@ -325,7 +339,7 @@ class GroupNormalization(Op):
             need_vector(need(ins, at, what), channels if call.opset >= 21 else groups, what)
         return [x.type]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, scale, bias = (array(ins, at) for at in range(3))
         groups = int(call.attrs["num_groups"])
         grouped: Shape = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
@@ -342,7 +356,7 @@ class GroupNormalization(Op):
 class LpNormalization(Op):
     """x over its 1- or 2-norm along an axis; 0 where the norm is 0. p = 1 takes an array as large as the input."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "input")
         need_dtype(x, FLOATS, "input")
         normalize_axis(int(call.get("axis", -1)), len(x.shape))
@@ -350,7 +364,7 @@ class LpNormalization(Op):
             raise OpError(f"p is {call.get('p', 2)}; expected 1 or 2")
         return [x.type]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         axis = normalize_axis(int(call.get("axis", -1)), x.ndim)
 

@@ -17,7 +17,7 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, need, optional, register
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types, need, optional, register
 from hashinfer.ops.checks import FLOATS, DTypes, array, need_dtype, need_rank, tensor, text
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.reduce import lowest, mean
@@ -132,19 +132,19 @@ class Pool(NativeOp):
     dtypes: DTypes = FLOATS
     kernel: Kernel
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "X")
         need_dtype(x, self.dtypes, "X")
         need_rank(x, 3, "X")
         return [tensor(x.dtype, [*x.shape[:2], *(axis.count for axis in windows(call, x.shape[2:]))])]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         x = need(ins, 0, "X")
         if x.dtype != np.float32 or len(x.shape) > 4:
             return False
         return all(axis.reach <= LONGEST_LINE for axis in windows(call, x.shape[2:]))
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x = need(ins, 0, "X")
         along = [WHOLE] * (4 - len(x.shape)) + windows(call, x.shape[2:])
         size, total = prod(x.shape[2:]), prod(x.shape[:2]) if outs[0].size else 0
@@ -170,10 +170,10 @@ class MaxPool(Pool):
     dtypes = FLOATS | frozenset(map(np.dtype, ("i1", "u1")))
     kernel = pooling.max_pool
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return call.outputs == 1
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, (out,) = array(ins, 0), outs
         out[...] = lowest(x.dtype)
         fold_largest(x, windows(call, x.shape[2:]), out)
@@ -185,11 +185,11 @@ class AveragePool(Pool):
 
     kernel = pooling.average_pool
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         x = optional(ins, 0)
         return x is None or (x.dtype == np.float32 and len(x.shape) <= 4)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         made = super().infer(call, ins)
         if not self.emits(call, ins):
             raise OpError(f"X is {need(ins, 0, 'X').type}; windows may reach over {LONGEST_LINE} elements")
@@ -199,7 +199,7 @@ class AveragePool(Pool):
 class GlobalPool(Op):
     """All spatial axes to one element each. float16 takes a float32 array of the output's size."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "X")
         need_dtype(x, FLOATS, "X")
         need_rank(x, 2, "X")
@@ -210,7 +210,7 @@ class GlobalPool(Op):
 
 @register("GlobalAveragePool")
 class GlobalAveragePool(GlobalPool):
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         with np.errstate(all="ignore"):
             mean(x, tuple(range(2, x.ndim)), outs[0])
@@ -218,6 +218,6 @@ class GlobalAveragePool(GlobalPool):
 
 @register("GlobalMaxPool")
 class GlobalMaxPool(GlobalPool):
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         np.maximum.reduce(x, axis=tuple(range(2, x.ndim)), keepdims=True, out=outs[0])

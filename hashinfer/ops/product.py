@@ -11,7 +11,20 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import arguments, blocks, depthwise, pixel_blocks, pooling
-from hashinfer.ops.base import Array, Call, Operand, Shape, TensorType, broadcast, need, optional, register
+from hashinfer.ops.base import (
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Operand,
+    Shape,
+    TensorType,
+    Types,
+    broadcast,
+    need,
+    optional,
+    register,
+)
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy, NativeOp
 
@@ -133,7 +146,7 @@ class MatMul(KernelOrNumPy):
     def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
         self.epilogue = epilogue
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, w = need(ins, 0, "A"), need(ins, 1, "B")
         if x.dtype != w.dtype:
             raise OpError(f"A is {x.type} and B is {w.type}; expected one dtype")
@@ -149,10 +162,10 @@ class MatMul(KernelOrNumPy):
             check_bias(optional(ins, 2), prod(shape[:-1]), shape[-1] if cols else 1)
         return [TensorType(x.dtype, shape)]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         return need(ins, 0, "A").dtype == F32 and few_matrices(ins, 0, 1)
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x, w = need(ins, 0, "A"), need(ins, 1, "B")
         xs = x.shape if len(x.shape) > 1 else (1, *x.shape)
         ws = w.shape if len(w.shape) > 1 else (*w.shape, 1)
@@ -172,13 +185,13 @@ class MatMul(KernelOrNumPy):
         }
         return dense_emission(source, weights, batch_offsets(xs, ws, batch, rows * outputs), prod(batch))
 
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, w = ins[0], ins[1]
         assert x is not None and w is not None  # noqa: S101, PT018
         np.copyto(outs[0], np.matmul(x, w))
 
 
-def few_matrices(ins: Sequence[Operand | None], a: int, b: int) -> bool:
+def few_matrices(ins: Inputs, a: int, b: int) -> bool:
     """Whether a batch has so few products, or none with an output, that a table of them is small beside the outputs."""
     left, right = need(ins, a, "A").shape, need(ins, b, "B").shape
     pairs = zip_longest(left[-3::-1], right[-3::-1], fillvalue=1)
@@ -227,7 +240,7 @@ class Gemm(KernelOrNumPy):
     def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
         self.epilogue = epilogue
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         a, b, c = need(ins, 0, "A"), need(ins, 1, "B"), optional(ins, 2)
         if len(a.shape) != 2 or len(b.shape) != 2 or a.dtype != b.dtype:
             raise OpError(f"A is {a.type} and B is {b.type}; expected two matrices of one dtype")
@@ -239,11 +252,11 @@ class Gemm(KernelOrNumPy):
             raise OpError(f"C is {c.type}; expected {a.dtype} that broadcasts to [{rows}, {cols}]")
         return [TensorType(a.dtype, (rows, cols))]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         plain = not call.get("transA", 0) and (optional(ins, 2) is None or call.get("beta", 1.0) == 1.0)
         return need(ins, 0, "A").dtype == F32 and plain
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         b, (rows, cols) = need(ins, 1, "B"), outs[0].shape
         transposed = bool(call.get("transB", 0))
         inputs = b.shape[1] if transposed else b.shape[0]
@@ -258,7 +271,7 @@ class Gemm(KernelOrNumPy):
         }
         return dense_emission(source, weights, np.zeros((1, 3), np.int64), 1)
 
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         a, b, c = ins[0], ins[1], ins[2] if len(ins) > 2 else None
         assert a is not None and b is not None  # noqa: S101, PT018
         y = (a.T if call.get("transA", 0) else a) @ (b.T if call.get("transB", 0) else b)
@@ -313,17 +326,17 @@ class Conv(NativeOp):
     def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
         self.epilogue = epilogue
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         x = ins[0] if ins else None
         return x is not None and x.dtype == F32 and len(x.shape) in (3, 4)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType]:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, w = need(ins, 0, "X"), need(ins, 1, "W")
         geometry = Geometry.of(call, x.shape, w.shape)
         check_bias(optional(ins, 2), 1, geometry.out_channels)
         return [TensorType(x.dtype, geometry.out_shape)]
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x, w = need(ins, 0, "X"), need(ins, 1, "W")
         geometry = Geometry.of(call, x.shape, w.shape)
         if by_planes(geometry):

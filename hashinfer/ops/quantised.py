@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import Call, Operand, Shape, TensorType, broadcast, need, optional, register
+from hashinfer.ops.base import Call, Inputs, Operand, Shape, TensorType, Types, broadcast, need, optional, register
 from hashinfer.ops.bytewise import (
     BYTES,
     LONGEST,
@@ -69,14 +68,14 @@ def shared(value: Operand | None, length: int) -> bool:
 class MatMulInteger(NativeOp):
     """(A - its zero point) @ (B - its zero point) in int32. Zero points for each matrix of a batch are not native."""
 
-    def native(self, ins: Sequence[Operand | None]) -> bool:
+    def native(self, ins: Inputs) -> bool:
         a, b = need(ins, 0, "A"), need(ins, 1, "B")
         return not a.shape or not b.shape or (shared(optional(ins, 3), b.shape[-1]) and few_matrices(ins, 0, 1))
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return len(ins) < 2 or None in ins[:2] or self.native(ins) or by_row(optional(ins, 2))
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         a, b = need(ins, 0, "A"), need(ins, 1, "B")
         need_bytes(a, optional(ins, 2), "A")
         need_bytes(b, optional(ins, 3), "B")
@@ -87,7 +86,7 @@ class MatMulInteger(NativeOp):
             raise OpError(f"the zero point of A is {need(ins, 2, 'it').type}; expected [..., M, 1] beside that of B")
         return [TensorType(INT32, shape)]
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         return exact_emission(*product_calls(ins, (0, 2), (1, 3), Buffer("out", 0)))
 
 
@@ -105,7 +104,7 @@ class QLinearMatMul(NativeOp):
     float16 scales, vectors, more than LONGEST inputs, and parameters for each matrix of a batch are not native.
     """
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         a, a_scale, a_zero = need(ins, 0, "a"), need(ins, 1, "a_scale"), need(ins, 2, "a_zero_point")
         b, b_scale, b_zero = need(ins, 3, "b"), need(ins, 4, "b_scale"), need(ins, 5, "b_zero_point")
         y_scale, y_zero = need(ins, 6, "y_scale"), need(ins, 7, "y_zero_point")
@@ -125,7 +124,7 @@ class QLinearMatMul(NativeOp):
             raise OpError(f"the scale of a is {a_scale.type}; expected [..., M, 1] beside the others")
         return [TensorType(y_zero.dtype, made)]
 
-    def native(self, ins: Sequence[Operand | None]) -> bool:
+    def native(self, ins: Inputs) -> bool:
         a, b = need(ins, 0, "a"), need(ins, 3, "b")
         if len(a.shape) < 2 or len(b.shape) < 2 or a.shape[-1] > LONGEST or not few_matrices(ins, 0, 3):
             return False
@@ -134,12 +133,12 @@ class QLinearMatMul(NativeOp):
         alike = all(shared(values[1], b.shape[-1]) for values in (scales, zeros))
         return plain and alike and (shared(scales[0], a.shape[-2]) or prod(b.shape[:-2]) == 1)
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         if optional(ins, 0) is None or optional(ins, 3) is None:
             return True
         return self.native(ins) or by_row(optional(ins, 1), optional(ins, 2))
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape, sums = outs[0].shape, Buffer("temp", 1)
         calls, temps = product_calls(ins, (0, 2), (3, 5), sums)
         rows, columns = need(ins, 1, "a_scale").type.size, need(ins, 4, "b_scale").type.size
@@ -152,10 +151,10 @@ class QLinearMatMul(NativeOp):
 class DynamicQuantizeLinear(NativeOp):
     """uint8 of float32 by its own range, which is made to hold 0; and the scale and the zero point."""
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         return dynamic_emission(outs[0].size)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "x")
         need_dtype(x, frozenset({FLOAT32}), "x")
         return [TensorType(UINT8, x.shape), TensorType(FLOAT32, ()), TensorType(UINT8, ())]
@@ -171,7 +170,7 @@ class IntegerConvolution(NativeOp):
             raise OpError(f"the zero point of w is {w_zero.type}; expected one number, or {found.out_channels}")
         return found
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         x = optional(ins, 0)
         return x is None or len(x.shape) in (3, 4)
 
@@ -180,14 +179,14 @@ class IntegerConvolution(NativeOp):
 class ConvInteger(IntegerConvolution):
     """(x - its zero point) convolved with (w - its zero point) in int32; padding is the zero point."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, w, x_zero, w_zero = need(ins, 0, "x"), need(ins, 1, "w"), optional(ins, 2), optional(ins, 3)
         need_bytes(x, x_zero, "x")
         need_bytes(w, w_zero, "w")
         need_parameter(x_zero, (), -1, "the zero point of x")
         return [TensorType(INT32, self.geometry(call, x, w, w_zero).out_shape)]
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         geometry = Geometry.of(call, need(ins, 0, "x").shape, need(ins, 1, "w").shape)
         return exact_emission(*convolution_calls(ins, geometry, 2, (1, 3), Buffer("out", 0)))
 
@@ -196,7 +195,7 @@ class ConvInteger(IntegerConvolution):
 class QLinearConv(IntegerConvolution):
     """saturate(round((convolution + bias) x_scale w_scale / y_scale) + y's zero point), of 8-bit integers."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, x_scale, x_zero = need(ins, 0, "x"), need(ins, 1, "x_scale"), need(ins, 2, "x_zero_point")
         w, w_scale, w_zero = need(ins, 3, "w"), need(ins, 4, "w_scale"), need(ins, 5, "w_zero_point")
         y_scale, y_zero, bias = need(ins, 6, "y_scale"), need(ins, 7, "y_zero_point"), optional(ins, 8)
@@ -215,7 +214,7 @@ class QLinearConv(IntegerConvolution):
             raise OpError(f"B is {bias.type}; expected int32[{geometry.out_channels}]")
         return [TensorType(y_zero.dtype, geometry.out_shape)]
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         geometry, sums = Geometry.of(call, need(ins, 0, "x").shape, need(ins, 3, "w").shape), Buffer("temp", 1)
         calls, temps = convolution_calls(ins, geometry, 2, (3, 5), sums)
         more: dict[str, Argument] = {"period": need(ins, 4, "w_scale").type.size}

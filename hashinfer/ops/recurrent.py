@@ -5,12 +5,10 @@ Peepholes, clipping, sequence lengths, coupled gates and other activations go to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hashinfer.errors import OpError
 from hashinfer.kernels import recurrent
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Call, Operand, Shape, TensorType, need, optional, register
+from hashinfer.ops.base import Call, Inputs, Shape, TensorType, Types, need, optional, register
 from hashinfer.ops.checks import FLOAT32, text
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
 
@@ -29,7 +27,7 @@ class Recurrent(NativeOp):
     activations: tuple[str, ...]
     outputs: int
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         given = [text(name).lower() for name in call.get("activations", [])]
         count = DIRECTIONS.get(text(call.get("direction", "forward")), (0, 0))[0]
         plain = not given or given == list(self.activations) * count
@@ -38,7 +36,7 @@ class Recurrent(NativeOp):
         whole = parts[SEQUENCE_LENGTHS] is None and parts[PEEPHOLES] is None
         return plain and count > 0 and floats and whole and not call.get("clip", 0) and not call.get("input_forget", 0)
 
-    def sizes(self, call: Call, ins: Sequence[Operand | None]) -> tuple[int, int, int, int, int]:
+    def sizes(self, call: Call, ins: Inputs) -> tuple[int, int, int, int, int]:
         """(directions, steps, batch, inputs, hidden). Raises OpError where shapes do not fit together."""
         x, w, r = need(ins, 0, "X"), need(ins, 1, "W"), need(ins, 2, "R")
         directions = DIRECTIONS[text(call.get("direction", "forward"))][0]
@@ -67,14 +65,14 @@ class Recurrent(NativeOp):
         """Of an initial or final state."""
         return (batch, directions, hidden) if call.get("layout", 0) else (directions, batch, hidden)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         directions, steps, batch, _, hidden = self.sizes(call, ins)
         by_row = (batch, steps, directions, hidden)
         y = by_row if call.get("layout", 0) else (steps, directions, batch, hidden)
         state = TensorType(FLOAT32, self.state(call, directions, batch, hidden))
         return [TensorType(FLOAT32, y), *[state] * (self.outputs - 1)][: call.outputs]
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         directions, steps, batch, inputs, hidden = self.sizes(call, ins)
         by_row = bool(call.get("layout", 0))
         args: dict[str, Argument] = {

@@ -13,7 +13,19 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import reductions
 from hashinfer.kernels.elementwise import TILE
-from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, normalize_axis, register
+from hashinfer.ops.base import (
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Op,
+    Shape,
+    TensorType,
+    Types,
+    need,
+    normalize_axis,
+    register,
+)
 from hashinfer.ops.checks import (
     BOOL,
     FLOAT16,
@@ -81,14 +93,14 @@ class Reduction(KernelOrNumPy):
     def reduce(self, x: Array, axes: Axes, out: Array) -> None:
         """Write the result to `out`, where the reduced axes have length 1."""
 
-    def axes(self, call: Call, ins: Sequence[Operand | None], rank: int) -> Axes:
+    def axes(self, call: Call, ins: Inputs, rank: int) -> Axes:
         axes = ints_setting(call, ins, "axes", 1, self.since)
         if axes:
             return normalize_axes(axes, rank)
         return () if call.opset >= self.since and call.get("noop_with_empty_axes", 0) else tuple(range(rank))
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "data")
         need_dtype(x, self.dtypes, "data")
         axes = self.axes(call, ins, len(x.shape))
@@ -99,7 +111,7 @@ class Reduction(KernelOrNumPy):
             kept = tuple(dim for at, dim in enumerate(x.shape) if at not in axes)
         return [TensorType(x.dtype, kept)]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         x = need(ins, 0, "data")
         if self.kind not in reductions.KINDS or x.dtype != FLOAT32:
             return False
@@ -107,7 +119,7 @@ class Reduction(KernelOrNumPy):
         joined = axes == list(range(axes[0], axes[-1] + 1)) if axes else False
         return joined and x.type.size > 0
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape = need(ins, 0, "data").shape
         axes = sorted(self.axes(call, ins, len(shape)))
         outer, count, inner = prod(shape[: axes[0]]), prod(shape[axes[0] : axes[-1] + 1]), prod(shape[axes[-1] + 1 :])
@@ -118,7 +130,7 @@ class Reduction(KernelOrNumPy):
         only = KernelCall(reductions.reduce_middle, -(-outer // together), args, scratch, work)
         return Emission([only], choice="reduce_middle")
 
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         axes = self.axes(call, operands(ins), x.ndim)
         kept = outs[0].reshape([1 if at in axes else dim for at, dim in enumerate(x.shape)])
@@ -258,7 +270,7 @@ class ArgReduction(Op):
     def __init__(self, function: Any) -> None:
         self.function = function
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "data")
         need_dtype(x, NUMERIC, "data")
         axis = normalize_axis(int(call.get("axis", 0)), len(x.shape))
@@ -267,7 +279,7 @@ class ArgReduction(Op):
         kept = (1,) if call.get("keepdims", 1) else ()
         return [TensorType(INT64, (*x.shape[:axis], *kept, *x.shape[axis + 1 :]))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
         out = outs[0].reshape((*x.shape[:axis], *x.shape[axis + 1 :]))
@@ -292,7 +304,7 @@ class TopK(KernelOrNumPy):
 
     few = 64
 
-    def types(self, call: Call, ins: Sequence[Operand | None]) -> tuple[int, int]:
+    def types(self, call: Call, ins: Inputs) -> tuple[int, int]:
         """The axis and k."""
         x = need(ins, 0, "X")
         need_dtype(x, NUMERIC, "X")
@@ -303,16 +315,16 @@ class TopK(KernelOrNumPy):
         return axis, k
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "X")
         axis, k = self.types(call, ins)
         shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
         return [TensorType(x.dtype, shape), TensorType(INT64, shape)][: call.outputs]
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         return need(ins, 0, "X").dtype == FLOAT32 and 0 < self.types(call, ins)[1] <= self.few
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape = need(ins, 0, "X").shape
         axis, k = self.types(call, ins)
         outer, count, inner = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
@@ -324,7 +336,7 @@ class TopK(KernelOrNumPy):
         only = KernelCall(reductions.top_elements, outer * inner, args, 12 * k, work)
         return Emission([only], choice="top_elements", reason=f"{k} of {count}")
 
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         axis, k = self.types(call, operands(ins))
         if call.get("largest", 1):
@@ -342,7 +354,7 @@ class TopK(KernelOrNumPy):
 class CumSum(Op):
     """Sums of the elements up to each one, of those before it (`exclusive`), or from the end (`reverse`)."""
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, axis = need(ins, 0, "x"), need(ins, 1, "axis")
         need_dtype(x, FLOATS | SIGNED | INTS, "x")
         need_dtype(axis, INDICES, "axis")
@@ -352,7 +364,7 @@ class CumSum(Op):
             normalize_axis(int(axis.value.reshape(())), len(x.shape))
         return [x.type]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, at = array(ins, 0), array(ins, 1)
         axis = normalize_axis(int(at.reshape(())), x.ndim)
         source, target = np.moveaxis(x, axis, 0), np.moveaxis(outs[0], axis, 0)

@@ -16,7 +16,7 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import resampling
-from hashinfer.ops.base import Array, Call, Operand, TensorType, need, optional, register
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Types, need, optional, register
 from hashinfer.ops.checks import (
     FLOAT32,
     FLOATS,
@@ -99,7 +99,7 @@ def taps(where: Array, size: int, mode: str, a: float, exclude: bool) -> tuple[A
 class Resize(KernelOrNumPy):
     """To other sizes of some axes. Inputs: X, region of interest, scales, sizes."""
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         x, mode = optional(ins, 0), text(call.get("mode", "nearest"))
         plain = text(call.get("coordinate_transformation_mode", "half_pixel")) in COORDINATES and not call.get(
             "antialias", 0
@@ -108,7 +108,7 @@ class Resize(KernelOrNumPy):
         floats = x is None or x.dtype == FLOAT32 or mode == "nearest"
         return call.opset >= 11 and mode in TAPS and plain and kept and floats
 
-    def axes(self, call: Call, ins: Sequence[Operand | None]) -> list[Axis]:
+    def axes(self, call: Call, ins: Inputs) -> list[Axis]:
         """The axes named, whether they change or not. Raises OpError where inputs do not fit together."""
         shape = need(ins, 0, "X").shape
         named = call.get("axes", None)
@@ -132,7 +132,7 @@ class Resize(KernelOrNumPy):
         return [Axis(k, shape[k], floor(shape[k] * f), f) for k, f in zip(at, factors, strict=True)]
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "X")
         if text(call.get("nearest_mode", "round_prefer_floor")) not in NEAREST:
             raise OpError(f"nearest_mode is {call.attrs['nearest_mode']!r}; expected one of {', '.join(NEAREST)}")
@@ -141,16 +141,16 @@ class Resize(KernelOrNumPy):
             shape[axis.at] = axis.out
         return [tensor(x.dtype, shape)]
 
-    def changed(self, call: Call, ins: Sequence[Operand | None]) -> list[Axis]:
+    def changed(self, call: Call, ins: Inputs) -> list[Axis]:
         """The axes that change, those that shrink first."""
         axes = [axis for axis in self.axes(call, ins) if axis.out != axis.size or axis.scale != 1]
         return sorted(axes, key=lambda axis: axis.out / max(axis.size, 1))
 
-    def emits(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def emits(self, call: Call, ins: Inputs) -> bool:
         axes = self.changed(call, ins)
         return need(ins, 0, "X").dtype == FLOAT32 and len(axes) > 0 and all(axis.out <= LONGEST for axis in axes)
 
-    def emit(self, call: Call, ins: Sequence[Operand | None], outs: Sequence[TensorType]) -> Emission:
+    def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape, axes = list(need(ins, 0, "X").shape), self.changed(call, ins)
         calls: list[KernelCall] = []
         temps: list[int] = []
@@ -182,7 +182,7 @@ class Resize(KernelOrNumPy):
             found = taps(places, axis.size, mode, a, exclude)[which]
         return np.ascontiguousarray(found if which == 0 else found.astype(np.float32))
 
-    def compute(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         y = array(ins, 0)
         if outs[0].size == 0:
             return

@@ -10,7 +10,21 @@ from math import prod
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, broadcast, need, normalize_axis, register
+from hashinfer.ops.base import (
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Op,
+    Operand,
+    Shape,
+    TensorType,
+    Types,
+    broadcast,
+    need,
+    normalize_axis,
+    register,
+)
 from hashinfer.ops.checks import (
     INT64,
     all_given,
@@ -33,21 +47,21 @@ class Alias(Op):
     aliases = True
 
     @abstractmethod
-    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+    def shape(self, call: Call, ins: Inputs) -> Shape:
         """The new shape."""
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         return [tensor(need(ins, 0, "data").dtype, self.shape(call, ins))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         np.copyto(outs[0].reshape(x.shape), x)
 
 
 @register("Identity")
 class Identity(Alias):
-    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+    def shape(self, call: Call, ins: Inputs) -> Shape:
         return need(ins, 0, "input").shape
 
 
@@ -55,13 +69,13 @@ class Identity(Alias):
 class Dropout(Alias):
     """As inference does it: nothing is dropped. A mask output or the training mode are not native."""
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         training = ins[2] if len(ins) > 2 else None
         return call.outputs == 1 and (
             training is None or (training.value is not None and not training.value.reshape(-1).any())
         )
 
-    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+    def shape(self, call: Call, ins: Inputs) -> Shape:
         return need(ins, 0, "data").shape
 
 
@@ -90,7 +104,7 @@ def reshaped(shape: Shape, asked: Sequence[int], allow_zero: bool) -> Shape:
 
 @register("Reshape")
 class Reshape(Alias):
-    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+    def shape(self, call: Call, ins: Inputs) -> Shape:
         asked = ints_value(need(ins, 1, "shape"), "input 1 (shape)")
         return reshaped(need(ins, 0, "data").shape, asked, bool(call.get("allowzero", 0)))
 
@@ -99,7 +113,7 @@ class Reshape(Alias):
 class Flatten(Alias):
     """To two axes: those before `axis` and the others."""
 
-    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+    def shape(self, call: Call, ins: Inputs) -> Shape:
         shape = need(ins, 0, "input").shape
         axis = int(call.get("axis", 1))
         if not -len(shape) <= axis <= len(shape):
@@ -112,7 +126,7 @@ class Flatten(Alias):
 class Squeeze(Alias):
     """Without the axes given, or without every axis of length 1."""
 
-    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+    def shape(self, call: Call, ins: Inputs) -> Shape:
         shape = need(ins, 0, "data").shape
         axes = ints_setting(call, ins, "axes", 1, since=13)
         if axes is None:
@@ -128,7 +142,7 @@ class Squeeze(Alias):
 class Unsqueeze(Alias):
     """With axes of length 1 put in, numbered as they are in the output."""
 
-    def shape(self, call: Call, ins: Sequence[Operand | None]) -> Shape:
+    def shape(self, call: Call, ins: Inputs) -> Shape:
         axes = ints_setting(call, ins, "axes", 1, since=13)
         if axes is None:
             raise OpError("axes are missing")
@@ -146,10 +160,10 @@ class ShapeOf(Op):
     def part(self, call: Call, shape: Shape) -> Shape:
         return shape[call.get("start", 0) : call.get("end", None)]
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         return [TensorType(INT64, (len(self.part(call, need(ins, 0, "data").shape)),))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         outs[0][...] = self.part(call, array(ins, 0).shape)
 
 
@@ -159,11 +173,11 @@ class Size(Op):
 
     shape_only = True
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         need(ins, 0, "data")
         return [TensorType(INT64, ())]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         outs[0][...] = array(ins, 0).size
 
 
@@ -177,11 +191,11 @@ class Transpose(Op):
             raise OpError(f"perm is {list(perm)}; expected each of the axes 0 to {rank - 1} once")
         return perm
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "data")
         return [TensorType(x.dtype, tuple(x.shape[axis] for axis in self.perm(call, len(x.shape))))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         np.copyto(outs[0], array(ins, 0).transpose(self.perm(call, array(ins, 0).ndim)))
 
 
@@ -190,12 +204,12 @@ class Expand(Op):
     """The input broadcast with the shape given; either may be the smaller one."""
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "input")
         asked = tensor(x.dtype, ints_value(need(ins, 1, "shape"), "input 1 (shape)"))
         return [tensor(x.dtype, broadcast(x.shape, asked.shape))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         np.copyto(outs[0], array(ins, 0))
 
 
@@ -204,14 +218,14 @@ class Tile(Op):
     """The input repeated along each axis."""
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "input")
         repeats = ints_value(need(ins, 1, "repeats"), "input 1 (repeats)")
         if len(repeats) != len(x.shape):
             raise OpError(f"repeats are {list(repeats)}; expected {len(x.shape)} of them, one for each axis")
         return [tensor(x.dtype, [dim * times for dim, times in zip(x.shape, repeats, strict=True)])]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, repeats = array(ins, 0), array(ins, 1)
         if outs[0].size:
             sizes = [size for pair in zip(repeats.reshape(-1).tolist(), x.shape, strict=True) for size in pair]
@@ -227,7 +241,7 @@ class Concat(Op):
             raise OpError("axis is missing")
         return normalize_axis(int(call.attrs["axis"]), rank)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         first, *others = all_given(ins)
         need_rank(first, 1, "input 0")
         axis = self.axis(call, len(first.shape))
@@ -241,7 +255,7 @@ class Concat(Op):
             total += other.shape[axis]
         return [TensorType(first.dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         parts = [part for part in ins if part is not None]
         np.concatenate(parts, axis=self.axis(call, parts[0].ndim), out=outs[0])
 
@@ -250,7 +264,7 @@ class Concat(Op):
 class Split(Op):
     """The input cut along an axis: at sizes given (an attribute before opset 13), or into equal parts."""
 
-    def sizes(self, call: Call, ins: Sequence[Operand | None], dim: int) -> tuple[int, ...]:
+    def sizes(self, call: Call, ins: Inputs, dim: int) -> tuple[int, ...]:
         sizes = ints_setting(call, ins, "split", 1, since=13)
         if sizes is None:
             parts = int(call.get("num_outputs", call.outputs)) if call.opset >= 18 else call.outputs
@@ -267,13 +281,13 @@ class Split(Op):
         return sizes
 
     @may_need_values
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x = need(ins, 0, "input")
         axis = normalize_axis(int(call.get("axis", 0)), len(x.shape))
         sizes = self.sizes(call, ins, x.shape[axis])
         return [TensorType(x.dtype, (*x.shape[:axis], size, *x.shape[axis + 1 :])) for size in sizes]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
         ends = np.cumsum([0, *(out.shape[axis] for out in outs)]).tolist()
@@ -298,17 +312,17 @@ def need_blocksize(call: Call) -> int:
 class DepthToSpace(Op):
     """Channels to blocks of pixels: [N, C b b, H, W] to [N, C, H b, W b]."""
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return text(call.get("mode", "DCR")) in {"DCR", "CRD"}
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, block = need(ins, 0, "input"), need_blocksize(call)
         n, c, h, w = need_image(x)
         if c % block**2:
             raise OpError(f"input is {x.type}; expected its {c} channels to be a multiple of blocksize^2, {block**2}")
         return [TensorType(x.dtype, (n, c // block**2, h * block, w * block))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, block = array(ins, 0), need_blocksize(call)
         n, _, h, w = x.shape
         c = outs[0].shape[1]
@@ -323,17 +337,17 @@ class DepthToSpace(Op):
 class SpaceToDepth(Op):
     """Blocks of pixels to channels: [N, C, H b, W b] to [N, b b C, H, W]."""
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         return text(call.get("mode", "DCR")) == "DCR"
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, block = need(ins, 0, "input"), need_blocksize(call)
         n, c, h, w = need_image(x)
         if h % block or w % block:
             raise OpError(f"input is {x.type}; expected height and width to be multiples of blocksize, {block}")
         return [TensorType(x.dtype, (n, c * block**2, h // block, w // block))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, block = array(ins, 0), need_blocksize(call)
         n, c, _, _ = x.shape
         _, _, h, w = outs[0].shape

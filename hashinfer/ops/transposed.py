@@ -13,7 +13,18 @@ from typing import Any
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import Array, Call, Op, Operand, Shape, TensorType, need, optional, register
+from hashinfer.ops.base import (
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Op,
+    Shape,
+    Types,
+    need,
+    optional,
+    register,
+)
 from hashinfer.ops.checks import FLOATS, array, need_dtype, need_rank, need_same_dtype, tensor, text
 from hashinfer.ops.pool import Window
 
@@ -76,11 +87,11 @@ class ConvTranspose(Op):
         over = [n - m for n, m in zip(whole, out, strict=True)]
         return tuple(n // 2 if auto == "SAME_UPPER" else n - n // 2 for n in over)
 
-    def supports(self, call: Call, ins: Sequence[Operand | None]) -> bool:
+    def supports(self, call: Call, ins: Inputs) -> bool:
         x = optional(ins, 0)
         return x is None or (x.dtype in FLOATS and len(x.shape) > 2)
 
-    def infer(self, call: Call, ins: Sequence[Operand | None]) -> Sequence[TensorType] | None:
+    def infer(self, call: Call, ins: Inputs) -> Types | None:
         x, w, bias = need(ins, 0, "X"), need(ins, 1, "W"), optional(ins, 2)
         need_dtype(x, FLOATS, "X")
         need_rank(x, 3, "X")
@@ -91,7 +102,7 @@ class ConvTranspose(Op):
             raise OpError(f"B is {bias.type}; expected {x.dtype}[{maps}]")
         return [tensor(x.dtype, (x.shape[0], maps, *(window.size for window in windows)))]
 
-    def run(self, call: Call, ins: Sequence[Array | None], outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, w, (out,) = array(ins, 0), array(ins, 1), outs
         windows, groups = self.windows(call, x.shape, w.shape), int(call.get("group", 1))
         wide = np.result_type(x, np.float32)
