@@ -122,7 +122,7 @@ class Activation(KernelOrNumPy):
         self.kind = kind
         self.dtypes = dtypes
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
         need_dtype(x, self.dtypes, "X")
         return [x.type]
@@ -204,7 +204,7 @@ class PRelu(Op):
 
     dtypes: DTypes = FLOATS | SIGNED | frozenset(map(np.dtype, ("u4", "u8")))
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, slope = need(ins, 0, "X"), need(ins, 1, "slope")
         need_dtype(x, self.dtypes, "X")
         need_same_dtype(x, slope, "input 1 (slope)")

@@ -108,6 +108,7 @@ class Op(ABC):
         """Write the outputs. `outs` are C-contiguous and never overlap `ins`; `ins` may be read-only."""
 
 
+Item = TypeVar("Item")
 OpClass = TypeVar("OpClass", bound=Callable[[], Op])
 
 REGISTRY: dict[str, Op] = {}
@@ -141,13 +142,13 @@ def is_native(op: Op, call: Call, ins: Inputs) -> bool:
 
 def need(ins: Inputs, at: int, what: str) -> Operand:
     """Input number `at`, which the op cannot do without. Raises OpError if the node leaves it out."""
-    operand = ins[at] if at < len(ins) else None
+    operand = optional(ins, at)
     if operand is None:
         raise OpError(f"input {at} ({what}) is missing")
     return operand
 
 
-def optional(ins: Inputs, at: int) -> Operand | None:
+def optional(ins: Sequence[Item | None], at: int) -> Item | None:
     """Input number `at`, or None where the node leaves it out."""
     return ins[at] if at < len(ins) else None
 

@@ -11,7 +11,7 @@ import numpy as np
 from hashinfer.kernels import blocks, integer, quantise
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Inputs, Operand, Shape, TensorType, broadcast, need
+from hashinfer.ops.base import Inputs, Operand, Shape, TensorType, broadcast, need, optional
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, aligned
 from hashinfer.ops.product import (
@@ -45,7 +45,7 @@ def flip(dtype: np.dtype[np.generic]) -> int:
 
 def zero_args(ins: Inputs, number: int) -> dict[str, Argument]:
     """Where the zero points are that are the op's input `number`, and how many: none of them is 0."""
-    zero = ins[number] if len(ins) > number else None
+    zero = optional(ins, number)
     return {} if zero is None else {"zero": Buffer("in", number), "zeros": zero.type.size}
 
 

@@ -21,7 +21,6 @@ from hashinfer.ops.base import (
     TensorType,
     Types,
     need,
-    normalize_axis,
     optional,
     register,
 )
@@ -35,6 +34,7 @@ from hashinfer.ops.checks import (
     DType,
     DTypes,
     array,
+    axis_of,
     need_dtype,
     need_same_dtype,
 )
@@ -54,7 +54,7 @@ class Conversion(NativeOp):
     def target(self, call: Call, ins: Inputs) -> DType:
         """The dtype. Raises OpError where none is named."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         return [TensorType(self.target(call, ins), need(ins, 0, "input").shape)]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
@@ -106,7 +106,7 @@ def need_scale(call: Call, x: Operand, scale: Operand, zero: Operand | None) -> 
     need_dtype(scale, FLOATS, "scale")
     expected = {(), (1,)}
     if len(scale.shape) == 1 and scale.shape != (1,):
-        expected = {(x.shape[normalize_axis(int(call.get("axis", 1)), len(x.shape))],)}
+        expected = {(x.shape[axis_of(call, x.shape, 1)],)}
     if scale.shape not in expected:
         raise OpError(f"scale is {scale.type}; expected a scalar, or a vector along the axis of {x.type}")
     if zero is not None and zero.type.size != scale.type.size:
@@ -117,7 +117,7 @@ def along_axis(call: Call, x: Array, values: Array) -> Array:
     """Scales or zero points in a shape that broadcasts with x."""
     if values.size == 1:
         return values.reshape(())
-    return values.reshape(-1, *[1] * (x.ndim - 1 - normalize_axis(int(call.get("axis", 1)), x.ndim)))
+    return values.reshape(-1, *[1] * (x.ndim - 1 - axis_of(call, x.shape, 1)))
 
 
 class Quantization(KernelOrNumPy):
@@ -142,7 +142,7 @@ class Quantization(KernelOrNumPy):
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x, scale = need(ins, 0, "x"), need(ins, 1, "scale")
-        axis = normalize_axis(int(call.get("axis", 1)), len(x.shape)) if scale.type.size > 1 else 0
+        axis = axis_of(call, x.shape, 1) if scale.type.size > 1 else 0
         outer, inner, args = scale_args(x.shape, axis, scale, 1)
         quantised = outs[0].dtype if x.dtype == FLOAT32 else x.dtype
         args |= {"x": Buffer("in", 0), "y": Buffer("out", 0), "flip": flip(quantised), **zero_args(ins, 2)}
@@ -164,7 +164,7 @@ class QuantizeLinear(Quantization):
     def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
         return output_dtype(call, np.dtype(np.uint8) if zero is None else zero.dtype)
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, scale, zero = need(ins, 0, "x"), need(ins, 1, "y_scale"), optional(ins, 2)
         need_dtype(x, FLOATS | {np.dtype(np.int32)}, "x")
         need_scale(call, x, scale, zero)
@@ -175,7 +175,7 @@ class QuantizeLinear(Quantization):
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, scale, (out,) = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1)), outs
-        zero = ins[2] if len(ins) > 2 else None
+        zero = optional(ins, 2)
         zero = np.zeros((), out.dtype) if zero is None else along_axis(call, x, zero)
         limits = np.iinfo(out.dtype)
         wide = np.result_type(scale, FLOAT32)
@@ -196,7 +196,7 @@ class DequantizeLinear(Quantization):
     def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
         return output_dtype(call, scale.dtype)
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, scale, zero = need(ins, 0, "x"), need(ins, 1, "x_scale"), optional(ins, 2)
         need_dtype(x, QUANTIZED | {np.dtype(np.int32)}, "x")
         need_scale(call, x, scale, zero)
@@ -209,7 +209,7 @@ class DequantizeLinear(Quantization):
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, scale = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1))
-        zero = ins[2] if len(ins) > 2 else None
+        zero = optional(ins, 2)
         zero = np.zeros((), x.dtype) if zero is None else along_axis(call, x, zero)
         wide = np.result_type(scale, outs[0], FLOAT32)
         # int32 less int32 is exact in int64, and in float32 it would not be.

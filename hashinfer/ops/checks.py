@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,11 @@ from hashinfer.ops.base import (
     Arrays,
     Call,
     Inputs,
+    Item,
     Operand,
     Shape,
     TensorType,
+    Types,
     normalize_axis,
     optional,
 )
@@ -57,20 +59,17 @@ class ValueNeededError(Exception):
     """The types of the outputs depend on an operand's value, and it is not known yet."""
 
 
-Infer = TypeVar("Infer", bound=Callable[..., Any])
-
-
-def may_need_values(infer: Infer) -> Infer:
+def may_need_values(infer: Callable[[Any, Call, Inputs], Types]) -> Callable[[Any, Call, Inputs], Types | None]:
     """Make `infer` return None where it would raise ValueNeededError."""
 
     @wraps(infer)
-    def wrapped(*args: Any) -> Any:
+    def wrapped(op: Any, call: Call, ins: Inputs) -> Types | None:
         try:
-            return infer(*args)
+            return infer(op, call, ins)
         except ValueNeededError:
             return None
 
-    return wrapped  # type: ignore[return-value]
+    return wrapped
 
 
 def operands(ins: Arrays) -> list[Operand | None]:
@@ -86,8 +85,8 @@ def array(ins: Arrays, at: int) -> Array:
     return value
 
 
-def given(ins: Arrays) -> list[Array]:
-    """The inputs of a run that are not left out."""
+def given(ins: Sequence[Item | None]) -> list[Item]:
+    """The inputs that are not left out."""
     return [value for value in ins if value is not None]
 
 
@@ -116,10 +115,10 @@ def need_rank(operand: Operand, at_least: int, what: str) -> None:
 
 def all_given(ins: Inputs) -> list[Operand]:
     """The inputs of an op that takes any number of them, at least one. Raises OpError if one is left out."""
-    given = [operand for operand in ins if operand is not None]
-    if not given or len(given) < len(ins):
-        raise OpError(f"{len(given)} of {len(ins)} inputs are given; expected one or more, none left out")
-    return given
+    found = given(ins)
+    if not found or len(found) < len(ins):
+        raise OpError(f"{len(found)} of {len(ins)} inputs are given; expected one or more, none left out")
+    return found
 
 
 def tensor(dtype: DType, shape: Sequence[int]) -> TensorType:
@@ -167,12 +166,27 @@ def ints_setting(call: Call, ins: Inputs, name: str, at: int, since: int) -> tup
     return None if operand is None else ints_value(operand, f"input {at} ({name})")
 
 
+def axis_of(call: Call, shape: Shape, default: int) -> int:
+    """The attribute `axis` counted from the front of `shape`. Raises OpError if it is out of range."""
+    return normalize_axis(int(call.get("axis", default)), len(shape))
+
+
 def normalize_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
     """Every axis counted from the front. Raises OpError if one is out of range or occurs twice."""
     normal = tuple(normalize_axis(axis, rank) for axis in axes)
     if len(set(normal)) < len(normal):
         raise OpError(f"axes are {list(normal)}; expected each once")
     return normal
+
+
+def with_dims(shape: Shape, axis: int, *dims: int) -> Shape:
+    """`shape` with any number of dimensions in the place of one."""
+    return (*shape[:axis], *dims, *shape[axis + 1 :])
+
+
+def reduced(shape: Shape, axes: Sequence[int]) -> Shape:
+    """`shape` with length 1 along `axes`."""
+    return tuple(1 if at in axes else dim for at, dim in enumerate(shape))
 
 
 def same_size(shape: Shape, other: Shape) -> bool:

@@ -50,7 +50,7 @@ class Constant(Op):
     def supports(self, call: Call, ins: Inputs) -> bool:
         return constant(call) is not None
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         if (value := constant(call)) is None:
             raise OpError(f"attributes are {sorted(call.attrs)}; expected one of value, {', '.join(CONSTANT_DTYPES)}")
         return [TensorType(value.dtype, value.shape)]
@@ -73,7 +73,7 @@ class ConstantOfShape(Op):
         return np.asarray(call.get("value", np.float32(0))).dtype in NATIVE_DTYPES
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         return [tensor(self.value(call).dtype, ints_value(need(ins, 0, "shape"), "input 0 (shape)"))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
@@ -85,7 +85,7 @@ class Range(Op):
     """start, start + delta, ... short of limit."""
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         bounds = [need(ins, at, what) for at, what in enumerate(("start", "limit", "delta"))]
         for at, bound in enumerate(bounds):
             need_same_dtype(bounds[0], bound, f"input {at}")

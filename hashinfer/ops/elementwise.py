@@ -61,7 +61,7 @@ class Unary(Op):
         self.dtypes = dtypes
         self.result = result
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
         need_dtype(x, self.dtypes, "X")
         return [TensorType(self.result or x.dtype, x.shape)]
@@ -107,7 +107,7 @@ register("IsNaN")(partial(Unary, np.isnan, FLOATS, BOOL_TYPE))
 class IsInf(Op):
     """Whether x is infinite, of the signs that the attributes ask for."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
         need_dtype(x, FLOATS, "X")
         return [TensorType(BOOL_TYPE, x.shape)]
@@ -127,7 +127,7 @@ class Binary(Op):
         self.dtypes = dtypes
         self.result = result
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         a, b = need(ins, 0, "A"), need(ins, 1, "B")
         need_dtype(a, self.dtypes, "A")
         need_same_dtype(a, b, "input 1 (B)")
@@ -264,7 +264,7 @@ class BitShift(Binary):
     def __init__(self) -> None:
         super().__init__(np.left_shift, INTS)
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         if (direction := text(call.get("direction", ""))) not in {"LEFT", "RIGHT"}:
             raise OpError(f"direction is {direction!r}; expected 'LEFT' or 'RIGHT'")
         return super().infer(call, ins)
@@ -292,7 +292,7 @@ def cube(x: Array, out: Array) -> None:
 class Pow(Op):
     """x ** y in x's dtype; y may have another one."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, y = need(ins, 0, "X"), need(ins, 1, "Y")
         need_dtype(x, NUMERIC, "X")
         need_dtype(y, NUMERIC, "Y")
@@ -324,7 +324,7 @@ class Variadic(Op):
         self.function = function
         self.dtypes = dtypes
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         first, *others = all_given(ins)
         need_dtype(first, self.dtypes, "input 0")
         for at, other in enumerate(others, 1):
@@ -365,7 +365,7 @@ class Mean(Variadic):
 class Where(Op):
     """X where the condition holds, Y elsewhere."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         condition, x, y = need(ins, 0, "condition"), need(ins, 1, "X"), need(ins, 2, "Y")
         need_dtype(condition, BOOL, "condition")
         if x.dtype != y.dtype:
@@ -382,7 +382,7 @@ class Where(Op):
 class Clip(Op):
     """min(max(x, low), high); bounds left out do not bind. They are attributes before opset 11."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "input")
         need_dtype(x, NUMERIC if call.opset >= 12 else FLOATS, "input")
         if call.opset >= 11:

@@ -14,7 +14,8 @@ from hashinfer.kernels.arguments import float_argument
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pool import Program
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Operand, TensorType, Types
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types
+from hashinfer.ops.checks import operands
 
 ALIGNMENT = 64
 NS_PER_ELEMENT = 0.1
@@ -146,7 +147,7 @@ class NativeOp(Op):
         """Raise OpError where values (indices, say) are out of a table. Called with the real inputs, before kernels."""
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        self.run_kernels(call, [None if x is None else Operand.of(x) for x in ins], outs)
+        self.run_kernels(call, operands(ins), outs)
 
     def run_kernels(self, call: Call, ins: Inputs, outs: Sequence[Array]) -> None:
         """Write the outputs for operands whose values are there."""
@@ -174,7 +175,7 @@ class KernelOrNumPy(NativeOp):
         """By NumPy, where `emits` says that there are no kernels."""
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        known = [None if x is None else Operand.of(x) for x in ins]
+        known = operands(ins)
         if self.emits(call, known):
             self.run_kernels(call, known, outs)
         else:

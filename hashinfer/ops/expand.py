@@ -7,6 +7,7 @@ from typing import Any
 
 from hashinfer.errors import OpError, SchemeError
 from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types, need
+from hashinfer.ops.checks import array
 from hashinfer.schemes import Scheme
 
 
@@ -25,8 +26,7 @@ class ExpandOp(Op):
         return [TensorType(w.dtype, (scheme.rows, scheme.cols))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        w = ins[0]
-        assert w is not None  # noqa: S101
+        w = array(ins, 0)
         self._scheme(w.size).expand(w, outs[0])
 
     def _scheme(self, buckets: int) -> Scheme:

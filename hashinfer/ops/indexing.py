@@ -29,6 +29,7 @@ from hashinfer.ops.checks import (
     INTS,
     NUMERIC,
     array,
+    axis_of,
     given,
     ints_setting,
     ints_value,
@@ -42,6 +43,7 @@ from hashinfer.ops.checks import (
     scalar_value,
     tensor,
     text,
+    with_dims,
 )
 
 
@@ -97,7 +99,7 @@ class Slice(Op):
         )
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "data")
         parts = zip(self.slices(call, ins), x.shape, strict=True)
         return [TensorType(x.dtype, tuple(len(range(*part.indices(dim))) for part, dim in parts))]
@@ -110,15 +112,15 @@ class Slice(Op):
 class Gather(Op):
     """data[..., indices, ...] along one axis. A data operand that is not contiguous is copied."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, indices = need(ins, 0, "data"), need(ins, 1, "indices")
         need_dtype(indices, INDICES, "indices")
-        axis = normalize_axis(int(call.get("axis", 0)), len(x.shape))
-        return [tensor(x.dtype, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))]
+        axis = axis_of(call, x.shape, 0)
+        return [tensor(x.dtype, with_dims(x.shape, axis, *indices.shape))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, indices = array(ins, 0), array(ins, 1)
-        axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
+        axis = axis_of(call, x.shape, 0)
         need_index_range(indices, x.shape[axis])
         if outs[0].size:
             # mode="raise" would write to a copy of `out` first.
@@ -136,7 +138,7 @@ def need_elements_indices(call: Call, x: Operand, indices: Operand) -> int:
     """The axis. Raises OpError unless the indices fit into x but for that axis."""
     need_rank(x, 1, "data")
     need_dtype(indices, INDICES, "indices")
-    axis = normalize_axis(int(call.get("axis", 0)), len(x.shape))
+    axis = axis_of(call, x.shape, 0)
     if len(indices.shape) != len(x.shape) or any(
         i > dim for at, (i, dim) in enumerate(zip(indices.shape, x.shape, strict=True)) if at != axis
     ):
@@ -148,14 +150,14 @@ def need_elements_indices(call: Call, x: Operand, indices: Operand) -> int:
 class GatherElements(Op):
     """out[i, j] = data[indices[i, j], j], for axis 0. Takes an int64 array of the output's size on the way."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, indices = need(ins, 0, "data"), need(ins, 1, "indices")
         need_elements_indices(call, x, indices)
         return [TensorType(x.dtype, indices.shape)]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, indices = array(ins, 0), array(ins, 1)
-        axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
+        axis = axis_of(call, x.shape, 0)
         need_index_range(indices, x.shape[axis])
         if indices.size == 0:
             return
@@ -179,7 +181,7 @@ def need_tuple_range(indices: Array, shape: Shape) -> None:
 class GatherND(Op):
     """The parts of data that index tuples name. Takes an array as large as the output on the way."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, indices = need(ins, 0, "data"), need(ins, 1, "indices")
         batch = int(call.get("batch_dims", 0))
         need_dtype(indices, INDICES, "indices")
@@ -231,7 +233,7 @@ class ScatterOp(Op):
 class ScatterElements(ScatterOp):
     """data with out[indices[i, j], j] = updates[i, j], for axis 0."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, indices, updates = self.types(call, ins)
         need_elements_indices(call, x, indices)
         if updates.shape != indices.shape:
@@ -240,7 +242,7 @@ class ScatterElements(ScatterOp):
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, indices, updates = array(ins, 0), array(ins, 1), array(ins, 2)
-        axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
+        axis = axis_of(call, x.shape, 0)
         need_index_range(indices, x.shape[axis])
         np.copyto(outs[0], x)
         scatter(outs[0], along_axis(indices, axis), updates, text(call.get("reduction", "none")))
@@ -250,7 +252,7 @@ class ScatterElements(ScatterOp):
 class ScatterND(ScatterOp):
     """data with the parts that index tuples name replaced."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, indices, updates = self.types(call, ins)
         need_dtype(indices, INDICES, "indices")
         need_rank(x, 1, "data")
@@ -278,7 +280,7 @@ class OneHot(Op):
         return normalize_axis(int(call.get("axis", -1)), rank + 1)
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         indices, values = need(ins, 0, "indices"), need(ins, 2, "values")
         need_dtype(indices, NUMERIC, "indices")
         if values.shape != (2,):
@@ -310,8 +312,7 @@ class Trilu(Op):
     Takes two bytes for each element of a matrix on the way.
     """
 
-    @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, k = need(ins, 0, "input"), optional(ins, 1)
         need_rank(x, 2, "input")
         if k is not None and (k.dtype not in INTS or k.shape not in {(), (1,)}):
@@ -374,7 +375,7 @@ class Pad(Op):
         return result
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, fill = need(ins, 0, "data"), optional(ins, 2) if call.opset >= 11 else None
         if fill is not None:
             need_same_dtype(x, fill, "input 2 (constant_value)")
@@ -414,5 +415,5 @@ class Pad(Op):
     def fill(self, call: Call, ins: Arrays) -> Any:
         if call.opset < 11:
             return call.get("value", 0.0)
-        given = ins[2] if len(ins) > 2 else None
-        return 0 if given is None else given.reshape(())
+        value = optional(ins, 2)
+        return 0 if value is None else value.reshape(())

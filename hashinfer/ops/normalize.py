@@ -38,10 +38,13 @@ from hashinfer.ops.checks import (
     ONNX_DTYPES,
     DType,
     array,
+    axis_of,
+    given,
     need_broadcasts_to,
     need_dtype,
     need_rank,
     need_same_dtype,
+    reduced,
 )
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, KernelOrNumPy, NativeOp
 from hashinfer.ops.reduce import Axes, lowest, mean, norm, sum_of_squares
@@ -105,7 +108,7 @@ class SoftmaxOp(NativeOp):
             return (normalize_axis(int(call.get("axis", -1)), rank),)
         return tuple(range(normalize_axis(int(call.get("axis", 1)), rank), rank))
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "input")
         need_dtype(x, FLOATS, "input")
         self.axes(call, len(x.shape))
@@ -138,7 +141,7 @@ def standardize(x: Array, out: Array, axes: Axes, epsilon: float, center: bool =
 
     Returns the mean and the factor. `out` may be x.
     """
-    shape = [1 if at in axes else dim for at, dim in enumerate(x.shape)]
+    shape = reduced(x.shape, axes)
     average = None
     if center:
         average = np.empty(shape, x.dtype)
@@ -181,11 +184,11 @@ class AxisNormalization(NativeOp):
     def stash(self, call: Call) -> DType:
         return ONNX_DTYPES[int(call.get("stash_type", 1))]
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, scale = need(ins, 0, "X"), need(ins, 1, "scale")
         bias = optional(ins, 2) if self.center else None
         need_dtype(x, FLOATS, "X")
-        axis = normalize_axis(int(call.get("axis", -1)), len(x.shape))
+        axis = axis_of(call, x.shape, -1)
         for operand, what in ((scale, "scale"), (bias, "bias")):
             if operand is not None:
                 need_dtype(operand, FLOATS, what)
@@ -194,24 +197,23 @@ class AxisNormalization(NativeOp):
         return [x.type, *[TensorType(self.stash(call), kept)] * (call.outputs - 1)]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
-        given = [operand for operand in ins if operand is not None]
-        x = given[0]
-        row = x.shape[normalize_axis(int(call.get("axis", -1)), len(x.shape)) :]
+        x, *others = given(ins)
+        row = x.shape[axis_of(call, x.shape, -1) :]
         plain = self.center and call.outputs == 1 and self.stash(call) == FLOAT32
-        return plain and all(o.dtype == FLOAT32 for o in given) and all(o.shape == row for o in given[1:])
+        return plain and x.dtype == FLOAT32 and all((o.dtype, o.shape) == (FLOAT32, row) for o in others)
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape = outs[0].shape
         more: dict[str, Argument] = {"epsilon": epsilon_of(call), "scale": Buffer("in", 1)}
         if optional(ins, 2) is not None:
             more["bias"] = Buffer("in", 2)
-        first = normalize_axis(int(call.get("axis", -1)), len(shape))
+        first = axis_of(call, shape, -1)
         return rows_emission(rowwise.layer_norm_rows, shape, first, NS_PER_NORMALISED, **more)
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, scale = array(ins, 0), array(ins, 1)
-        bias = ins[2] if self.center and len(ins) > 2 else None
-        axes = tuple(range(normalize_axis(int(call.get("axis", -1)), x.ndim), x.ndim))
+        bias = optional(ins, 2) if self.center else None
+        axes = tuple(range(axis_of(call, x.shape, -1), x.ndim))
 
         def normalize(x: Array, out: Array) -> None:
             stats = standardize(x, out, axes, epsilon_of(call), self.center)
@@ -228,7 +230,7 @@ class AxisNormalization(NativeOp):
 class LayerNormalization(AxisNormalization):
     """Outputs beside Y: the mean, and one over the standard deviation."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         if call.outputs > 3:
             raise OpError(f"the node names {call.outputs} outputs; expected at most 3")
         return super().infer(call, ins)
@@ -262,7 +264,7 @@ class BatchNormalization(Op):
     def supports(self, call: Call, ins: Inputs) -> bool:
         return call.outputs == 1 and not call.get("training_mode", 0) and bool(call.get("spatial", 1))
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
         need_dtype(x, FLOATS, "X")
         channels = x.shape[1] if len(x.shape) > 1 else 1
@@ -289,7 +291,7 @@ class BatchNormalization(Op):
 class InstanceNormalization(KernelOrNumPy):
     """Every channel of every instance by itself. X: [N, C, ...], scale and B: [C]."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "input")
         need_dtype(x, FLOATS, "input")
         need_rank(x, 3, "input")
@@ -328,7 +330,7 @@ class GroupNormalization(Op):
     def supports(self, call: Call, ins: Inputs) -> bool:
         return int(call.get("stash_type", 1)) == 1
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
         need_dtype(x, FLOATS, "X")
         need_rank(x, 3, "X")
@@ -356,20 +358,20 @@ class GroupNormalization(Op):
 class LpNormalization(Op):
     """x over its 1- or 2-norm along an axis; 0 where the norm is 0. p = 1 takes an array as large as the input."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "input")
         need_dtype(x, FLOATS, "input")
-        normalize_axis(int(call.get("axis", -1)), len(x.shape))
+        axis_of(call, x.shape, -1)
         if call.get("p", 2) not in {1, 2}:
             raise OpError(f"p is {call.get('p', 2)}; expected 1 or 2")
         return [x.type]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
-        axis = normalize_axis(int(call.get("axis", -1)), x.ndim)
+        axis = axis_of(call, x.shape, -1)
 
         def normalize(x: Array, out: Array) -> None:
-            size = np.empty([1 if at == axis else dim for at, dim in enumerate(x.shape)], x.dtype)
+            size = np.empty(reduced(x.shape, (axis,)), x.dtype)
             if call.get("p", 2) == 1:
                 np.add.reduce(np.abs(x), axis=axis, keepdims=True, out=size)
             else:

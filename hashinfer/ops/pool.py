@@ -132,7 +132,7 @@ class Pool(NativeOp):
     dtypes: DTypes = FLOATS
     kernel: Kernel
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
         need_dtype(x, self.dtypes, "X")
         need_rank(x, 3, "X")
@@ -189,7 +189,7 @@ class AveragePool(Pool):
         x = optional(ins, 0)
         return x is None or (x.dtype == np.float32 and len(x.shape) <= 4)
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         made = super().infer(call, ins)
         if not self.emits(call, ins):
             raise OpError(f"X is {need(ins, 0, 'X').type}; windows may reach over {LONGEST_LINE} elements")
@@ -199,7 +199,7 @@ class AveragePool(Pool):
 class GlobalPool(Op):
     """All spatial axes to one element each. float16 takes a float32 array of the output's size."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
         need_dtype(x, FLOATS, "X")
         need_rank(x, 2, "X")

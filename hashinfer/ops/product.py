@@ -25,6 +25,7 @@ from hashinfer.ops.base import (
     optional,
     register,
 )
+from hashinfer.ops.checks import array
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy, NativeOp
 
@@ -158,8 +159,7 @@ class MatMul(KernelOrNumPy):
         rows = x.shape[-2:-1]
         cols = w.shape[-1:] if len(w.shape) > 1 else ()
         shape = (*broadcast(x.shape[:-2], w.shape[:-2]), *rows, *cols)
-        if len(ins) > 2:
-            check_bias(optional(ins, 2), prod(shape[:-1]), shape[-1] if cols else 1)
+        check_bias(optional(ins, 2), prod(shape[:-1]), shape[-1] if cols else 1)
         return [TensorType(x.dtype, shape)]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
@@ -186,9 +186,7 @@ class MatMul(KernelOrNumPy):
         return dense_emission(source, weights, batch_offsets(xs, ws, batch, rows * outputs), prod(batch))
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, w = ins[0], ins[1]
-        assert x is not None and w is not None  # noqa: S101, PT018
-        np.copyto(outs[0], np.matmul(x, w))
+        np.copyto(outs[0], np.matmul(array(ins, 0), array(ins, 1)))
 
 
 def few_matrices(ins: Inputs, a: int, b: int) -> bool:
@@ -272,8 +270,7 @@ class Gemm(KernelOrNumPy):
         return dense_emission(source, weights, np.zeros((1, 3), np.int64), 1)
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        a, b, c = ins[0], ins[1], ins[2] if len(ins) > 2 else None
-        assert a is not None and b is not None  # noqa: S101, PT018
+        a, b, c = array(ins, 0), array(ins, 1), optional(ins, 2)
         y = (a.T if call.get("transA", 0) else a) @ (b.T if call.get("transB", 0) else b)
         y = (y * y.dtype.type(call.get("alpha", 1.0))).astype(outs[0].dtype)
         if c is not None:
@@ -327,7 +324,7 @@ class Conv(NativeOp):
         self.epilogue = epilogue
 
     def supports(self, call: Call, ins: Inputs) -> bool:
-        x = ins[0] if ins else None
+        x = optional(ins, 0)
         return x is not None and x.dtype == F32 and len(x.shape) in (3, 4)
 
     def infer(self, call: Call, ins: Inputs) -> Types:

@@ -75,7 +75,7 @@ class MatMulInteger(NativeOp):
     def supports(self, call: Call, ins: Inputs) -> bool:
         return len(ins) < 2 or None in ins[:2] or self.native(ins) or by_row(optional(ins, 2))
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         a, b = need(ins, 0, "A"), need(ins, 1, "B")
         need_bytes(a, optional(ins, 2), "A")
         need_bytes(b, optional(ins, 3), "B")
@@ -104,7 +104,7 @@ class QLinearMatMul(NativeOp):
     float16 scales, vectors, more than LONGEST inputs, and parameters for each matrix of a batch are not native.
     """
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         a, a_scale, a_zero = need(ins, 0, "a"), need(ins, 1, "a_scale"), need(ins, 2, "a_zero_point")
         b, b_scale, b_zero = need(ins, 3, "b"), need(ins, 4, "b_scale"), need(ins, 5, "b_zero_point")
         y_scale, y_zero = need(ins, 6, "y_scale"), need(ins, 7, "y_zero_point")
@@ -154,7 +154,7 @@ class DynamicQuantizeLinear(NativeOp):
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         return dynamic_emission(outs[0].size)
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "x")
         need_dtype(x, frozenset({FLOAT32}), "x")
         return [TensorType(UINT8, x.shape), TensorType(FLOAT32, ()), TensorType(UINT8, ())]
@@ -179,7 +179,7 @@ class IntegerConvolution(NativeOp):
 class ConvInteger(IntegerConvolution):
     """(x - its zero point) convolved with (w - its zero point) in int32; padding is the zero point."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, w, x_zero, w_zero = need(ins, 0, "x"), need(ins, 1, "w"), optional(ins, 2), optional(ins, 3)
         need_bytes(x, x_zero, "x")
         need_bytes(w, w_zero, "w")
@@ -195,7 +195,7 @@ class ConvInteger(IntegerConvolution):
 class QLinearConv(IntegerConvolution):
     """saturate(round((convolution + bias) x_scale w_scale / y_scale) + y's zero point), of 8-bit integers."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, x_scale, x_zero = need(ins, 0, "x"), need(ins, 1, "x_scale"), need(ins, 2, "x_zero_point")
         w, w_scale, w_zero = need(ins, 3, "w"), need(ins, 4, "w_scale"), need(ins, 5, "w_zero_point")
         y_scale, y_zero, bias = need(ins, 6, "y_scale"), need(ins, 7, "y_zero_point"), optional(ins, 8)

@@ -65,7 +65,7 @@ class Recurrent(NativeOp):
         """Of an initial or final state."""
         return (batch, directions, hidden) if call.get("layout", 0) else (directions, batch, hidden)
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         directions, steps, batch, _, hidden = self.sizes(call, ins)
         by_row = (batch, steps, directions, hidden)
         y = by_row if call.get("layout", 0) else (steps, directions, batch, hidden)

@@ -19,7 +19,6 @@ from hashinfer.ops.base import (
     Call,
     Inputs,
     Op,
-    Shape,
     TensorType,
     Types,
     need,
@@ -35,16 +34,19 @@ from hashinfer.ops.checks import (
     INT64,
     INTS,
     NUMERIC,
-    SIGNED,
     DType,
     DTypes,
     array,
+    axis_of,
     ints_setting,
     may_need_values,
     need_dtype,
+    need_one_element,
     normalize_axes,
     operands,
+    reduced,
     scalar_value,
+    with_dims,
 )
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy
 
@@ -100,11 +102,11 @@ class Reduction(KernelOrNumPy):
         return () if call.opset >= self.since and call.get("noop_with_empty_axes", 0) else tuple(range(rank))
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "data")
         need_dtype(x, self.dtypes, "data")
         axes = self.axes(call, ins, len(x.shape))
-        kept: Shape = tuple(1 if at in axes else dim for at, dim in enumerate(x.shape))
+        kept = reduced(x.shape, axes)
         if self.needs_elements and 0 in x.shape and 0 not in kept:
             raise OpError(f"data is {x.type}; expected some elements to reduce")
         if not call.get("keepdims", 1):
@@ -133,7 +135,7 @@ class Reduction(KernelOrNumPy):
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         axes = self.axes(call, operands(ins), x.ndim)
-        kept = outs[0].reshape([1 if at in axes else dim for at, dim in enumerate(x.shape)])
+        kept = outs[0].reshape(reduced(x.shape, axes))
         with np.errstate(all="ignore"):
             self.reduce(x, axes, kept)
 
@@ -270,19 +272,19 @@ class ArgReduction(Op):
     def __init__(self, function: Any) -> None:
         self.function = function
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "data")
         need_dtype(x, NUMERIC, "data")
-        axis = normalize_axis(int(call.get("axis", 0)), len(x.shape))
+        axis = axis_of(call, x.shape, 0)
         if x.shape[axis] == 0:
             raise OpError(f"data is {x.type}; expected axis {axis} to have some elements")
         kept = (1,) if call.get("keepdims", 1) else ()
-        return [TensorType(INT64, (*x.shape[:axis], *kept, *x.shape[axis + 1 :]))]
+        return [TensorType(INT64, with_dims(x.shape, axis, *kept))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
-        axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
-        out = outs[0].reshape((*x.shape[:axis], *x.shape[axis + 1 :]))
+        axis = axis_of(call, x.shape, 0)
+        out = outs[0].reshape(with_dims(x.shape, axis))
         if call.get("select_last_index", 0):
             self.function(np.flip(x, axis), axis=axis, out=out)
             np.subtract(x.shape[axis] - 1, out, out=out)
@@ -308,17 +310,17 @@ class TopK(KernelOrNumPy):
         """The axis and k."""
         x = need(ins, 0, "X")
         need_dtype(x, NUMERIC, "X")
-        axis = normalize_axis(int(call.get("axis", -1)), len(x.shape))
+        axis = axis_of(call, x.shape, -1)
         k = int(call.get("k", -1)) if call.opset < 10 else scalar_value(need(ins, 1, "K"), INDICES, "input 1 (K)")
         if not 0 <= k <= x.shape[axis]:
             raise OpError(f"k is {k}; expected 0 to {x.shape[axis]}, the length of axis {axis}")
         return axis, k
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
         axis, k = self.types(call, ins)
-        shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
+        shape = with_dims(x.shape, axis, k)
         return [TensorType(x.dtype, shape), TensorType(INT64, shape)][: call.outputs]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
@@ -354,12 +356,11 @@ class TopK(KernelOrNumPy):
 class CumSum(Op):
     """Sums of the elements up to each one, of those before it (`exclusive`), or from the end (`reverse`)."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, axis = need(ins, 0, "x"), need(ins, 1, "axis")
-        need_dtype(x, FLOATS | SIGNED | INTS, "x")
+        need_dtype(x, NUMERIC, "x")
         need_dtype(axis, INDICES, "axis")
-        if axis.shape not in {(), (1,)}:
-            raise OpError(f"axis is {axis.type}; expected a scalar")
+        need_one_element(axis, "axis")
         if axis.value is not None:
             normalize_axis(int(axis.value.reshape(())), len(x.shape))
         return [x.type]

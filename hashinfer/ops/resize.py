@@ -29,6 +29,7 @@ from hashinfer.ops.checks import (
     operands,
     tensor,
     text,
+    with_dims,
 )
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy
 
@@ -132,7 +133,7 @@ class Resize(KernelOrNumPy):
         return [Axis(k, shape[k], floor(shape[k] * f), f) for k, f in zip(at, factors, strict=True)]
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
         if text(call.get("nearest_mode", "round_prefer_floor")) not in NEAREST:
             raise OpError(f"nearest_mode is {call.attrs['nearest_mode']!r}; expected one of {', '.join(NEAREST)}")
@@ -187,7 +188,7 @@ class Resize(KernelOrNumPy):
         if outs[0].size == 0:
             return
         for axis in self.changed(call, operands(ins)):
-            source, y = y, np.empty((*y.shape[: axis.at], axis.out, *y.shape[axis.at + 1 :]), y.dtype)
+            source, y = y, np.empty(with_dims(y.shape, axis.at, axis.out), y.dtype)
             for start in range(0, axis.out, BLOCK):
                 block = slice(start, min(start + BLOCK, axis.out))
                 to: Any = (*[slice(None)] * axis.at, block)

@@ -23,12 +23,15 @@ from hashinfer.ops.base import (
     broadcast,
     need,
     normalize_axis,
+    optional,
     register,
 )
 from hashinfer.ops.checks import (
     INT64,
     all_given,
     array,
+    axis_of,
+    given,
     ints_setting,
     ints_value,
     may_need_values,
@@ -38,6 +41,7 @@ from hashinfer.ops.checks import (
     same_size,
     tensor,
     text,
+    with_dims,
 )
 
 
@@ -51,7 +55,7 @@ class Alias(Op):
         """The new shape."""
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         return [tensor(need(ins, 0, "data").dtype, self.shape(call, ins))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
@@ -70,7 +74,7 @@ class Dropout(Alias):
     """As inference does it: nothing is dropped. A mask output or the training mode are not native."""
 
     def supports(self, call: Call, ins: Inputs) -> bool:
-        training = ins[2] if len(ins) > 2 else None
+        training = optional(ins, 2)
         return call.outputs == 1 and (
             training is None or (training.value is not None and not training.value.reshape(-1).any())
         )
@@ -160,7 +164,7 @@ class ShapeOf(Op):
     def part(self, call: Call, shape: Shape) -> Shape:
         return shape[call.get("start", 0) : call.get("end", None)]
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         return [TensorType(INT64, (len(self.part(call, need(ins, 0, "data").shape)),))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
@@ -173,7 +177,7 @@ class Size(Op):
 
     shape_only = True
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         need(ins, 0, "data")
         return [TensorType(INT64, ())]
 
@@ -191,7 +195,7 @@ class Transpose(Op):
             raise OpError(f"perm is {list(perm)}; expected each of the axes 0 to {rank - 1} once")
         return perm
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "data")
         return [TensorType(x.dtype, tuple(x.shape[axis] for axis in self.perm(call, len(x.shape))))]
 
@@ -204,7 +208,7 @@ class Expand(Op):
     """The input broadcast with the shape given; either may be the smaller one."""
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "input")
         asked = tensor(x.dtype, ints_value(need(ins, 1, "shape"), "input 1 (shape)"))
         return [tensor(x.dtype, broadcast(x.shape, asked.shape))]
@@ -218,7 +222,7 @@ class Tile(Op):
     """The input repeated along each axis."""
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "input")
         repeats = ints_value(need(ins, 1, "repeats"), "input 1 (repeats)")
         if len(repeats) != len(x.shape):
@@ -241,7 +245,7 @@ class Concat(Op):
             raise OpError("axis is missing")
         return normalize_axis(int(call.attrs["axis"]), rank)
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         first, *others = all_given(ins)
         need_rank(first, 1, "input 0")
         axis = self.axis(call, len(first.shape))
@@ -253,10 +257,10 @@ class Concat(Op):
             ):
                 raise OpError(f"input {at} is {other.type}; expected {first.type} but for axis {axis}")
             total += other.shape[axis]
-        return [TensorType(first.dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]))]
+        return [TensorType(first.dtype, with_dims(first.shape, axis, total))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        parts = [part for part in ins if part is not None]
+        parts = given(ins)
         np.concatenate(parts, axis=self.axis(call, parts[0].ndim), out=outs[0])
 
 
@@ -281,15 +285,15 @@ class Split(Op):
         return sizes
 
     @may_need_values
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "input")
-        axis = normalize_axis(int(call.get("axis", 0)), len(x.shape))
+        axis = axis_of(call, x.shape, 0)
         sizes = self.sizes(call, ins, x.shape[axis])
-        return [TensorType(x.dtype, (*x.shape[:axis], size, *x.shape[axis + 1 :])) for size in sizes]
+        return [TensorType(x.dtype, with_dims(x.shape, axis, size)) for size in sizes]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
-        axis = normalize_axis(int(call.get("axis", 0)), x.ndim)
+        axis = axis_of(call, x.shape, 0)
         ends = np.cumsum([0, *(out.shape[axis] for out in outs)]).tolist()
         for out, (start, end) in zip(outs, pairwise(ends), strict=True):
             np.copyto(out, x[(slice(None),) * axis + (slice(start, end),)])
@@ -315,7 +319,7 @@ class DepthToSpace(Op):
     def supports(self, call: Call, ins: Inputs) -> bool:
         return text(call.get("mode", "DCR")) in {"DCR", "CRD"}
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, block = need(ins, 0, "input"), need_blocksize(call)
         n, c, h, w = need_image(x)
         if c % block**2:
@@ -340,7 +344,7 @@ class SpaceToDepth(Op):
     def supports(self, call: Call, ins: Inputs) -> bool:
         return text(call.get("mode", "DCR")) == "DCR"
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, block = need(ins, 0, "input"), need_blocksize(call)
         n, c, h, w = need_image(x)
         if h % block or w % block:

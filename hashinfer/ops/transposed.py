@@ -91,7 +91,7 @@ class ConvTranspose(Op):
         x = optional(ins, 0)
         return x is None or (x.dtype in FLOATS and len(x.shape) > 2)
 
-    def infer(self, call: Call, ins: Inputs) -> Types | None:
+    def infer(self, call: Call, ins: Inputs) -> Types:
         x, w, bias = need(ins, 0, "X"), need(ins, 1, "W"), optional(ins, 2)
         need_dtype(x, FLOATS, "X")
         need_rank(x, 3, "X")
@@ -117,9 +117,9 @@ class ConvTranspose(Op):
                 image, weights = x[met].astype(wide, copy=False), w[taken].astype(wide, copy=False)
                 with np.errstate(all="ignore"):
                     total[to] += (weights.T @ image.reshape(inner, -1)).reshape(outer, *image.shape[1:])
-            if len(ins) > 2 and ins[2] is not None:
-                bias = array(ins, 2)[group * outer : (group + 1) * outer]
-                total += bias.astype(wide).reshape(outer, *[1] * len(windows))
+            if (bias := optional(ins, 2)) is not None:
+                own = bias[group * outer : (group + 1) * outer]
+                total += own.astype(wide).reshape(outer, *[1] * len(windows))
             np.copyto(out[n, group * outer : (group + 1) * outer], total, casting="unsafe")
 
     @staticmethod
