@@ -11,13 +11,14 @@ import numpy as np
 from hashinfer.kernels import blocks, integer, quantise
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Inputs, Operand, Shape, TensorType, broadcast, need, optional
+from hashinfer.ops.base import Inputs, Operand, Shape, TensorType, need, optional
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, aligned
 from hashinfer.ops.product import (
     NS_PER_MULTIPLY,
     Epilogue,
     Rows,
+    as_matrices,
     batch_offsets,
     block_tiles,
     by_planes,
@@ -63,26 +64,21 @@ def product_calls(ins: Inputs, a: tuple[int, int], b: tuple[int, int], y: Buffer
     a, b: which inputs of the op the bytes and the zero points are.
     """
     left, right = need(ins, a[0], "A"), need(ins, b[0], "B")
-    xs = left.shape if len(left.shape) > 1 else (1, *left.shape)
-    ws = right.shape if len(right.shape) > 1 else (*right.shape, 1)
-    batch: Shape = broadcast(xs[:-2], ws[:-2])
-    rows, inputs, outputs = xs[-2], xs[-1], ws[-1]
-    if prod(ws[:-2]) == 1:
-        rows, batch = prod(xs[:-1]), ()
+    xs, ws, batch, rows = as_matrices(left.shape, right.shape)
+    inputs, outputs = xs[-1], ws[-1]
     centred = Buffer("temp", 0)
     source = Rows(centred, inputs, rows, inputs, outputs, y, outputs)
     args = source.args() | {"w": Buffer("in", b[0]), "w_row_stride": outputs, "w_col_stride": 1}
     args |= {"flip": flip(right.dtype), **zero_args(ins, b[1])}
     entries = inputs * outputs
     work = (NS_PER_MULTIPLY * rows + NS_PER_BYTE) * entries * prod(batch)
+    first = centre_call(ins, *a, inputs, centred)
     if rows <= FEW_ROWS and not batch:
-        first = centre_call(ins, *a, inputs, centred)
         tiles = rows * -(-outputs // blocks.STRIP)
         call = KernelCall(integer.integer_row, tiles, args, integer.ROW_SCRATCH_BYTES, rows * 2 * NS_PER_BYTE * entries)
     else:
         # Rows are padded to whole words of two.
         words = -(-inputs // 2)
-        first = centre_call(ins, *a, inputs, centred)
         tiles = prod(xs[:-1]) if inputs else 0
         first = replace(first, kernel=integer.centre_rows, tiles=tiles, args={**first.args, "pitch": 2 * words})
         offsets = batch_offsets((*xs[:-1], words), ws, batch, rows * outputs)
@@ -100,7 +96,7 @@ def convolution_calls(
     w: which inputs of the op W and its zero points are.
     """
     kernel = need(ins, w[0], "w")
-    count = geometry.batch * geometry.channels * geometry.height * geometry.width
+    count = geometry.batch * geometry.channels * geometry.pixels
     centred, zeros = Buffer("temp", 0), zero_args(ins, w[1])
     calls = [centre_call(ins, 0, x_zero, count, centred)]
     size = aligned(4 * count)

@@ -1,35 +1,100 @@
-"""The geometry of a convolution: sizes, strides and pads as ONNX defines them, one spatial dimension as two."""
+"""Windows along axes, and the geometry of a convolution: sizes, strides and pads as ONNX defines them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from hashinfer.errors import OpError
+from hashinfer.kernels import pooling
 from hashinfer.kernels.rows import PATCH_FIELDS
 from hashinfer.ops.base import Array, Call, Shape
+from hashinfer.ops.checks import text
+from hashinfer.ops.emission import Argument
 
-_AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a kernel goes along one axis of `size` elements, with `pads` of padding before and after: `count` times."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    pads: tuple[int, int]
+    count: int
+
+    @property
+    def reach(self) -> int:
+        """The number of elements, those of the padding among them, from the first window's first to the last's last."""
+        return max(self.count - 1, 0) * self.stride + (self.kernel - 1) * self.dilation + 1
+
+    def positions(self) -> range:
+        """The kernel positions that are within the image for some output."""
+        before, last = self.pads[0], (self.count - 1) * self.stride
+        return range(
+            max(-((last - before) // self.dilation), 0), min((before + self.size - 1) // self.dilation + 1, self.kernel)
+        )
+
+    def slices(self, k: int) -> tuple[slice, slice]:
+        """The outputs whose kernel position k is within the image, and the elements it meets there."""
+        offset = k * self.dilation - self.pads[0]
+        first = max(-(offset // self.stride), 0)
+        end = min((self.size - 1 - offset) // self.stride + 1, self.count)
+        if first >= end:
+            return slice(0, 0), slice(0, 0)
+        start = first * self.stride + offset
+        return slice(first, end), slice(start, start + (end - first - 1) * self.stride + 1, self.stride)
+
+    def args(self, k: int) -> dict[str, Argument]:
+        """A kernel's arguments for axis k, as hashinfer.kernels.pooling.AXIS names them."""
+        values = (self.size, self.count, self.kernel, self.stride, self.dilation, self.pads[0])
+        return {f"{name}_{k}": value for name, value in zip(pooling.AXIS, values, strict=True)}
+
+
+WHOLE = Window(1, 1, 1, 1, (0, 0), 1)
+"""Along an axis that is not there."""
+
+
+def need_auto_pad(call: Call) -> str:
+    """The attribute `auto_pad`. Raises OpError unless it is one of AUTO_PADS."""
+    auto = text(call.get("auto_pad", "NOTSET"))
+    if auto not in AUTO_PADS:
+        raise OpError(f"auto_pad is {auto!r}; expected one of {', '.join(AUTO_PADS)}")
+    return auto
+
+
+def need_pads(call: Call, spatial: int) -> Shape:
+    """The attribute `pads`, by default zeros. Raises OpError unless it is two numbers for each spatial axis."""
+    pads = tuple(int(v) for v in call.get("pads", (0,) * (2 * spatial)))
+    if len(pads) != 2 * spatial or any(v < 0 for v in pads):
+        raise OpError(f"pads is {list(pads)}; expected {2 * spatial} numbers, none below 0")
+    return pads
+
+
+def shared_padding(auto: str, total: int) -> tuple[int, int]:
+    """Padding that both ends of an axis share; with SAME_UPPER the odd element is behind, else before."""
+    small, large = total // 2, total - total // 2
+    return (small, large) if auto == "SAME_UPPER" else (large, small)
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """x [batch, channels, height, width] convolved into [batch, out_channels, out_height, out_width]."""
+    """x [batch, channels, height, width] convolved into [batch, out_channels, out_height, out_width].
+
+    axes: of height and width; where there is one spatial dimension, it is the width, and the height is WHOLE.
+    """
 
     batch: int
     channels: int
-    height: int
-    width: int
     out_channels: int
     groups: int
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int, int, int]
-    out_height: int
-    out_width: int
+    axes: tuple[Window, Window]
     spatial: int
 
     @property
@@ -38,17 +103,20 @@ class Geometry:
 
     @property
     def patch_size(self) -> int:
-        return self.group_channels * self.kernel[0] * self.kernel[1]
+        return self.group_channels * self.axes[0].kernel * self.axes[1].kernel
+
+    @property
+    def pixels(self) -> int:
+        """Of one plane of x."""
+        return self.axes[0].size * self.axes[1].size
 
     @property
     def out_pixels(self) -> int:
-        return self.out_height * self.out_width
+        return self.axes[0].count * self.axes[1].count
 
     @property
     def out_shape(self) -> Shape:
-        if self.spatial == 1:
-            return (self.batch, self.out_channels, self.out_width)
-        return (self.batch, self.out_channels, self.out_height, self.out_width)
+        return (self.batch, self.out_channels, *(axis.count for axis in self.axes[2 - self.spatial :]))
 
     @classmethod
     def of(cls, call: Call, x: Shape, w: Shape) -> Self:
@@ -59,72 +127,50 @@ class Geometry:
         groups = int(call.get("group", 1))
         if groups < 1 or x[1] != w[1] * groups or w[0] % groups:
             raise OpError(f"X has {x[1]} channels and W shape {list(w)} with group {groups}: channels do not fit")
-        kernel = _two(tuple(call.get("kernel_shape", w[2:])), spatial, 1, "kernel_shape")
-        if kernel != _two(w[2:], spatial, 1, "W"):
+        kernel = _above_zero(call.get("kernel_shape", w[2:]), spatial, "kernel_shape")
+        if kernel != _above_zero(w[2:], spatial, "W"):
             raise OpError(f"kernel_shape is {list(call.attrs['kernel_shape'])}; W has shape {list(w)}")
-        strides = _two(tuple(call.get("strides", (1,) * spatial)), spatial, 1, "strides")
-        dilations = _two(tuple(call.get("dilations", (1,) * spatial)), spatial, 1, "dilations")
-        size = _two(x[2:], spatial, 1, "X")
-        pads = _pads(call, spatial, size, kernel, strides, dilations)
-        out = []
-        for axis in range(2):
-            reach = dilations[axis] * (kernel[axis] - 1) + 1
-            room = size[axis] + pads[axis] + pads[axis + 2] - reach
-            if room < 0 or min(kernel) < 1:
-                raise OpError(f"the kernel reaches over {reach} of {room + reach} padded pixels")
-            out.append(room // strides[axis] + 1)
-        return cls(x[0], x[1], *size, w[0], groups, kernel, strides, dilations, pads, out[0], out[1], spatial)
+        strides = _above_zero(call.get("strides", (1,) * spatial), spatial, "strides")
+        dilations = _above_zero(call.get("dilations", (1,) * spatial), spatial, "dilations")
+        auto = need_auto_pad(call)
+        pads = need_pads(call, spatial) if auto == "NOTSET" else (0,) * (2 * spatial)
+        ends = zip(pads[:spatial], pads[spatial:], strict=True)
+        found = [_window(auto, *each) for each in zip(x[2:], kernel, strides, dilations, ends, strict=True)]
+        return cls(x[0], x[1], w[0], groups, (WHOLE if spatial == 1 else found[0], found[-1]), spatial)
 
     def patch_array(self) -> Array:
         """The numbers that the kernels' `patches` argument points at."""
+        rows, cols = self.axes
         values = {
             "channels": self.group_channels,
-            "height": self.height,
-            "width": self.width,
-            "kernel_height": self.kernel[0],
-            "kernel_width": self.kernel[1],
-            "stride_height": self.strides[0],
-            "stride_width": self.strides[1],
-            "dilation_height": self.dilations[0],
-            "dilation_width": self.dilations[1],
-            "pad_top": self.pads[0],
-            "pad_left": self.pads[1],
-            "out_width": max(self.out_width, 1),
-            "image_stride": self.channels * self.height * self.width,
+            "height": rows.size,
+            "width": cols.size,
+            "kernel_height": rows.kernel,
+            "kernel_width": cols.kernel,
+            "stride_height": rows.stride,
+            "stride_width": cols.stride,
+            "dilation_height": rows.dilation,
+            "dilation_width": cols.dilation,
+            "pad_top": rows.pads[0],
+            "pad_left": cols.pads[0],
+            "out_width": max(cols.count, 1),
+            "image_stride": self.channels * self.pixels,
         }
         return np.array([values[name] for name in PATCH_FIELDS], np.int64)
 
 
-def _two(values: Shape, spatial: int, fill: int, what: str) -> tuple[int, int]:
-    if len(values) != spatial or (what != "X" and any(v < 1 for v in values)):
+def _above_zero(given: Iterable[int], spatial: int, what: str) -> Shape:
+    values = tuple(given)
+    if len(values) != spatial or any(v < 1 for v in values):
         raise OpError(f"{what} is {list(values)}; expected {spatial} numbers above 0")
-    return (fill, values[0]) if spatial == 1 else (values[0], values[1])
+    return values
 
 
-def _pads(
-    call: Call,
-    spatial: int,
-    size: tuple[int, int],
-    kernel: tuple[int, int],
-    strides: tuple[int, int],
-    dilations: tuple[int, int],
-) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right)."""
-    auto = str(call.get("auto_pad", "NOTSET"))
-    if auto not in _AUTO_PADS:
-        raise OpError(f"auto_pad is {auto!r}; expected one of {', '.join(_AUTO_PADS)}")
-    if auto == "VALID":
-        return (0, 0, 0, 0)
-    if auto == "NOTSET":
-        pads = tuple(call.get("pads", (0,) * (2 * spatial)))
-        if len(pads) != 2 * spatial or any(p < 0 for p in pads):
-            raise OpError(f"pads is {list(pads)}; expected {2 * spatial} numbers, none below 0")
-        return (0, pads[0], 0, pads[1]) if spatial == 1 else (pads[0], pads[1], pads[2], pads[3])
-    before, after = [], []
-    for axis in range(2):
-        out = -(-size[axis] // strides[axis])
-        total = max(0, (out - 1) * strides[axis] + dilations[axis] * (kernel[axis] - 1) + 1 - size[axis])
-        small, large = total // 2, total - total // 2
-        before.append(small if auto == "SAME_UPPER" else large)
-        after.append(large if auto == "SAME_UPPER" else small)
-    return (before[0], before[1], after[0], after[1])
+def _window(auto: str, size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Window:
+    reach = dilation * (kernel - 1) + 1
+    if auto.startswith("SAME"):
+        pads = shared_padding(auto, max(0, (-(-size // stride) - 1) * stride + reach - size))
+    room = size + sum(pads) - reach
+    if room < 0:
+        raise OpError(f"the kernel reaches over {reach} of {room + reach} padded pixels")
+    return Window(size, kernel, stride, dilation, pads, room // stride + 1)

@@ -42,7 +42,7 @@ from hashinfer.ops.checks import (
     need_same_dtype,
     text,
 )
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, NativeOp
 
 BOOL_TYPE = np.dtype(bool)
 
@@ -162,9 +162,7 @@ class Arithmetic(Binary, NativeOp):
         for k, (size, a, b) in enumerate(axes):
             args |= {f"n{k}": size, f"a{k}": a, f"b{k}": b}
         tiles = -(-(count // inner) // rows) if count else 0
-        return Emission(
-            [KernelCall(elementwise.arithmetic, tiles, args, 0, NS_PER_ELEMENT * count)], choice="arithmetic"
-        )
+        return Emission.of(elementwise.arithmetic, tiles, args, 0, NS_PER_ELEMENT * count)
 
 
 def common_axes(a: Shape, b: Shape) -> list[tuple[int, int, int]]:

@@ -60,6 +60,13 @@ class Emission:
     choice: str = ""
     reason: str = ""
 
+    @classmethod
+    def of(
+        cls, kernel: Kernel, tiles: int, args: Mapping[str, Argument], scratch: int, work: float, reason: str = ""
+    ) -> Emission:
+        """One call, which names the choice."""
+        return cls([KernelCall(kernel, tiles, args, scratch, work)], choice=kernel.name, reason=reason)
+
     @property
     def scratch(self) -> int:
         """Bytes of scratch a thread."""
@@ -78,7 +85,7 @@ def flat_emission(kernel: Kernel, count: int, kind: int = 0, more_ns: float = 0.
     """
     args: dict[str, Argument] = {"x": Buffer("in", 0), "kind": kind, "count": count, "y": Buffer("out", 0), **more}
     work = (NS_PER_ELEMENT + more_ns) * count
-    return Emission([KernelCall(kernel, -(-count // TILE), args, 0, work)], choice=kernel.name)
+    return Emission.of(kernel, -(-count // TILE), args, 0, work)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from hashinfer.kernels import (
     xxh32_small,
 )
 from hashinfer.kernels.isa import INTEGER, ISA, SCALAR
-from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pixels import PIXELS
 from hashinfer.kernels.vectors import LANES
 from hashinfer.ops.base import Arrays, Call, Inputs, TensorType, Types, need, optional
@@ -42,9 +41,11 @@ from hashinfer.ops.product import (
     check_bias,
     conv_rows,
     dense_emission,
+    dense_weights,
     matmul_shape,
     pixel_tiles,
     pixel_work,
+    plain_rows,
 )
 from hashinfer.schemes import Dyadic, Xxh32
 
@@ -85,17 +86,7 @@ class HashedProduct(NativeOp):
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         rows = prod(outs[0].shape[:-1])
         bias = bias_args(optional(ins, 1), 1, rows, self.outputs)
-        source = Rows(
-            Buffer("in", 0),
-            self.inputs,
-            rows,
-            self.inputs,
-            self.outputs,
-            Buffer("out", 0),
-            self.outputs,
-            bias=bias,
-            epilogue=self.epilogue,
-        )
+        source = plain_rows(rows, self.inputs, self.outputs, bias, self.epilogue)
         return emit_product(self.matrix, source, self.transposed)
 
 
@@ -160,7 +151,7 @@ class HashedLookup(NativeOp):
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         ids, matrix = need(ins, 0, "indices"), self.matrix
         count, bag = ids.type.size, ids.shape[-1] if self.bag else lookup.NO_BAG
-        args: dict[str, Argument] = {
+        args = matrix.args() | {
             "ids": Buffer("in", 0),
             "id_bytes": ids.dtype.itemsize,
             "count": count,
@@ -168,19 +159,12 @@ class HashedLookup(NativeOp):
             "table_rows": matrix.scheme.rows,
             "cols": matrix.scheme.cols,
             "y": Buffer("out", 0),
-            "w": matrix.w,
-            "buckets": matrix.scheme.buckets,
-            "seed": matrix.scheme.seed,
-            "block": matrix.parameter,
             "alpha": float(matrix.scale) / (max(bag, 1) if self.bag == "mean" else 1),
         }
-        kernel: Kernel = getattr(lookup, f"xxh32_lookup_{matrix.suffix}")
         tiles = prod(ids.shape[:-1]) if self.bag else -(-count // lookup.IDS_PER_TILE)
         work = count * matrix.scheme.cols * _hash_ns(matrix, matrix.parameter, listed=True)
         reason = f"rows hashed where read, the {self.bag} of {bag} at once" if self.bag else "rows hashed where read"
-        return Emission(
-            [KernelCall(kernel, tiles, args, lookup.SCRATCH_BYTES, work)], choice=kernel.name, reason=reason
-        )
+        return Emission.of(matrix.kernel(lookup, "xxh32_lookup"), tiles, args, lookup.SCRATCH_BYTES, work, reason)
 
 
 class HashedExpand(NativeOp):
@@ -202,9 +186,9 @@ class HashedExpand(NativeOp):
             "alpha": float(self.matrix.scale),
         }
         tiles = -(-rows // blocks.CHUNK) * -(-cols // blocks.STRIP)
-        kernel: Kernel = getattr(blocks, f"expand_{self.matrix.suffix}")
-        call_ = KernelCall(kernel, tiles, args, blocks.EXPAND_SCRATCH_BYTES, _NS_HASH * rows * cols)
-        return Emission([call_], choice=kernel.name, reason="W is materialised: its consumer cannot be fused with it")
+        kernel, work = self.matrix.kernel(blocks, "expand"), _NS_HASH * rows * cols
+        reason = "W is materialised: its consumer cannot be fused with it"
+        return Emission.of(kernel, tiles, args, blocks.EXPAND_SCRATCH_BYTES, work, reason)
 
 
 def emit_product(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> Emission:
@@ -221,13 +205,10 @@ def candidates(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> 
 def _whole_emission(matrix: HashedMatrix, source: Rows, transposed: bool) -> Emission:
     """The product with W held as it is."""
     cols = matrix.scheme.cols
-    weights: dict[str, Argument] = {
-        "w": lambda: matrix.take_whole(lambda out: HashedExpand(matrix).run(Call({}, 0), [], [out])),
-        "kind": blocks.DENSE_KIND,
-        "w_row_stride": 1 if transposed else cols,
-        "w_col_stride": cols if transposed else 1,
-    }
-    made = dense_emission(source, weights, np.zeros((1, 3), np.int64), 1)
+    weights = dense_weights(
+        lambda: matrix.take_whole(lambda out: HashedExpand(matrix).run(Call({}, 0), [], [out])), cols, transposed
+    )
+    made = dense_emission(source, weights)
     return replace(made, reason=f"W is held, by the memory budget; {made.reason}")
 
 
@@ -275,14 +256,8 @@ def _scaled(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
 
 
 def _block_args(matrix: HashedMatrix) -> dict[str, Argument]:
-    return {
-        "w": matrix.w,
-        "kind": blocks.DYADIC_KIND if isinstance(matrix.scheme, Dyadic) else blocks.XXH32_KIND,
-        "buckets": matrix.scheme.buckets,
-        "seed": matrix.scheme.seed,
-        "parameter": matrix.parameter,
-        "half": matrix.half,
-    }
+    kind = blocks.DYADIC_KIND if isinstance(matrix.scheme, Dyadic) else blocks.XXH32_KIND
+    return matrix.args() | {"kind": kind, "parameter": matrix.parameter}
 
 
 def _hash_ns(matrix: HashedMatrix, runs: int, listed: bool) -> float:
@@ -303,19 +278,18 @@ def _block_emission(
     fill = _NS_FILL_SLOWLY if transposed or isinstance(matrix.scheme, Dyadic) else _hash_ns(matrix, runs, listed=False)
     filled = fill * source.inputs * (-(-source.outputs // 16) * 16)
     if source.patches is not None:
-        kernel: Kernel = getattr(pixel_blocks, f"pixel_block_{matrix.suffix}")
+        kernel, tiles = matrix.kernel(pixel_blocks, "pixel_block"), pixel_tiles(source)
         work = (
             pixel_work(source) + source.rows // source.image_rows * -(-source.image_rows // pixel_blocks.BLOCK) * filled
         )
-        call = KernelCall(kernel, pixel_tiles(source), args, pixel_blocks.SCRATCH_BYTES, work)
-        return Emission([call], choice=kernel.name, reason=reason or "128 pixels share each hashed tile of W")
-    kernel = getattr(blocks, f"block_{matrix.suffix}")
+        reason = reason or "128 pixels share each hashed tile of W"
+        return Emission.of(kernel, tiles, args, pixel_blocks.SCRATCH_BYTES, work, reason)
     tiles = block_tiles(source.rows, source.outputs)
     row_blocks, multiplied = -(-source.rows // blocks.ROW_BLOCK), -(-source.outputs // 32) * 32
     work = _NS_ROW + row_blocks * filled + NS_PER_MULTIPLY * source.inputs * source.rows * multiplied
     work += row_blocks * _NS_TILE + source.rows * (_NS_FINISH * source.outputs + _NS_READ_ROW * source.inputs)
-    call = KernelCall(kernel, tiles, args, blocks.SCRATCH_BYTES, work)
-    return Emission([call], choice=kernel.name, reason=reason or f"{source.rows} rows share each hashed tile of W")
+    reason = reason or f"{source.rows} rows share each hashed tile of W"
+    return Emission.of(matrix.kernel(blocks, "block"), tiles, args, blocks.SCRATCH_BYTES, work, reason)
 
 
 def _listing_ns(source: Rows) -> float:
@@ -324,49 +298,46 @@ def _listing_ns(source: Rows) -> float:
 
 
 def _xxh32_args(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
-    return _scaled(matrix, source) | {
-        "w": matrix.w,
-        "buckets": matrix.scheme.buckets,
-        "seed": matrix.scheme.seed,
-        "block": matrix.parameter,
-        "skip_zeros": int(matrix.finite),
-    }
+    return _scaled(matrix, source) | matrix.args() | {"skip_zeros": int(matrix.finite)}
 
 
 def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
     args = _xxh32_args(matrix, source)
-    kernel: Kernel = getattr(xxh32, f"xxh32_row_{matrix.suffix}")
     hashed = source.outputs if matrix.parameter < GROUPED else -(-source.outputs // 16) * 16
     work = _listing_ns(source) + source.rows * source.inputs * hashed * _hash_ns(matrix, matrix.parameter, listed=True)
     args["strip"] = strip = xxh32.STRIP if work < SPLIT_NS * source.rows else xxh32.STRIP // 4
     tiles = source.rows * -(-source.outputs // strip)
     reason = f"{source.rows} rows: hashed inline, " + ("zero inputs skipped" if matrix.finite else "no zero skipped")
-    return Emission([KernelCall(kernel, tiles, args, xxh32.SCRATCH_BYTES, work)], choice=kernel.name, reason=reason)
+    return Emission.of(matrix.kernel(xxh32, "xxh32_row"), tiles, args, xxh32.SCRATCH_BYTES, work, reason)
 
 
 def _xxh32_small(matrix: HashedMatrix, source: Rows) -> Emission:
     """Row by row in little memory."""
     args = _xxh32_args(matrix, source)
     work = _listing_ns(source) + source.rows * source.inputs * source.outputs * _hash_ns(matrix, matrix.parameter, True)
-    kernel: Kernel = getattr(xxh32_small, f"xxh32_small_{matrix.suffix}")
     scratch = xxh32_small.small_scratch_bytes(source.inputs, source.outputs, matrix.parameter)
-    return Emission([KernelCall(kernel, source.rows, args, scratch, work)], choice=kernel.name, reason="hashed inline")
+    return Emission.of(matrix.kernel(xxh32_small, "xxh32_small"), source.rows, args, scratch, work, "hashed inline")
+
+
+def _tables(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
+    """What every kernel of the dyadic scheme takes."""
+    return (
+        _scaled(matrix, source)
+        | matrix.args()
+        | {
+            "places": lambda: matrix.places,
+            "row_signs": lambda: matrix.row_signs,
+            "col_signs": lambda: matrix.col_signs,
+        }
+    )
 
 
 def _dyadic_args(matrix: HashedMatrix, source: Rows, direct_below: int = 0) -> dict[str, Argument]:
     scheme = matrix.dyadic
-    return _scaled(matrix, source) | {
-        "w": matrix.w,
-        "buckets": scheme.buckets,
-        "seed": scheme.seed,
-        "width": scheme.width,
-        "half": matrix.half,
+    return _tables(matrix, source) | {
         "spectrum": matrix.take_spectrum,
         "chunks": lambda: matrix.chunks,
         "chunk_count": len(matrix.chunks),
-        "places": lambda: matrix.places,
-        "row_signs": lambda: matrix.row_signs,
-        "col_signs": lambda: matrix.col_signs,
         "direct_below": direct_below,
         "skip_zeros": 1,
         "tail": dyadic.best_tail(scheme.width, LANES, -(-scheme.cols // scheme.groups)),
@@ -391,7 +362,7 @@ def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
         reason += f"; by XOR up to {direct_below} non-zero inputs"
     if source.patches is None and len(matrix.chunks) > 1 and row_ns > SPLIT_NS and source.rows < FEW_SPLIT:
         args |= {"folded": Buffer("temp", 0), "direct": Buffer("temp", 1), "raw": Buffer("temp", 2)}
-        kernel: Kernel = getattr(dyadic, f"dyadic_inverse_{matrix.suffix}")
+        kernel = matrix.kernel(dyadic, "dyadic_inverse")
         tiles, inner = source.rows * len(matrix.chunks), dyadic.inverse_scratch_bytes(width)
         calls = [
             KernelCall(dyadic.dyadic_fold, source.rows, args, inner, source.rows * ends / 2),
@@ -401,9 +372,8 @@ def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
         raw = dyadic.raw_floats(source.outputs, groups)
         temps = (4 * (width + LANES) * source.rows, 8 * source.rows, 4 * raw * source.rows)
         return Emission(calls, temps, kernel.name, f"{reason}, chunk by chunk")
-    kernel = getattr(dyadic, f"dyadic_row_{matrix.suffix}")
-    call = KernelCall(kernel, source.rows, args, scratch, source.rows * row_ns)
-    return Emission([call], choice=kernel.name, reason=reason)
+    kernel = matrix.kernel(dyadic, "dyadic_row")
+    return Emission.of(kernel, source.rows, args, scratch, source.rows * row_ns, reason)
 
 
 def takes_spectrum(op: HashedProduct | HashedConv) -> bool:
@@ -415,18 +385,11 @@ def _dyadic_small(matrix: HashedMatrix, source: Rows) -> Emission:
     """Row by row with the weight vector as the one large constant, in integers where that is what the core has."""
     scheme = matrix.dyadic
     width, groups = scheme.width, scheme.groups
-    args = _scaled(matrix, source) | {
-        "w": matrix.w,
-        "buckets": scheme.buckets,
-        "width": width,
-        "places": lambda: matrix.places,
-        "row_signs": lambda: matrix.row_signs,
-        "col_signs": lambda: matrix.col_signs,
-    }
+    args = _tables(matrix, source)
     gathered = source.inputs if source.patches is not None else 0
     stages = groups * width / LANES * (2 * log2(width) + 10)
     work = _NS_STAGE * stages + _NS_FOLD * source.inputs + _NS_FINISH * source.outputs + _NS_PATCH * gathered
-    kernel: Kernel = getattr(dyadic_small, f"dyadic_small_{matrix.suffix}")
+    kernel = matrix.kernel(dyadic_small, "dyadic_small")
     scratch, how = dyadic_small.small_scratch_bytes(width, gathered), "one by one"
     if matrix.bare_spectrum is not None:
         kernel, how = dyadic_small.dyadic_small_spectrum, "one by one, its spectrum held in place of w"
@@ -435,8 +398,8 @@ def _dyadic_small(matrix: HashedMatrix, source: Rows) -> Emission:
     if ISA == INTEGER and matrix.w.dtype == np.int8 and fits:
         kernel, how = dyadic_integer.dyadic_integer_i8, "one by one, in integers"
         args["norms"] = lambda: matrix.norms
-    call = KernelCall(kernel, source.rows, args, scratch, source.rows * (_NS_ROW + work))
-    return Emission([call], choice=kernel.name, reason=f"Walsh-Hadamard over {groups} groups of {width}, {how}")
+    reason = f"Walsh-Hadamard over {groups} groups of {width}, {how}"
+    return Emission.of(kernel, source.rows, args, scratch, source.rows * (_NS_ROW + work), reason)
 
 
 def _dyadic_pixels(matrix: HashedMatrix, source: Rows) -> Emission:
@@ -445,18 +408,17 @@ def _dyadic_pixels(matrix: HashedMatrix, source: Rows) -> Emission:
     tail = dyadic.best_tail(width, LANES, places)
     one = dyadic.transform_ns(width, LANES, places, tail) + _NS_UNPACK * width
     ends = _NS_PIXEL * source.inputs + _NS_STAGE * width * (6 + log2(width)) + _NS_OUTPUT * source.outputs
-    kernel: Kernel = getattr(dyadic_pixels, f"dyadic_pixels_{matrix.suffix}")
+    kernel = matrix.kernel(dyadic_pixels, "dyadic_pixels")
     tiles = source.rows // source.image_rows * ceil(source.image_rows / PIXELS)
     scratch = dyadic_pixels.pixel_scratch_bytes(width, source.inputs, source.outputs, groups)
-    call = KernelCall(kernel, tiles, _dyadic_args(matrix, source), scratch, tiles * (_NS_ROW + groups * one + ends))
-    reason = f"Walsh-Hadamard over {groups} groups of {width}, 16 pixels at once"
-    return Emission([call], choice=kernel.name, reason=reason)
+    work, reason = tiles * (_NS_ROW + groups * one + ends), f"Walsh-Hadamard over {groups} groups of {width}"
+    return Emission.of(kernel, tiles, _dyadic_args(matrix, source), scratch, work, f"{reason}, 16 pixels at once")
 
 
 def _dyadic_transposed(matrix: HashedMatrix, source: Rows) -> Emission:
     scheme = matrix.dyadic
-    kernel: Kernel = getattr(dyadic_transposed, f"dyadic_transposed_{matrix.suffix}")
+    kernel = matrix.kernel(dyadic_transposed, "dyadic_transposed")
     work = _NS_STAGE / 8 * scheme.buckets * (log2(scheme.width) + 4) + 4 * (source.inputs + source.outputs)
     scratch = dyadic_transposed.transposed_scratch_bytes(scheme.width)
-    call = KernelCall(kernel, source.rows, _dyadic_args(matrix, source), scratch, source.rows * work)
-    return Emission([call], choice=kernel.name, reason="the transpose, by Walsh-Hadamard transform")
+    args, reason = _dyadic_args(matrix, source), "the transpose, by Walsh-Hadamard transform"
+    return Emission.of(kernel, source.rows, args, scratch, source.rows * work, reason)

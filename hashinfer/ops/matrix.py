@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,20 @@ class HashedMatrix:
         """Which variant of a kernel reads this weight vector."""
         return {np.dtype(np.uint16): "f16", np.dtype(np.int8): "i8"}.get(self.w.dtype, "f32")
 
-    @property
-    def half(self) -> int:
-        """ceil(log2(width) / 2) of a dyadic scheme, 0 for another."""
-        return self.scheme.width.bit_length() // 2 if isinstance(self.scheme, Dyadic) else 0
+    def kernel(self, module: ModuleType, name: str) -> Kernel:
+        """The variant of a kernel that reads this weight vector."""
+        found: Kernel = getattr(module, f"{name}_{self.suffix}")
+        return found
+
+    def args(self) -> dict[str, Argument]:
+        """What the scheme's kernels are told of it: half is ceil(log2(width) / 2) of a dyadic scheme, 0 of another."""
+        return {
+            "w": self.w,
+            "buckets": self.scheme.buckets,
+            "seed": self.scheme.seed,
+            self.scheme.parameter: self.parameter,
+            "half": self.scheme.width.bit_length() // 2 if isinstance(self.scheme, Dyadic) else 0,
+        }
 
     @property
     def parameter(self) -> int:
@@ -150,18 +161,10 @@ class HashedMatrix:
 
     def _transformed(self, scheme: Dyadic) -> Array:
         out = np.empty(spectrum_size(scheme), np.float32)
-        args: dict[str, Argument] = {
-            "w": self.w,
-            "buckets": scheme.buckets,
-            "width": scheme.width,
-            "chunks": self.chunks,
-            "chunk_count": len(self.chunks),
-            "spectrum": out,
-            "floats": out.size,
-        }
-        kernel: Kernel = getattr(dyadic, f"dyadic_spectrum_{self.suffix}")
+        args = self.args() | {"chunks": self.chunks, "chunk_count": len(self.chunks)}
+        args |= {"spectrum": out, "floats": out.size}
         scratch = aligned_empty(4 * MOST_LANES * scheme.width)
-        program = assemble([KernelCall(kernel, 1, args, scratch.nbytes, 0.0)])
+        program = assemble([KernelCall(self.kernel(dyadic, "dyadic_spectrum"), 1, args, scratch.nbytes, 0.0)])
         Program(program.code, scratch.ctypes.data, scratch.nbytes).run()
         return out
 

@@ -46,7 +46,7 @@ from hashinfer.ops.checks import (
     need_same_dtype,
     reduced,
 )
-from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, KernelOrNumPy, NativeOp
+from hashinfer.ops.emission import Argument, Buffer, Emission, KernelOrNumPy, NativeOp
 from hashinfer.ops.reduce import Axes, lowest, mean, norm, sum_of_squares
 
 
@@ -93,8 +93,7 @@ def rows_emission(kernel: Kernel, shape: Shape, first: int, ns: float, **more: A
     together = max(1, TILE_ELEMENTS // max(cols, 1))
     args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "rows": rows, "cols": cols}
     args |= {"rows_per_tile": together, **more}
-    call = KernelCall(kernel, -(-rows // together), args, 0, ns * rows * cols)
-    return Emission([call], choice=kernel.name)
+    return Emission.of(kernel, -(-rows // together), args, 0, ns * rows * cols)
 
 
 class SoftmaxOp(NativeOp):

@@ -8,7 +8,6 @@ slices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 
@@ -19,75 +18,29 @@ from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types, need, optional, register
 from hashinfer.ops.checks import FLOATS, DTypes, array, need_dtype, need_rank, tensor, text
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.convolution import AUTO_PADS, WHOLE, Window, shared_padding
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, NativeOp
 from hashinfer.ops.reduce import lowest, mean
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """How a kernel goes along one axis of `size` elements, with `pads` of padding before and after: `count` times."""
+def window(auto: str, ceil: bool, size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Window:
+    """The windows along one axis. Raises OpError if there is none.
 
-    size: int
-    kernel: int
-    stride: int
-    dilation: int
-    pads: tuple[int, int]
-    count: int
-
-    @property
-    def reach(self) -> int:
-        """The number of elements, those of the padding among them, from the first window's first to the last's last."""
-        return max(self.count - 1, 0) * self.stride + (self.kernel - 1) * self.dilation + 1
-
-    def positions(self) -> range:
-        """The kernel positions that are within the image for some output."""
-        before, last = self.pads[0], (self.count - 1) * self.stride
-        return range(
-            max(-((last - before) // self.dilation), 0), min((before + self.size - 1) // self.dilation + 1, self.kernel)
-        )
-
-    def slices(self, k: int) -> tuple[slice, slice]:
-        """The outputs whose kernel position k is within the image, and the elements it meets there."""
-        offset = k * self.dilation - self.pads[0]
-        first = max(-(offset // self.stride), 0)
-        end = min((self.size - 1 - offset) // self.stride + 1, self.count)
-        if first >= end:
-            return slice(0, 0), slice(0, 0)
-        start = first * self.stride + offset
-        return slice(first, end), slice(start, start + (end - first - 1) * self.stride + 1, self.stride)
-
-
-@dataclass(frozen=True, slots=True)
-class Mode:
-    """How the ends of an axis are treated."""
-
-    auto_pad: str
-    ceil: bool
-
-    def window(self, size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Window:
-        """The windows along one axis. Raises OpError if there is none.
-
-        With auto_pad SAME, a stride longer than the window leaves elements out at the end: no pad is negative.
-        """
-        reach = dilation * (kernel - 1) + 1
-        if self.auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
-            count = -(-size // stride)
-            total = max((count - 1) * stride + reach - size, 0)
-            small, large = total // 2, total - total // 2
-            pads = (small, large) if self.auto_pad == "SAME_UPPER" else (large, small)
-            return Window(size, kernel, stride, dilation, pads, count)
-        pads = (0, 0) if self.auto_pad == "VALID" else pads
-        room = size + sum(pads) - reach
-        if room < 0:
-            raise OpError(f"a window of {reach} elements does not fit into {size} with {list(pads)} of padding")
-        count = (-(-room // stride) if self.ceil else room // stride) + 1
-        if self.ceil and (count - 1) * stride >= size + pads[0]:
-            count -= 1
+    With auto_pad SAME, a stride longer than the window leaves elements out at the end: no pad is negative.
+    """
+    reach = dilation * (kernel - 1) + 1
+    if auto.startswith("SAME"):
+        count = -(-size // stride)
+        pads = shared_padding(auto, max((count - 1) * stride + reach - size, 0))
         return Window(size, kernel, stride, dilation, pads, count)
-
-
-WHOLE = Window(1, 1, 1, 1, (0, 0), 1)
-"""Along an axis that is not there."""
+    pads = (0, 0) if auto == "VALID" else pads
+    room = size + sum(pads) - reach
+    if room < 0:
+        raise OpError(f"a window of {reach} elements does not fit into {size} with {list(pads)} of padding")
+    count = (-(-room // stride) if ceil else room // stride) + 1
+    if ceil and (count - 1) * stride >= size + pads[0]:
+        count -= 1
+    return Window(size, kernel, stride, dilation, pads, count)
 
 
 def windows(call: Call, spatial: Sequence[int]) -> list[Window]:
@@ -105,11 +58,10 @@ def windows(call: Call, spatial: Sequence[int]) -> list[Window]:
     ):
         if len(values) != length or min(values) < least:
             raise OpError(f"{name} are {values}; expected {length} numbers of at least {least}")
-    if auto_pad not in {"NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"}:
+    if auto_pad not in AUTO_PADS:
         raise OpError(f"auto_pad is {auto_pad!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
-    mode = Mode(auto_pad, bool(call.get("ceil_mode", 0)))
-    ends = zip(pads[:rank], pads[rank:], strict=True)
-    return [mode.window(*settings) for settings in zip(spatial, kernel, strides, dilations, ends, strict=True)]
+    ceil, ends = bool(call.get("ceil_mode", 0)), zip(pads[:rank], pads[rank:], strict=True)
+    return [window(auto_pad, ceil, *each) for each in zip(spatial, kernel, strides, dilations, ends, strict=True)]
 
 
 TILE = 4096
@@ -150,17 +102,13 @@ class Pool(NativeOp):
         size, total = prod(x.shape[2:]), prod(x.shape[:2]) if outs[0].size else 0
         planes = max(1, TILE // max(size, 1))
         line = along[-1].reach
+        scratch = 4 * (line + pooling.SPARE + along[-1].count)
         args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "planes": planes, "total": total}
         for k, axis in enumerate(along):
-            values = (axis.size, axis.count, axis.kernel, axis.stride, axis.dilation, axis.pads[0])
-            args |= {f"{name}_{k}": value for name, value in zip(pooling.AXIS, values, strict=True)}
-        args |= {"padded": int(call.get("count_include_pad", 0)), "end_0": along[0].pads[1], "end_1": along[1].pads[1]}
+            args |= {**axis.args(k), f"end_{k}": axis.pads[1]}
+        args |= {"line": line, "padded": int(call.get("count_include_pad", 0))}
         work = NS_PER_ELEMENT * (x.type.size + along[-1].kernel * outs[0].size)
-        tiles = -(-total // planes)
-        return Emission(
-            [KernelCall(self.kernel, tiles, args | {"line": line}, 4 * (line + pooling.SPARE + along[-1].count), work)],
-            choice=self.kernel.name,
-        )
+        return Emission.of(self.kernel, -(-total // planes), args, scratch, work)
 
 
 @register("MaxPool")

@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.kernels import arguments, blocks, depthwise, pixel_blocks, pooling
+from hashinfer.kernels import arguments, blocks, depthwise, pixel_blocks
 from hashinfer.ops.base import (
     Array,
     Arrays,
@@ -95,6 +95,17 @@ class Rows:
         }
 
 
+def plain_rows(rows: int, inputs: int, outputs: int, bias: Mapping[str, Argument], epilogue: Epilogue) -> Rows:
+    """Rows that lie one behind the other in input 0, and their outputs likewise."""
+    return Rows(IMAGES, inputs, rows, inputs, outputs, PIXELS, outputs, bias=bias, epilogue=epilogue)
+
+
+def dense_weights(w: Argument, pitch: int, transposed: bool = False) -> dict[str, Argument]:
+    """Arguments for weights that are there, in rows of `pitch` elements; transposed: in columns of as many."""
+    strides = (1, pitch) if transposed else (pitch, 1)
+    return {"w": w, "kind": blocks.DENSE_KIND, "w_row_stride": strides[0], "w_col_stride": strides[1]}
+
+
 def bias_args(bias: Operand | None, number: int, rows: int, cols: int) -> dict[str, Argument]:
     """Arguments for a float32 bias that broadcasts to [rows, cols], input `number` of the op."""
     if bias is None:
@@ -120,6 +131,30 @@ def matmul_shape(x: Shape, inputs: int, outputs: int) -> Shape:
     if not x or x[-1] != inputs:
         raise OpError(f"x has shape {list(x)}; expected its last dimension to be {inputs}, the inputs of W")
     return (*x[:-1], outputs)
+
+
+def promoted(a: Shape, b: Shape) -> tuple[Shape, Shape]:
+    """The shapes of matmul's operands as matrices: a vector is a row on the left, a column on the right."""
+    return (1, *a) if len(a) == 1 else a, (*b, 1) if len(b) == 1 else b
+
+
+def product_shape(a: Operand, b: Operand) -> Shape:
+    """Of a @ b, as NumPy's matmul has it. Raises OpError where the operands do not fit."""
+    if not a.shape or not b.shape:
+        raise OpError(f"A is {a.type} and B is {b.type}; expected no scalar")
+    left, right = promoted(a.shape, b.shape)
+    if left[-1] != right[-2]:
+        raise OpError(f"A is {a.type} and B is {b.type}: the inner sizes {left[-1]} and {right[-2]} differ")
+    cols = () if len(b.shape) == 1 else right[-1:]
+    return (*broadcast(left[:-2], right[:-2]), *a.shape[-2:-1], *cols)
+
+
+def as_matrices(a: Shape, b: Shape) -> tuple[Shape, Shape, Shape, int]:
+    """(a, b, batch, rows of a product): all matrices of a are one where b is one."""
+    left, right = promoted(a, b)
+    if prod(right[:-2]) == 1:
+        return left, right, (), prod(left[:-1])
+    return left, right, broadcast(left[:-2], right[:-2]), left[-2]
 
 
 def block_tiles(rows: int, outputs: int) -> int:
@@ -153,13 +188,8 @@ class MatMul(KernelOrNumPy):
             raise OpError(f"A is {x.type} and B is {w.type}; expected one dtype")
         if not x.shape or not w.shape:
             raise OpError(f"A is {x.type} and B is {w.type}; expected rank 1 at least")
-        inner = w.shape[-2] if len(w.shape) > 1 else w.shape[0]
-        if x.shape[-1] != inner:
-            raise OpError(f"A is {x.type} and B is {w.type}: the inner sizes {x.shape[-1]} and {inner} differ")
-        rows = x.shape[-2:-1]
-        cols = w.shape[-1:] if len(w.shape) > 1 else ()
-        shape = (*broadcast(x.shape[:-2], w.shape[:-2]), *rows, *cols)
-        check_bias(optional(ins, 2), prod(shape[:-1]), shape[-1] if cols else 1)
+        shape = product_shape(x, w)
+        check_bias(optional(ins, 2), prod(shape[:-1]), shape[-1] if len(w.shape) > 1 else 1)
         return [TensorType(x.dtype, shape)]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
@@ -167,23 +197,12 @@ class MatMul(KernelOrNumPy):
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x, w = need(ins, 0, "A"), need(ins, 1, "B")
-        xs = x.shape if len(x.shape) > 1 else (1, *x.shape)
-        ws = w.shape if len(w.shape) > 1 else (*w.shape, 1)
-        batch = broadcast(xs[:-2], ws[:-2])
-        rows, inputs, outputs = xs[-2], xs[-1], ws[-1]
-        if prod(ws[:-2]) == 1:
-            rows, batch = prod(xs[:-1]), ()
+        xs, ws, batch, rows = as_matrices(x.shape, w.shape)
+        outputs = ws[-1]
         bias = bias_args(optional(ins, 2), 2, rows, outputs)
-        source = Rows(
-            Buffer("in", 0), inputs, rows, inputs, outputs, Buffer("out", 0), outputs, bias=bias, epilogue=self.epilogue
-        )
-        weights: dict[str, Argument] = {
-            "w": Buffer("in", 1),
-            "kind": blocks.DENSE_KIND,
-            "w_row_stride": outputs,
-            "w_col_stride": 1,
-        }
-        return dense_emission(source, weights, batch_offsets(xs, ws, batch, rows * outputs), prod(batch))
+        source = plain_rows(rows, xs[-1], outputs, bias, self.epilogue)
+        offsets = batch_offsets(xs, ws, batch, rows * outputs)
+        return dense_emission(source, dense_weights(Buffer("in", 1), outputs), offsets, prod(batch))
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         np.copyto(outs[0], np.matmul(array(ins, 0), array(ins, 1)))
@@ -212,23 +231,29 @@ def batch_offsets(xs: Shape, ws: Shape, batch: Shape, y_size: int) -> Array:
     return out
 
 
-def dense_emission(source: Rows, weights: dict[str, Argument], offsets: Array, batches: int) -> Emission:
+ONE_MATRIX = np.zeros((1, 3), np.int64)
+"""The batch_offsets of a product that is no batch."""
+
+
+def dense_emission(
+    source: Rows, weights: dict[str, Argument], offsets: Array = ONE_MATRIX, batches: int = 1
+) -> Emission:
     """The kernel for a dense product: rows one by one where there are few, blocks of 32 x 64 otherwise."""
     work = NS_PER_MULTIPLY * source.rows * source.inputs * source.outputs * batches
     if source.rows <= 3 and batches == 1 and source.patches is None:
         args = source.args() | weights | {"offsets": offsets}
         tiles = source.rows * -(-source.outputs // blocks.STRIP)
-        call = KernelCall(blocks.dense_row, tiles, args, 4 * blocks.STRIP, 4 * work)
-        return Emission([call], choice="dense_row", reason=f"{source.rows} rows: W is read once where it lies")
+        reason = f"{source.rows} rows: W is read once where it lies"
+        return Emission.of(blocks.dense_row, tiles, args, 4 * blocks.STRIP, 4 * work, reason)
     if source.patches is not None:
         kernel = pixel_blocks.pixel_block_dense
         scratch = pixel_blocks.SCRATCH_BYTES
-        call = KernelCall(kernel, pixel_tiles(source), source.args() | weights, scratch, pixel_work(source))
-        return Emission([call], choice=kernel.name, reason="128 pixels share each tile of W")
+        args, reason = source.args() | weights, "128 pixels share each tile of W"
+        return Emission.of(kernel, pixel_tiles(source), args, scratch, pixel_work(source), reason)
     args = source.args() | weights | {"offsets": offsets}
     tiles = block_tiles(source.rows, source.outputs) * batches
-    call = KernelCall(blocks.dense_block, tiles, args, blocks.SCRATCH_BYTES, work)
-    return Emission([call], choice="dense_block", reason=f"{source.rows} rows share each tile of W")
+    reason = f"{source.rows} rows share each tile of W"
+    return Emission.of(blocks.dense_block, tiles, args, blocks.SCRATCH_BYTES, work, reason)
 
 
 @register("Gemm")
@@ -260,14 +285,8 @@ class Gemm(KernelOrNumPy):
         inputs = b.shape[1] if transposed else b.shape[0]
         bias = bias_args(optional(ins, 2), 2, rows, cols)
         epilogue = replace(self.epilogue, alpha=float(call.get("alpha", 1.0)))
-        source = Rows(Buffer("in", 0), inputs, rows, inputs, cols, Buffer("out", 0), cols, bias=bias, epilogue=epilogue)
-        weights: dict[str, Argument] = {
-            "w": Buffer("in", 1),
-            "kind": blocks.DENSE_KIND,
-            "w_row_stride": 1 if transposed else cols,
-            "w_col_stride": inputs if transposed else 1,
-        }
-        return dense_emission(source, weights, np.zeros((1, 3), np.int64), 1)
+        weights = dense_weights(Buffer("in", 1), b.shape[1], transposed)
+        return dense_emission(plain_rows(rows, inputs, cols, bias, epilogue), weights)
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         a, b, c = array(ins, 0), array(ins, 1), optional(ins, 2)
@@ -292,24 +311,19 @@ def by_planes(geometry: Geometry) -> bool:
 
 def reach(geometry: Geometry) -> tuple[int, int, int, int]:
     """(planes, lines, elements of a line) that the windows of one output plane lie in, and rows of outputs."""
-    g = geometry
-    out = (g.out_height, g.out_width)
+    rows, cols = geometry.axes
     # What is beyond the last window is left out; the image may end before it.
-    lines, line = ((out[k] - 1) * g.strides[k] + (g.kernel[k] - 1) * g.dilations[k] + 1 for k in (0, 1))
-    return g.group_channels, lines, line, g.out_height
+    return geometry.group_channels, rows.reach, cols.reach, rows.count
 
 
 def planes_call(geometry: Geometry, args: Mapping[str, Argument]) -> KernelCall:
     """A convolution plane by plane; args: x, y, w, bias, epilogue."""
-    g, sizes, out = geometry, (geometry.height, geometry.width), (geometry.out_height, geometry.out_width)
+    g = geometry
     inner, lines, line, _ = reach(geometry)
-    rows, cols = (np.arange(g.kernel[k]) * g.dilations[k] for k in (0, 1))
+    rows, cols = (np.arange(axis.kernel) * axis.dilation for axis in g.axes)
     taps = ((np.arange(inner)[:, None, None] * lines + rows[:, None]) * line + cols).astype(np.int64)
     mine: dict[str, Argument] = {"maps": g.out_channels, "inner": inner, "outer": g.out_channels // g.groups}
-    mine |= {"lines": lines, "line": line, "taps": taps}
-    for k in range(2):
-        values = (sizes[k], out[k], g.kernel[k], g.strides[k], g.dilations[k], g.pads[k])
-        mine |= {f"{name}_{k}": value for name, value in zip(pooling.AXIS, values, strict=True)}
+    mine |= {"lines": lines, "line": line, "taps": taps, **g.axes[0].args(0), **g.axes[1].args(1)}
     planes = g.batch * g.out_channels
     work = planes * (NS_PER_MULTIPLY * 4 * g.out_pixels * g.patch_size + NS_PER_ELEMENT * inner * lines * line)
     scratch = depthwise.scratch_bytes(*reach(geometry))
@@ -346,13 +360,8 @@ class Conv(NativeOp):
         calls: list[KernelCall] = []
         for group in range(geometry.groups):
             source = conv_rows(geometry, group, optional(ins, 2), self.epilogue)
-            weights: dict[str, Argument] = {
-                "w": Buffer("in", 1, 4 * group * source.outputs * source.inputs),
-                "kind": blocks.DENSE_KIND,
-                "w_row_stride": 1,
-                "w_col_stride": source.inputs,
-            }
-            calls += dense_emission(source, weights, np.zeros((1, 3), np.int64), 1).calls
+            own = Buffer("in", 1, 4 * group * source.outputs * source.inputs)
+            calls += dense_emission(source, dense_weights(own, source.inputs, transposed=True)).calls
         return Emission(calls, choice=calls[0].kernel.name, reason="128 pixels share each tile of W")
 
 
@@ -373,7 +382,7 @@ def conv_rows(
     if bias is not None:
         bias_part = {"bias": Buffer("in", 2, 4 * group * outputs), "bias_row_stride": 0, "bias_col_stride": 1}
     return Rows(
-        x=replace(x, offset=4 * group * geometry.group_channels * geometry.height * geometry.width),
+        x=replace(x, offset=4 * group * geometry.group_channels * geometry.pixels),
         x_row_stride=0,
         rows=geometry.batch * pixels,
         inputs=geometry.patch_size,

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import Call, Inputs, Operand, Shape, TensorType, Types, broadcast, need, optional, register
+from hashinfer.ops.base import Call, Inputs, Operand, Shape, TensorType, Types, need, optional, register
 from hashinfer.ops.bytewise import (
     BYTES,
     LONGEST,
@@ -20,7 +20,7 @@ from hashinfer.ops.bytewise import (
 from hashinfer.ops.checks import FLOAT32, FLOATS, need_dtype
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Argument, Buffer, Emission, NativeOp
-from hashinfer.ops.product import few_matrices
+from hashinfer.ops.product import few_matrices, product_shape
 
 INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
 
@@ -30,18 +30,6 @@ def need_bytes(x: Operand, zero: Operand | None, what: str) -> None:
     need_dtype(x, BYTES, what)
     if zero is not None and zero.dtype != x.dtype:
         raise OpError(f"the zero point of {what} is {zero.type}; expected {x.dtype}")
-
-
-def product_shape(a: Operand, b: Operand) -> Shape:
-    """Of a @ b, as NumPy's matmul has it. Raises OpError where the operands do not fit."""
-    if not a.shape or not b.shape:
-        raise OpError(f"A is {a.type} and B is {b.type}; expected no scalar")
-    left, right = (1, *a.shape) if len(a.shape) == 1 else a.shape, (*b.shape, 1) if len(b.shape) == 1 else b.shape
-    if left[-1] != right[-2]:
-        raise OpError(f"A is {a.type} and B is {b.type}: the inner sizes {left[-1]} and {right[-2]} differ")
-    rows = () if len(a.shape) == 1 else (left[-2],)
-    cols = () if len(b.shape) == 1 else (right[-1],)
-    return (*broadcast(left[:-2], right[:-2]), *rows, *cols)
 
 
 def by_row(*values: Operand | None) -> bool:

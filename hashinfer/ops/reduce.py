@@ -48,7 +48,7 @@ from hashinfer.ops.checks import (
     scalar_value,
     with_dims,
 )
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelOrNumPy
 
 Axes = tuple[int, ...]
 
@@ -129,8 +129,7 @@ class Reduction(KernelOrNumPy):
         together = max(1, TILE // (count * inner))
         args |= {"inner": inner, "outer_per_tile": together, "kind": reductions.KINDS.index(self.kind)}
         work, scratch = NS_PER_ELEMENT * outer * count * inner, reductions.SCRATCH_BYTES
-        only = KernelCall(reductions.reduce_middle, -(-outer // together), args, scratch, work)
-        return Emission([only], choice="reduce_middle")
+        return Emission.of(reductions.reduce_middle, -(-outer // together), args, scratch, work)
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
@@ -335,8 +334,7 @@ class TopK(KernelOrNumPy):
         if len(outs) > 1:
             args["indices"] = Buffer("out", 1)
         work = 10 * NS_PER_ELEMENT * outer * count * inner
-        only = KernelCall(reductions.top_elements, outer * inner, args, 12 * k, work)
-        return Emission([only], choice="top_elements", reason=f"{k} of {count}")
+        return Emission.of(reductions.top_elements, outer * inner, args, 12 * k, work, f"{k} of {count}")
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)

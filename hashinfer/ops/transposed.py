@@ -25,10 +25,8 @@ from hashinfer.ops.base import (
     optional,
     register,
 )
-from hashinfer.ops.checks import FLOATS, array, need_dtype, need_rank, need_same_dtype, tensor, text
-from hashinfer.ops.pool import Window
-
-AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+from hashinfer.ops.checks import FLOATS, array, need_dtype, need_rank, need_same_dtype, tensor
+from hashinfer.ops.convolution import Window, need_auto_pad, need_pads, shared_padding
 
 
 @register("ConvTranspose")
@@ -57,9 +55,7 @@ class ConvTranspose(Op):
         strides = self.numbers(call, "strides", spatial, 1, 1)
         dilations = self.numbers(call, "dilations", spatial, 1, 1)
         more = self.numbers(call, "output_padding", spatial, 0, 0)
-        auto = text(call.get("auto_pad", "NOTSET"))
-        if auto not in AUTO_PADS:
-            raise OpError(f"auto_pad is {auto!r}; expected one of {', '.join(AUTO_PADS)}")
+        auto = need_auto_pad(call)
         parts = zip(x[2:], kernel, strides, dilations, more, strict=True)
         whole = [s * (n - 1) + p + d * (k - 1) + 1 for n, k, s, d, p in parts]
         if "output_shape" in call.attrs:
@@ -69,11 +65,7 @@ class ConvTranspose(Op):
             out = tuple(n * s for n, s in zip(x[2:], strides, strict=True))
             before = self.shared(auto, whole, out)
         else:
-            pads = (0,) * (2 * spatial)
-            if auto == "NOTSET" and "pads" in call.attrs:
-                pads = tuple(int(v) for v in call.attrs["pads"])
-            if len(pads) != 2 * spatial or any(v < 0 for v in pads):
-                raise OpError(f"pads is {list(pads)}; expected {2 * spatial} numbers, none below 0")
+            pads = need_pads(call, spatial) if auto == "NOTSET" else (0,) * (2 * spatial)
             before = pads[:spatial]
             out = tuple(n - a - b for n, a, b in zip(whole, before, pads[spatial:], strict=True))
         if any(n < 0 for n in out) or 0 in x[2:]:
@@ -84,8 +76,7 @@ class ConvTranspose(Op):
     @staticmethod
     def shared(auto: str, whole: Sequence[int], out: Sequence[int]) -> Shape:
         """Padding before each axis where what is left over is shared by both ends."""
-        over = [n - m for n, m in zip(whole, out, strict=True)]
-        return tuple(n // 2 if auto == "SAME_UPPER" else n - n // 2 for n in over)
+        return tuple(shared_padding(auto, n - m)[0] for n, m in zip(whole, out, strict=True))
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         x = optional(ins, 0)
