@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels import activations
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Operand, Types, need, register
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Operand, Types, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
     FLOAT16,
@@ -22,10 +22,14 @@ from hashinfer.ops.checks import (
     SIGNED,
     DTypes,
     array,
+    arrays,
+    need,
+    need_all,
     need_broadcasts_to,
     need_dtype,
     need_same_dtype,
     text,
+    wide_dtype,
 )
 from hashinfer.ops.emission import Emission, KernelOrNumPy, flat_emission
 
@@ -40,56 +44,13 @@ def elu(x: Array, alpha: float) -> Array:
     return y
 
 
-def selu(x: Array, alpha: float, gamma: float) -> Array:
-    y: Array = gamma * elu(x, alpha)
-    return y
-
-
-def celu(x: Array, alpha: float) -> Array:
-    y: Array = np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha)
-    return y
-
-
-def leaky_relu(x: Array, alpha: float) -> Array:
-    y: Array = np.maximum(x, 0) + alpha * np.minimum(x, 0)
-    return y
-
-
-def thresholded_relu(x: Array, alpha: float) -> Array:
-    return np.where(x > alpha, x, np.zeros_like(x))
-
-
-def hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
-    return np.clip(alpha * x + beta, 0, 1)
-
-
-def hard_swish(x: Array) -> Array:
-    y: Array = x * np.clip(x / 6 + 0.5, 0, 1)
-    return y
-
-
 def sigmoid(x: Array) -> Array:
     y: Array = np.reciprocal(1 + np.exp(-x))
     return y
 
 
-def swish(x: Array, alpha: float) -> Array:
-    y: Array = x * sigmoid(alpha * x)
-    return y
-
-
 def softplus(x: Array) -> Array:
     y: Array = np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0)
-    return y
-
-
-def softsign(x: Array) -> Array:
-    y: Array = x / (1 + np.abs(x))
-    return y
-
-
-def mish(x: Array) -> Array:
-    y: Array = x * np.tanh(softplus(x))
     return y
 
 
@@ -101,11 +62,6 @@ def gelu(x: Array, by_tanh: bool) -> Array:
 
 def prelu(x: Array, slope: Array) -> Array:
     return np.where(x < 0, slope * x, x)
-
-
-def wide(operand: Array) -> np.dtype[np.generic]:
-    """The dtype to compute in: float32 for float16, else the operand's own."""
-    return FLOAT32 if operand.dtype == FLOAT16 else operand.dtype
 
 
 class Activation(KernelOrNumPy):
@@ -123,8 +79,7 @@ class Activation(KernelOrNumPy):
         self.dtypes = dtypes
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "X")
-        need_dtype(x, self.dtypes, "X")
+        x = need(ins, 0, "X", self.dtypes)
         return [x.type]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
@@ -147,7 +102,7 @@ class Activation(KernelOrNumPy):
             self.run_kernels(call, [Operand.of(x.astype(np.float32))], [single])
             np.copyto(outs[0], single, casting="unsafe")
             return
-        blockwise(partial(self.function, **self.settings(call)), [x], outs[0], [wide(x)])
+        blockwise(partial(self.function, **self.settings(call)), [x], outs[0], [wide_dtype(x.dtype)])
 
     def settings(self, call: Call) -> dict[str, Any]:
         """The function's other parameters."""
@@ -158,25 +113,26 @@ NS_PER_SMOOTH = 1.5
 """Rough time of an element beyond what every flat kernel takes."""
 
 ACTIVATIONS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {
-    "Celu": (celu, {"alpha": 1.0}),
+    "Celu": (lambda x, alpha: np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha), {"alpha": 1.0}),
     "Elu": (elu, {"alpha": 1.0}),
     "Erf": (erf, {}),
-    "HardSigmoid": (hard_sigmoid, {"alpha": 0.2, "beta": 0.5}),
-    "HardSwish": (hard_swish, {}),
-    "LeakyRelu": (leaky_relu, {"alpha": 0.01}),
-    "Mish": (mish, {}),
-    "Selu": (selu, {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}),
+    "HardSigmoid": (lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1), {"alpha": 0.2, "beta": 0.5}),
+    "HardSwish": (lambda x: x * np.clip(x / 6 + 0.5, 0, 1), {}),
+    "LeakyRelu": (lambda x, alpha: np.maximum(x, 0) + alpha * np.minimum(x, 0), {"alpha": 0.01}),
+    "Mish": (lambda x: x * np.tanh(softplus(x)), {}),
+    "Selu": (
+        lambda x, alpha, gamma: gamma * elu(x, alpha),
+        {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+    ),
     "Sigmoid": (sigmoid, {}),
     "Softplus": (softplus, {}),
-    "Softsign": (softsign, {}),
-    "Swish": (swish, {"alpha": 1.0}),
-    "ThresholdedRelu": (thresholded_relu, {"alpha": 1.0}),
+    "Softsign": (lambda x: x / (1 + np.abs(x)), {}),
+    "Swish": (lambda x, alpha: x * sigmoid(alpha * x), {"alpha": 1.0}),
+    "ThresholdedRelu": (lambda x, alpha: np.where(x > alpha, x, np.zeros_like(x)), {"alpha": 1.0}),
 }
 
 for _name, (_function, _defaults) in ACTIVATIONS.items():
     register(_name)(partial(Activation, _function, _defaults, _name))
-
-
 register("Relu")(partial(Activation, lambda x: np.maximum(x, 0), {}, "Relu", FLOATS | SIGNED))
 
 
@@ -205,12 +161,12 @@ class PRelu(Op):
     dtypes: DTypes = FLOATS | SIGNED | frozenset(map(np.dtype, ("u4", "u8")))
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, slope = need(ins, 0, "X"), need(ins, 1, "slope")
+        x, slope = need_all(ins, "X", "slope")
         need_dtype(x, self.dtypes, "X")
         need_same_dtype(x, slope, "input 1 (slope)")
         need_broadcasts_to(slope.shape, x.shape, "slope")
         return [x.type]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, slope = array(ins, 0), array(ins, 1)
-        blockwise(prelu, [x, slope], outs[0], [wide(x)] * 2)
+        x, slope = arrays(ins, 2)
+        blockwise(prelu, [x, slope], outs[0], [wide_dtype(x.dtype)] * 2)

@@ -140,14 +140,6 @@ def is_native(op: Op, call: Call, ins: Inputs) -> bool:
     ) and op.supports(call, ins)
 
 
-def need(ins: Inputs, at: int, what: str) -> Operand:
-    """Input number `at`, which the op cannot do without. Raises OpError if the node leaves it out."""
-    operand = optional(ins, at)
-    if operand is None:
-        raise OpError(f"input {at} ({what}) is missing")
-    return operand
-
-
 def optional(ins: Sequence[Item | None], at: int) -> Item | None:
     """Input number `at`, or None where the node leaves it out."""
     return ins[at] if at < len(ins) else None

@@ -11,7 +11,8 @@ import numpy as np
 from hashinfer.kernels import blocks, integer, quantise
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Inputs, Operand, Shape, TensorType, need, optional
+from hashinfer.ops.base import Inputs, Operand, Shape, TensorType, optional
+from hashinfer.ops.checks import need
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, aligned
 from hashinfer.ops.product import (

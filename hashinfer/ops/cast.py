@@ -12,18 +12,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import elementwise
 from hashinfer.kernels import quantise as quantise_kernels
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import (
-    Array,
-    Arrays,
-    Call,
-    Inputs,
-    Operand,
-    TensorType,
-    Types,
-    need,
-    optional,
-    register,
-)
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Operand, TensorType, Types, optional, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.bytewise import BYTES, flip, scale_args, scaled_call, zero_args
 from hashinfer.ops.checks import (
@@ -35,6 +24,8 @@ from hashinfer.ops.checks import (
     DTypes,
     array,
     axis_of,
+    need,
+    need_all,
     need_dtype,
     need_same_dtype,
 )
@@ -141,7 +132,7 @@ class Quantization(KernelOrNumPy):
         return scale.dtype == FLOAT32 and len(kinds) == 1 and kinds <= BYTES
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
-        x, scale = need(ins, 0, "x"), need(ins, 1, "scale")
+        x, scale = need_all(ins, "x", "scale")
         axis = axis_of(call, x.shape, 1) if scale.type.size > 1 else 0
         outer, inner, args = scale_args(x.shape, axis, scale, 1)
         quantised = outs[0].dtype if x.dtype == FLOAT32 else x.dtype

@@ -55,6 +55,11 @@ ONNX_DTYPES: dict[int, DType] = {
 """The native dtypes by their number in TensorProto.DataType."""
 
 
+def wide_dtype(dtype: DType) -> DType:
+    """The dtype to compute in: float32 for float16, else the operand's own."""
+    return FLOAT32 if dtype == FLOAT16 else dtype
+
+
 class ValueNeededError(Exception):
     """The types of the outputs depend on an operand's value, and it is not known yet."""
 
@@ -85,6 +90,11 @@ def array(ins: Arrays, at: int) -> Array:
     return value
 
 
+def arrays(ins: Arrays, count: int) -> list[Array]:
+    """The first inputs of a run, which `infer` has found to be there."""
+    return [array(ins, at) for at in range(count)]
+
+
 def given(ins: Sequence[Item | None]) -> list[Item]:
     """The inputs that are not left out."""
     return [value for value in ins if value is not None]
@@ -99,6 +109,21 @@ def need_dtype(operand: Operand, allowed: DTypes, what: str) -> None:
     """Raise OpError unless the operand's dtype is one of `allowed`."""
     if operand.dtype not in allowed:
         raise OpError(f"{what} is {operand.type}; expected one of {names(allowed)}")
+
+
+def need(ins: Inputs, at: int, what: str, allowed: DTypes | None = None) -> Operand:
+    """Input number `at`, which the op cannot do without. Raises OpError if it is left out or of another dtype."""
+    operand = optional(ins, at)
+    if operand is None:
+        raise OpError(f"input {at} ({what}) is missing")
+    if allowed is not None:
+        need_dtype(operand, allowed, what)
+    return operand
+
+
+def need_all(ins: Inputs, *whats: str) -> list[Operand]:
+    """The first inputs, none of them left out. Raises OpError if one is."""
+    return [need(ins, at, what) for at, what in enumerate(whats)]
 
 
 def need_same_dtype(first: Operand, other: Operand, what: str) -> None:

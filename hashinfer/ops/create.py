@@ -9,20 +9,19 @@ from typing import Any
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import (
-    NATIVE_DTYPES,
-    Array,
-    Arrays,
-    Call,
-    Inputs,
-    Op,
-    TensorType,
-    Types,
-    need,
-    register,
-)
+from hashinfer.ops.base import NATIVE_DTYPES, Array, Arrays, Call, Inputs, Op, TensorType, Types, register
 from hashinfer.ops.blockwise import BLOCK
-from hashinfer.ops.checks import FLOATS, INTS, array, ints_value, may_need_values, need_same_dtype, scalar_value, tensor
+from hashinfer.ops.checks import (
+    FLOATS,
+    INTS,
+    array,
+    ints_value,
+    may_need_values,
+    need,
+    need_same_dtype,
+    scalar_value,
+    tensor,
+)
 
 CONSTANT_DTYPES: dict[str, Any] = {
     "value_float": np.float32,

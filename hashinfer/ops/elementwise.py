@@ -10,20 +10,7 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import elementwise
-from hashinfer.ops.base import (
-    Array,
-    Arrays,
-    Call,
-    Inputs,
-    Op,
-    Shape,
-    TensorType,
-    Types,
-    broadcast,
-    need,
-    optional,
-    register,
-)
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Shape, TensorType, Types, broadcast, optional, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
     ANY,
@@ -36,7 +23,10 @@ from hashinfer.ops.checks import (
     DTypes,
     all_given,
     array,
+    arrays,
     given,
+    need,
+    need_all,
     need_dtype,
     need_one_element,
     need_same_dtype,
@@ -53,22 +43,25 @@ def need_no_zero(divisor: Array) -> None:
         raise OpError("an integer is divided by zero")
 
 
-class Unary(Op):
-    """A ufunc of one input. `result` is the dtype of the output where that is not the input's."""
+class UfuncOp(Op):
+    """A ufunc of inputs of `dtypes`. `result` is the dtype of the output where that is not the inputs'."""
 
     def __init__(self, function: np.ufunc, dtypes: DTypes, result: np.dtype[np.bool] | None = None) -> None:
         self.function = function
         self.dtypes = dtypes
         self.result = result
 
-    def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "X")
-        need_dtype(x, self.dtypes, "X")
-        return [TensorType(self.result or x.dtype, x.shape)]
-
+    @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        with np.errstate(all="ignore"):
-            self.function(ins[0], out=outs[0])
+        self.function(*arrays(ins, self.function.nin), out=outs[0])
+
+
+class Unary(UfuncOp):
+    """A ufunc of one input."""
+
+    def infer(self, call: Call, ins: Inputs) -> Types:
+        x = need(ins, 0, "X", self.dtypes)
+        return [TensorType(self.result or x.dtype, x.shape)]
 
 
 UNARY: dict[str, tuple[np.ufunc, DTypes]] = {
@@ -104,13 +97,11 @@ register("IsNaN")(partial(Unary, np.isnan, FLOATS, BOOL_TYPE))
 
 
 @register("IsInf")
-class IsInf(Op):
+class IsInf(Unary):
     """Whether x is infinite, of the signs that the attributes ask for."""
 
-    def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "X")
-        need_dtype(x, FLOATS, "X")
-        return [TensorType(BOOL_TYPE, x.shape)]
+    def __init__(self) -> None:
+        super().__init__(np.isinf, FLOATS, BOOL_TYPE)
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
@@ -119,31 +110,21 @@ class IsInf(Op):
         blockwise(lambda block: (block == above) | (block == below), [x], outs[0], [x.dtype])
 
 
-class Binary(Op):
-    """A ufunc of two inputs of one dtype. `result` is the dtype of the output where that is not the inputs'."""
-
-    def __init__(self, function: np.ufunc, dtypes: DTypes, result: np.dtype[np.bool] | None = None) -> None:
-        self.function = function
-        self.dtypes = dtypes
-        self.result = result
+class Binary(UfuncOp):
+    """A ufunc of two inputs of one dtype."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        a, b = need(ins, 0, "A"), need(ins, 1, "B")
+        a, b = need_all(ins, "A", "B")
         need_dtype(a, self.dtypes, "A")
         need_same_dtype(a, b, "input 1 (B)")
         return [TensorType(self.result or a.dtype, broadcast(a.shape, b.shape))]
-
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        a, b = array(ins, 0), array(ins, 1)
-        with np.errstate(all="ignore"):
-            self.function(a, b, out=outs[0])
 
 
 class Arithmetic(Binary, NativeOp):
     """A ufunc of two inputs that has a kernel for float32."""
 
     def emits(self, call: Call, ins: Inputs) -> bool:
-        a, b = need(ins, 0, "A"), need(ins, 1, "B")
+        a, b = need_all(ins, "A", "B")
         return a.dtype == np.float32 and len(common_axes(a.shape, b.shape)) <= elementwise.AXES
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
@@ -229,7 +210,7 @@ class Div(Arithmetic):
         super().__init__(np.divide, NUMERIC)
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        a, b = array(ins, 0), array(ins, 1)
+        a, b = arrays(ins, 2)
         if a.dtype in FLOATS:
             super().run(call, ins, outs)
             return
@@ -247,12 +228,12 @@ class Mod(Binary):
     def __init__(self) -> None:
         super().__init__(np.remainder, NUMERIC)
 
+    @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        a, b = array(ins, 0), array(ins, 1)
+        a, b = arrays(ins, 2)
         if b.dtype in INTS:
             need_no_zero(b)
-        with np.errstate(all="ignore"):
-            (np.fmod if call.get("fmod", 0) else np.remainder)(a, b, out=outs[0])
+        (np.fmod if call.get("fmod", 0) else np.remainder)(a, b, out=outs[0])
 
 
 @register("BitShift")
@@ -268,7 +249,7 @@ class BitShift(Binary):
         return super().infer(call, ins)
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        a, b = array(ins, 0), array(ins, 1)
+        a, b = arrays(ins, 2)
         (np.left_shift if text(call.get("direction", "")) == "LEFT" else np.right_shift)(a, b, out=outs[0])
 
 
@@ -281,46 +262,37 @@ def int_power(base: Array, exponent: Array) -> Array:
     return np.where(exponent < 0, fraction.astype(np.int64), whole)
 
 
-def cube(x: Array, out: Array) -> None:
-    np.multiply(x, x, out=out)
-    np.multiply(x, out, out=out)
-
-
 @register("Pow")
 class Pow(Op):
     """x ** y in x's dtype; y may have another one."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, y = need(ins, 0, "X"), need(ins, 1, "Y")
+        x, y = need_all(ins, "X", "Y")
         need_dtype(x, NUMERIC, "X")
         need_dtype(y, NUMERIC, "Y")
         return [TensorType(x.dtype, broadcast(x.shape, y.shape))]
 
+    @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, y = array(ins, 0), array(ins, 1)
-        (out,) = outs
+        (x, y), (out,) = arrays(ins, 2), outs
         exponent = y.reshape(-1)[0] if y.size == 1 else None
-        with np.errstate(all="ignore"):
-            if exponent == 2:
-                np.square(x, out=out)
-            elif exponent == 3:
-                cube(x, out)
-            elif x.dtype == y.dtype and x.dtype in FLOATS:
-                np.power(x, y, out=out)
-            elif x.dtype in FLOATS:
-                blockwise(np.power, [x, y], out, [x.dtype, y.dtype if y.dtype in FLOATS else x.dtype])
-            elif y.dtype in FLOATS:
-                blockwise(np.power, [x, y], out, [np.dtype(np.float64)] * 2)
-            else:
-                blockwise(int_power, [x, y], out, [np.dtype(np.int64)] * 2)
+        if exponent == 2:
+            np.square(x, out=out)
+        elif exponent == 3:
+            np.multiply(x, x, out=out)
+            np.multiply(x, out, out=out)
+        elif x.dtype == y.dtype and x.dtype in FLOATS:
+            np.power(x, y, out=out)
+        elif x.dtype in FLOATS:
+            blockwise(np.power, [x, y], out, [x.dtype, y.dtype if y.dtype in FLOATS else x.dtype])
+        elif y.dtype in FLOATS:
+            blockwise(np.power, [x, y], out, [np.dtype(np.float64)] * 2)
+        else:
+            blockwise(int_power, [x, y], out, [np.dtype(np.int64)] * 2)
 
 
-class Variadic(Op):
+class Variadic(UfuncOp):
     """A ufunc folded over one or more inputs of one dtype."""
-
-    def __init__(self, function: np.ufunc, dtypes: DTypes) -> None:
-        self.function = function
-        self.dtypes = dtypes
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         first, *others = all_given(ins)
@@ -329,16 +301,15 @@ class Variadic(Op):
             need_same_dtype(first, other, f"input {at}")
         return [TensorType(first.dtype, broadcast(first.shape, *(other.shape for other in others)))]
 
+    @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        first, *others = given(ins)
-        (out,) = outs
-        with np.errstate(all="ignore"):
-            if others:
-                self.function(first, others[0], out=out)
-            else:
-                np.copyto(out, first)
-            for other in others[1:]:
-                self.function(out, other, out=out)
+        (first, *others), (out,) = given(ins), outs
+        if others:
+            self.function(first, others[0], out=out)
+        else:
+            np.copyto(out, first)
+        for other in others[1:]:
+            self.function(out, other, out=out)
 
 
 register("Max")(partial(Variadic, np.maximum, NUMERIC))
@@ -353,10 +324,10 @@ class Mean(Variadic):
     def __init__(self) -> None:
         super().__init__(np.add, FLOATS)
 
+    @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         super().run(call, ins, outs)
-        with np.errstate(all="ignore"):
-            np.divide(outs[0], len(ins), out=outs[0])
+        np.divide(outs[0], len(ins), out=outs[0])
 
 
 @register("Where")
@@ -364,14 +335,14 @@ class Where(Op):
     """X where the condition holds, Y elsewhere."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        condition, x, y = need(ins, 0, "condition"), need(ins, 1, "X"), need(ins, 2, "Y")
+        condition, x, y = need_all(ins, "condition", "X", "Y")
         need_dtype(condition, BOOL, "condition")
         if x.dtype != y.dtype:
             raise OpError(f"X is {x.type} and Y is {y.type}; expected one dtype")
         return [TensorType(x.dtype, broadcast(condition.shape, x.shape, y.shape))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        condition, x, y = (array(ins, at) for at in range(3))
+        condition, x, y = arrays(ins, 3)
         np.copyto(outs[0], y)
         np.copyto(outs[0], x, where=condition)
 
@@ -381,8 +352,7 @@ class Clip(Op):
     """min(max(x, low), high); bounds left out do not bind. They are attributes before opset 11."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "input")
-        need_dtype(x, NUMERIC if call.opset >= 12 else FLOATS, "input")
+        x = need(ins, 0, "input", NUMERIC if call.opset >= 12 else FLOATS)
         if call.opset >= 11:
             for at, what in ((1, "min"), (2, "max")):
                 bound = optional(ins, at)
@@ -391,21 +361,15 @@ class Clip(Op):
                     need_one_element(bound, what)
         return [x.type]
 
+    @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, (out,) = array(ins, 0), outs
-        with np.errstate(all="ignore"):
-            low, high = (None if bound is None else bound.astype(x.dtype) for bound in self.bounds(call, ins))
-            if low is None:
-                np.copyto(out, x) if high is None else np.minimum(x, high, out=out)
-            elif high is None:
-                np.maximum(x, low, out=out)
-            else:
-                np.clip(x, low, high, out=out)
-
-    def bounds(self, call: Call, ins: Arrays) -> tuple[Array | None, Array | None]:
-        """Scalars. What old exporters write for "none", the range of float32, is infinite in float16."""
-        if call.opset < 11:
-            given = [np.asarray(call.attrs[name]) if name in call.attrs else None for name in ("min", "max")]
+        # What old exporters write for "none", the range of float32, is infinite in float16.
+        bounds = (optional(ins, 1), optional(ins, 2)) if call.opset >= 11 else map(call.attrs.get, ("min", "max"))
+        low, high = (None if bound is None else np.asarray(bound).astype(x.dtype).reshape(()) for bound in bounds)
+        if low is None:
+            np.copyto(out, x) if high is None else np.minimum(x, high, out=out)
+        elif high is None:
+            np.maximum(x, low, out=out)
         else:
-            given = [None if bound is None else bound.reshape(()) for bound in [*ins[1:3], None, None]]
-        return given[0], given[1]
+            np.clip(x, low, high, out=out)

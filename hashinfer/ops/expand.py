@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hashinfer.errors import OpError, SchemeError
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types, need
-from hashinfer.ops.checks import array
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types
+from hashinfer.ops.checks import array, need
 from hashinfer.schemes import Scheme
 
 

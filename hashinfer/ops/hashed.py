@@ -27,7 +27,8 @@ from hashinfer.kernels import (
 from hashinfer.kernels.isa import INTEGER, ISA, SCALAR
 from hashinfer.kernels.pixels import PIXELS
 from hashinfer.kernels.vectors import LANES
-from hashinfer.ops.base import Arrays, Call, Inputs, TensorType, Types, need, optional
+from hashinfer.ops.base import Arrays, Call, Inputs, TensorType, Types, optional
+from hashinfer.ops.checks import need
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.matrix import HashedMatrix

@@ -19,7 +19,6 @@ from hashinfer.ops.base import (
     Shape,
     TensorType,
     Types,
-    need,
     normalize_axis,
     optional,
     register,
@@ -29,11 +28,14 @@ from hashinfer.ops.checks import (
     INTS,
     NUMERIC,
     array,
+    arrays,
     axis_of,
     given,
     ints_setting,
     ints_value,
     may_need_values,
+    need,
+    need_all,
     need_dtype,
     need_index_range,
     need_rank,
@@ -113,13 +115,13 @@ class Gather(Op):
     """data[..., indices, ...] along one axis. A data operand that is not contiguous is copied."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, indices = need(ins, 0, "data"), need(ins, 1, "indices")
+        x, indices = need_all(ins, "data", "indices")
         need_dtype(indices, INDICES, "indices")
         axis = axis_of(call, x.shape, 0)
         return [tensor(x.dtype, with_dims(x.shape, axis, *indices.shape))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, indices = array(ins, 0), array(ins, 1)
+        x, indices = arrays(ins, 2)
         axis = axis_of(call, x.shape, 0)
         need_index_range(indices, x.shape[axis])
         if outs[0].size:
@@ -151,12 +153,12 @@ class GatherElements(Op):
     """out[i, j] = data[indices[i, j], j], for axis 0. Takes an int64 array of the output's size on the way."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, indices = need(ins, 0, "data"), need(ins, 1, "indices")
+        x, indices = need_all(ins, "data", "indices")
         need_elements_indices(call, x, indices)
         return [TensorType(x.dtype, indices.shape)]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, indices = array(ins, 0), array(ins, 1)
+        x, indices = arrays(ins, 2)
         axis = axis_of(call, x.shape, 0)
         need_index_range(indices, x.shape[axis])
         if indices.size == 0:
@@ -182,7 +184,7 @@ class GatherND(Op):
     """The parts of data that index tuples name. Takes an array as large as the output on the way."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, indices = need(ins, 0, "data"), need(ins, 1, "indices")
+        x, indices = need_all(ins, "data", "indices")
         batch = int(call.get("batch_dims", 0))
         need_dtype(indices, INDICES, "indices")
         need_rank(x, 1, "data")
@@ -195,7 +197,7 @@ class GatherND(Op):
         return [tensor(x.dtype, (*indices.shape[:-1], *x.shape[batch + depth :]))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, indices = array(ins, 0), array(ins, 1)
+        x, indices = arrays(ins, 2)
         batch = int(call.get("batch_dims", 0))
         need_tuple_range(indices, x.shape[batch:])
         rank = indices.ndim - 1
@@ -222,7 +224,7 @@ class ScatterOp(Op):
         return text(call.get("reduction", "none")) in {"none", *REDUCTIONS}
 
     def types(self, call: Call, ins: Inputs) -> tuple[Operand, Operand, Operand]:
-        x, indices, updates = need(ins, 0, "data"), need(ins, 1, "indices"), need(ins, 2, "updates")
+        x, indices, updates = need_all(ins, "data", "indices", "updates")
         need_same_dtype(x, updates, "updates")
         if text(call.get("reduction", "none")) != "none":
             need_dtype(x, NUMERIC, "data")
@@ -241,7 +243,7 @@ class ScatterElements(ScatterOp):
         return [x.type]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, indices, updates = array(ins, 0), array(ins, 1), array(ins, 2)
+        x, indices, updates = arrays(ins, 3)
         axis = axis_of(call, x.shape, 0)
         need_index_range(indices, x.shape[axis])
         np.copyto(outs[0], x)
@@ -266,7 +268,7 @@ class ScatterND(ScatterOp):
         return [x.type]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, indices, updates = array(ins, 0), array(ins, 1), array(ins, 2)
+        x, indices, updates = arrays(ins, 3)
         need_tuple_range(indices, x.shape)
         np.copyto(outs[0], x)
         scatter(outs[0], tuple(np.moveaxis(indices, -1, 0)), updates, text(call.get("reduction", "none")))

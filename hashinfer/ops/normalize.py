@@ -25,7 +25,6 @@ from hashinfer.ops.base import (
     Shape,
     TensorType,
     Types,
-    need,
     normalize_axis,
     optional,
     register,
@@ -38,8 +37,11 @@ from hashinfer.ops.checks import (
     ONNX_DTYPES,
     DType,
     array,
+    arrays,
     axis_of,
     given,
+    need,
+    need_all,
     need_broadcasts_to,
     need_dtype,
     need_rank,
@@ -108,8 +110,7 @@ class SoftmaxOp(NativeOp):
         return tuple(range(normalize_axis(int(call.get("axis", 1)), rank), rank))
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "input")
-        need_dtype(x, FLOATS, "input")
+        x = need(ins, 0, "input", FLOATS)
         self.axes(call, len(x.shape))
         return [x.type]
 
@@ -184,7 +185,7 @@ class AxisNormalization(NativeOp):
         return ONNX_DTYPES[int(call.get("stash_type", 1))]
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, scale = need(ins, 0, "X"), need(ins, 1, "scale")
+        x, scale = need_all(ins, "X", "scale")
         bias = optional(ins, 2) if self.center else None
         need_dtype(x, FLOATS, "X")
         axis = axis_of(call, x.shape, -1)
@@ -210,7 +211,7 @@ class AxisNormalization(NativeOp):
         return rows_emission(rowwise.layer_norm_rows, shape, first, NS_PER_NORMALISED, **more)
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, scale = array(ins, 0), array(ins, 1)
+        x, scale = arrays(ins, 2)
         bias = optional(ins, 2) if self.center else None
         axes = tuple(range(axis_of(call, x.shape, -1), x.ndim))
 
@@ -264,8 +265,7 @@ class BatchNormalization(Op):
         return call.outputs == 1 and not call.get("training_mode", 0) and bool(call.get("spatial", 1))
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "X")
-        need_dtype(x, FLOATS, "X")
+        x = need(ins, 0, "X", FLOATS)
         channels = x.shape[1] if len(x.shape) > 1 else 1
         for at, what in enumerate(("scale", "B", "input_mean", "input_var"), 1):
             need_vector(need(ins, at, what), channels, what)
@@ -291,8 +291,7 @@ class InstanceNormalization(KernelOrNumPy):
     """Every channel of every instance by itself. X: [N, C, ...], scale and B: [C]."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "input")
-        need_dtype(x, FLOATS, "input")
+        x = need(ins, 0, "input", FLOATS)
         need_rank(x, 3, "input")
         for at, what in enumerate(("scale", "B"), 1):
             need_same_dtype(x, need(ins, at, what), what)
@@ -310,7 +309,7 @@ class InstanceNormalization(KernelOrNumPy):
         return rows_emission(rowwise.instance_norm_rows, shape, 2, NS_PER_NORMALISED, **more)
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, scale, bias = (array(ins, at) for at in range(3))
+        x, scale, bias = arrays(ins, 3)
 
         def normalize(x: Array, out: Array) -> None:
             standardize(x, out, tuple(range(2, x.ndim)), epsilon_of(call))
@@ -330,8 +329,7 @@ class GroupNormalization(Op):
         return int(call.get("stash_type", 1)) == 1
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "X")
-        need_dtype(x, FLOATS, "X")
+        x = need(ins, 0, "X", FLOATS)
         need_rank(x, 3, "X")
         groups, channels = int(call.get("num_groups", 0)), x.shape[1]
         if groups < 1 or channels % groups:
@@ -341,7 +339,7 @@ class GroupNormalization(Op):
         return [x.type]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, scale, bias = (array(ins, at) for at in range(3))
+        x, scale, bias = arrays(ins, 3)
         groups = int(call.attrs["num_groups"])
         grouped: Shape = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
 
@@ -358,8 +356,7 @@ class LpNormalization(Op):
     """x over its 1- or 2-norm along an axis; 0 where the norm is 0. p = 1 takes an array as large as the input."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "input")
-        need_dtype(x, FLOATS, "input")
+        x = need(ins, 0, "input", FLOATS)
         axis_of(call, x.shape, -1)
         if call.get("p", 2) not in {1, 2}:
             raise OpError(f"p is {call.get('p', 2)}; expected 1 or 2")

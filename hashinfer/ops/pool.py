@@ -7,7 +7,8 @@ slices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from math import prod
 
@@ -16,11 +17,11 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types, need, optional, register
-from hashinfer.ops.checks import FLOATS, DTypes, array, need_dtype, need_rank, tensor, text
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types, optional, register
+from hashinfer.ops.checks import FLOATS, DTypes, array, need, need_rank, tensor, text
 from hashinfer.ops.convolution import AUTO_PADS, WHOLE, Window, shared_padding
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, NativeOp
-from hashinfer.ops.reduce import lowest, mean
+from hashinfer.ops.reduce import Axes, extreme, lowest, mean
 
 
 def window(auto: str, ceil: bool, size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Window:
@@ -70,14 +71,6 @@ LONGEST_LINE = 2**24
 """The most elements that windows may reach over in the kernel, whose scratch holds a line of them."""
 
 
-def fold_largest(x: Array, along: Sequence[Window], out: Array) -> None:
-    """out = the larger of out and x at k, for every kernel position k."""
-    for position in product(*(axis.positions() for axis in along)):
-        parts = [axis.slices(k) for axis, k in zip(along, position, strict=True)]
-        target = out[:, :, *(part for part, _ in parts)]
-        np.maximum(target, x[:, :, *(part for _, part in parts)], out=target)
-
-
 class Pool(NativeOp):
     """What both ops share."""
 
@@ -85,8 +78,7 @@ class Pool(NativeOp):
     kernel: Kernel
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "X")
-        need_dtype(x, self.dtypes, "X")
+        x = need(ins, 0, "X", self.dtypes)
         need_rank(x, 3, "X")
         return [tensor(x.dtype, [*x.shape[:2], *(axis.count for axis in windows(call, x.shape[2:]))])]
 
@@ -124,7 +116,11 @@ class MaxPool(Pool):
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, (out,) = array(ins, 0), outs
         out[...] = lowest(x.dtype)
-        fold_largest(x, windows(call, x.shape[2:]), out)
+        along = windows(call, x.shape[2:])
+        for position in product(*(axis.positions() for axis in along)):
+            parts = [axis.slices(k) for axis, k in zip(along, position, strict=True)]
+            target = out[:, :, *(part for part, _ in parts)]
+            np.maximum(target, x[:, :, *(part for _, part in parts)], out=target)
 
 
 @register("AveragePool")
@@ -147,25 +143,21 @@ class AveragePool(Pool):
 class GlobalPool(Op):
     """All spatial axes to one element each. float16 takes a float32 array of the output's size."""
 
+    def __init__(self, reduce: Callable[[Array, Axes, Array], None]) -> None:
+        self.reduce = reduce
+
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "X")
-        need_dtype(x, FLOATS, "X")
+        x = need(ins, 0, "X", FLOATS)
         need_rank(x, 2, "X")
         if 0 in x.shape[2:]:
             raise OpError(f"X is {x.type}; expected images of at least one element")
         return [TensorType(x.dtype, (*x.shape[:2], *[1] * (len(x.shape) - 2)))]
 
-
-@register("GlobalAveragePool")
-class GlobalAveragePool(GlobalPool):
+    @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
-        with np.errstate(all="ignore"):
-            mean(x, tuple(range(2, x.ndim)), outs[0])
+        self.reduce(x, tuple(range(2, x.ndim)), outs[0])
 
 
-@register("GlobalMaxPool")
-class GlobalMaxPool(GlobalPool):
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x = array(ins, 0)
-        np.maximum.reduce(x, axis=tuple(range(2, x.ndim)), keepdims=True, out=outs[0])
+register("GlobalAveragePool")(partial(GlobalPool, mean))
+register("GlobalMaxPool")(partial(GlobalPool, partial(extreme, np.maximum, lowest)))

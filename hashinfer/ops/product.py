@@ -21,11 +21,10 @@ from hashinfer.ops.base import (
     TensorType,
     Types,
     broadcast,
-    need,
     optional,
     register,
 )
-from hashinfer.ops.checks import array
+from hashinfer.ops.checks import array, need, need_all
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy, NativeOp
 
@@ -183,7 +182,7 @@ class MatMul(KernelOrNumPy):
         self.epilogue = epilogue
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, w = need(ins, 0, "A"), need(ins, 1, "B")
+        x, w = need_all(ins, "A", "B")
         if x.dtype != w.dtype:
             raise OpError(f"A is {x.type} and B is {w.type}; expected one dtype")
         if not x.shape or not w.shape:
@@ -196,7 +195,7 @@ class MatMul(KernelOrNumPy):
         return need(ins, 0, "A").dtype == F32 and few_matrices(ins, 0, 1)
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
-        x, w = need(ins, 0, "A"), need(ins, 1, "B")
+        x, w = need_all(ins, "A", "B")
         xs, ws, batch, rows = as_matrices(x.shape, w.shape)
         outputs = ws[-1]
         bias = bias_args(optional(ins, 2), 2, rows, outputs)
@@ -342,13 +341,13 @@ class Conv(NativeOp):
         return x is not None and x.dtype == F32 and len(x.shape) in (3, 4)
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, w = need(ins, 0, "X"), need(ins, 1, "W")
+        x, w = need_all(ins, "X", "W")
         geometry = Geometry.of(call, x.shape, w.shape)
         check_bias(optional(ins, 2), 1, geometry.out_channels)
         return [TensorType(x.dtype, geometry.out_shape)]
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
-        x, w = need(ins, 0, "X"), need(ins, 1, "W")
+        x, w = need_all(ins, "X", "W")
         geometry = Geometry.of(call, x.shape, w.shape)
         if by_planes(geometry):
             args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "w": Buffer("in", 1)}

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import Call, Inputs, Operand, Shape, TensorType, Types, need, optional, register
+from hashinfer.ops.base import Call, Inputs, Operand, Shape, TensorType, Types, optional, register
 from hashinfer.ops.bytewise import (
     BYTES,
     LONGEST,
@@ -17,7 +17,7 @@ from hashinfer.ops.bytewise import (
     product_calls,
     requantise_call,
 )
-from hashinfer.ops.checks import FLOAT32, FLOATS, need_dtype
+from hashinfer.ops.checks import FLOAT32, FLOATS, need, need_all, need_dtype
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Argument, Buffer, Emission, NativeOp
 from hashinfer.ops.product import few_matrices, product_shape
@@ -57,14 +57,14 @@ class MatMulInteger(NativeOp):
     """(A - its zero point) @ (B - its zero point) in int32. Zero points for each matrix of a batch are not native."""
 
     def native(self, ins: Inputs) -> bool:
-        a, b = need(ins, 0, "A"), need(ins, 1, "B")
+        a, b = need_all(ins, "A", "B")
         return not a.shape or not b.shape or (shared(optional(ins, 3), b.shape[-1]) and few_matrices(ins, 0, 1))
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         return len(ins) < 2 or None in ins[:2] or self.native(ins) or by_row(optional(ins, 2))
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        a, b = need(ins, 0, "A"), need(ins, 1, "B")
+        a, b = need_all(ins, "A", "B")
         need_bytes(a, optional(ins, 2), "A")
         need_bytes(b, optional(ins, 3), "B")
         need_parameter(optional(ins, 2), a.shape, -2, "the zero point of A")
@@ -93,7 +93,7 @@ class QLinearMatMul(NativeOp):
     """
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        a, a_scale, a_zero = need(ins, 0, "a"), need(ins, 1, "a_scale"), need(ins, 2, "a_zero_point")
+        a, a_scale, a_zero = need_all(ins, "a", "a_scale", "a_zero_point")
         b, b_scale, b_zero = need(ins, 3, "b"), need(ins, 4, "b_scale"), need(ins, 5, "b_zero_point")
         y_scale, y_zero = need(ins, 6, "y_scale"), need(ins, 7, "y_zero_point")
         need_bytes(a, a_zero, "a")
@@ -143,8 +143,7 @@ class DynamicQuantizeLinear(NativeOp):
         return dynamic_emission(outs[0].size)
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "x")
-        need_dtype(x, frozenset({FLOAT32}), "x")
+        x = need(ins, 0, "x", frozenset({FLOAT32}))
         return [TensorType(UINT8, x.shape), TensorType(FLOAT32, ()), TensorType(UINT8, ())]
 
 
@@ -184,7 +183,7 @@ class QLinearConv(IntegerConvolution):
     """saturate(round((convolution + bias) x_scale w_scale / y_scale) + y's zero point), of 8-bit integers."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, x_scale, x_zero = need(ins, 0, "x"), need(ins, 1, "x_scale"), need(ins, 2, "x_zero_point")
+        x, x_scale, x_zero = need_all(ins, "x", "x_scale", "x_zero_point")
         w, w_scale, w_zero = need(ins, 3, "w"), need(ins, 4, "w_scale"), need(ins, 5, "w_zero_point")
         y_scale, y_zero, bias = need(ins, 6, "y_scale"), need(ins, 7, "y_zero_point"), optional(ins, 8)
         need_bytes(x, x_zero, "x")

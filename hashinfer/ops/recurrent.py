@@ -8,8 +8,8 @@ from __future__ import annotations
 from hashinfer.errors import OpError
 from hashinfer.kernels import recurrent
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Call, Inputs, Shape, TensorType, Types, need, optional, register
-from hashinfer.ops.checks import FLOAT32, text
+from hashinfer.ops.base import Call, Inputs, Shape, TensorType, Types, optional, register
+from hashinfer.ops.checks import FLOAT32, need_all, text
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
 
 NS_PER_WEIGHT, NS_PER_GATE, NS_PER_TURNED = 0.05, 12.0, 0.6
@@ -38,7 +38,7 @@ class Recurrent(NativeOp):
 
     def sizes(self, call: Call, ins: Inputs) -> tuple[int, int, int, int, int]:
         """(directions, steps, batch, inputs, hidden). Raises OpError where shapes do not fit together."""
-        x, w, r = need(ins, 0, "X"), need(ins, 1, "W"), need(ins, 2, "R")
+        x, w, r = need_all(ins, "X", "W", "R")
         directions = DIRECTIONS[text(call.get("direction", "forward"))][0]
         if len(x.shape) != 3 or len(w.shape) != 3 or len(r.shape) != 3:
             raise OpError(f"X is {x.type}, W is {w.type} and R is {r.type}; expected three dimensions each")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -13,18 +12,7 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import reductions
 from hashinfer.kernels.elementwise import TILE
-from hashinfer.ops.base import (
-    Array,
-    Arrays,
-    Call,
-    Inputs,
-    Op,
-    TensorType,
-    Types,
-    need,
-    normalize_axis,
-    register,
-)
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types, normalize_axis, register
 from hashinfer.ops.checks import (
     BOOL,
     FLOAT16,
@@ -37,15 +25,19 @@ from hashinfer.ops.checks import (
     DType,
     DTypes,
     array,
+    arrays,
     axis_of,
     ints_setting,
     may_need_values,
+    need,
+    need_all,
     need_dtype,
     need_one_element,
     normalize_axes,
     operands,
     reduced,
     scalar_value,
+    wide_dtype,
     with_dims,
 )
 from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelOrNumPy
@@ -53,14 +45,9 @@ from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, K
 Axes = tuple[int, ...]
 
 
-def accumulator(dtype: DType) -> DType:
-    """The dtype to sum in: float32 for float16, else the operand's own."""
-    return FLOAT32 if dtype == FLOAT16 else dtype
-
-
 def total(ufunc: np.ufunc, x: Array, axes: Axes, out: Array) -> None:
     """Fold `ufunc` over `axes` into `out`, which keeps them. float16 takes a float32 array of out's size."""
-    wide = accumulator(out.dtype)
+    wide = wide_dtype(out.dtype)
     if wide == out.dtype:
         ufunc.reduce(x, axis=axes, out=out, keepdims=True)
     else:
@@ -69,7 +56,7 @@ def total(ufunc: np.ufunc, x: Array, axes: Axes, out: Array) -> None:
 
 def sum_of_squares(x: Array, axes: Axes, out: Array) -> None:
     """Sum of x^2 over `axes` into `out`, which keeps them. float16 takes a float32 copy of x."""
-    wide = accumulator(x.dtype)
+    wide = wide_dtype(x.dtype)
     x = x.astype(wide, copy=False)
     letters = list(range(x.ndim))
     kept = [axis for axis in letters if axis not in axes]
@@ -83,17 +70,23 @@ def sum_of_squares(x: Array, axes: Axes, out: Array) -> None:
 class Reduction(KernelOrNumPy):
     """`axes` (an attribute before opset `since`) folded into one element each; all axes by default.
 
-    kind: the one of hashinfer.kernels.reductions that does it for float32 over neighbouring axes, if there is one.
+    reduce(x, axes, out) writes the result to `out`, where the reduced axes have length 1. kind: the one of
+    hashinfer.kernels.reductions that does it for float32 over neighbouring axes, if there is one.
     """
 
-    dtypes: DTypes = NUMERIC
-    since = 18
-    needs_elements = False
-    kind = ""
-
-    @abstractmethod
-    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        """Write the result to `out`, where the reduced axes have length 1."""
+    def __init__(
+        self,
+        reduce: Callable[[Array, Axes, Array], None],
+        kind: str = "",
+        since: int = 18,
+        dtypes: DTypes = NUMERIC,
+        needs_elements: bool = False,
+    ) -> None:
+        self.reduce = reduce
+        self.kind = kind
+        self.since = since
+        self.dtypes = dtypes
+        self.needs_elements = needs_elements
 
     def axes(self, call: Call, ins: Inputs, rank: int) -> Axes:
         axes = ints_setting(call, ins, "axes", 1, self.since)
@@ -103,8 +96,7 @@ class Reduction(KernelOrNumPy):
 
     @may_need_values
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "data")
-        need_dtype(x, self.dtypes, "data")
+        x = need(ins, 0, "data", self.dtypes)
         axes = self.axes(call, ins, len(x.shape))
         kept = reduced(x.shape, axes)
         if self.needs_elements and 0 in x.shape and 0 not in kept:
@@ -131,28 +123,11 @@ class Reduction(KernelOrNumPy):
         work, scratch = NS_PER_ELEMENT * outer * count * inner, reductions.SCRATCH_BYTES
         return Emission.of(reductions.reduce_middle, -(-outer // together), args, scratch, work)
 
+    @np.errstate(all="ignore")
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x = array(ins, 0)
         axes = self.axes(call, operands(ins), x.ndim)
-        kept = outs[0].reshape(reduced(x.shape, axes))
-        with np.errstate(all="ignore"):
-            self.reduce(x, axes, kept)
-
-
-class UfuncReduction(Reduction):
-    """A ufunc folded over the axes."""
-
-    def __init__(self, ufunc: np.ufunc, since: int, kind: str = "") -> None:
-        self.ufunc = ufunc
-        self.since = since
-        self.kind = kind
-
-    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        total(self.ufunc, x, axes, out)
-
-
-register("ReduceSum")(partial(UfuncReduction, np.add, 13, "sum"))
-register("ReduceProd")(partial(UfuncReduction, np.multiply, 18))
+        self.reduce(x, axes, outs[0].reshape(reduced(x.shape, axes)))
 
 
 def lowest(dtype: DType) -> Any:
@@ -165,20 +140,9 @@ def highest(dtype: DType) -> Any:
     return dtype.type(np.inf) if dtype in FLOATS else np.iinfo(dtype).max if dtype in INTS else True
 
 
-class Extreme(Reduction):
+def extreme(ufunc: np.ufunc, end: Callable[[DType], Any], x: Array, axes: Axes, out: Array) -> None:
     """The largest or least element; `end` is the least or largest of a dtype."""
-
-    dtypes = NUMERIC | BOOL
-
-    def __init__(self, ufunc: np.ufunc, end: Callable[[DType], Any], kind: str) -> None:
-        self.ufunc, self.end, self.kind = ufunc, end, kind
-
-    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        self.ufunc.reduce(x, axis=axes, out=out, keepdims=True, initial=self.end(x.dtype))
-
-
-register("ReduceMax")(partial(Extreme, np.maximum, lowest, "max"))
-register("ReduceMin")(partial(Extreme, np.minimum, highest, "min"))
+    ufunc.reduce(x, axis=axes, out=out, keepdims=True, initial=end(x.dtype))
 
 
 def mean(x: Array, axes: Axes, out: Array) -> None:
@@ -191,33 +155,13 @@ def mean(x: Array, axes: Axes, out: Array) -> None:
         np.divide(out, count, out=out)
 
 
-@register("ReduceMean")
-class ReduceMean(Reduction):
+def any_mean(x: Array, axes: Axes, out: Array) -> None:
     """Of integers: rounded towards zero; takes an int64 array and a float64 array of the output's size."""
-
-    kind = "mean"
-    needs_elements = True
-
-    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        if out.dtype in FLOATS:
-            mean(x, axes, out)
-        else:
-            whole = np.add.reduce(x, axis=axes, keepdims=True, dtype=INT64)
-            np.copyto(out, whole / (x.size // max(out.size, 1)), casting="unsafe")
-
-
-@register("ReduceL1")
-class ReduceL1(Reduction):
-    """Takes an array as large as the input on the way."""
-
-    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        total(np.add, np.abs(x), axes, out)
-
-
-@register("ReduceSumSquare")
-class ReduceSumSquare(Reduction):
-    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        sum_of_squares(x, axes, out)
+    if out.dtype in FLOATS:
+        mean(x, axes, out)
+    else:
+        whole = np.add.reduce(x, axis=axes, keepdims=True, dtype=INT64)
+        np.copyto(out, whole / (x.size // max(out.size, 1)), casting="unsafe")
 
 
 def norm(x: Array, axes: Axes, out: Array) -> None:
@@ -231,35 +175,33 @@ def norm(x: Array, axes: Axes, out: Array) -> None:
         np.copyto(out, wide, casting="unsafe")
 
 
-@register("ReduceL2")
-class ReduceL2(Reduction):
-    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        norm(x, axes, out)
+def log_sum(x: Array, axes: Axes, out: Array) -> None:
+    sums = np.add.reduce(x, axis=axes, keepdims=True, dtype=wide_dtype(x.dtype))
+    np.copyto(out, np.log(sums), casting="unsafe")
 
 
-def log(x: Array, out: Array) -> None:
-    np.copyto(out, np.log(x), casting="unsafe")
-
-
-@register("ReduceLogSum")
-class ReduceLogSum(Reduction):
-    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        log(np.add.reduce(x, axis=axes, keepdims=True, dtype=accumulator(x.dtype)), out)
-
-
-@register("ReduceLogSumExp")
-class ReduceLogSumExp(Reduction):
+def log_sum_exp(x: Array, axes: Axes, out: Array) -> None:
     """Takes an array as large as the input on the way (of float32 for float16, of float64 for integers)."""
+    wide = wide_dtype(x.dtype) if x.dtype in FLOATS else np.dtype(np.float64)
+    top = np.maximum.reduce(x, axis=axes, keepdims=True, initial=lowest(x.dtype)).astype(wide)
+    top = np.where(np.isinf(top), wide.type(0), top)
+    powers = np.empty(x.shape, wide)
+    np.subtract(x, top, out=powers, dtype=wide)
+    np.exp(powers, out=powers)
+    np.copyto(out, np.log(np.add.reduce(powers, axis=axes, keepdims=True)) + top, casting="unsafe")
 
-    def reduce(self, x: Array, axes: Axes, out: Array) -> None:
-        wide = accumulator(x.dtype) if x.dtype in FLOATS else np.dtype(np.float64)
-        top = np.maximum.reduce(x, axis=axes, keepdims=True, initial=lowest(x.dtype)).astype(wide)
-        top = np.where(np.isinf(top), wide.type(0), top)
-        powers = np.empty(x.shape, wide)
-        np.subtract(x, top, out=powers, dtype=wide)
-        np.exp(powers, out=powers)
-        log_sum = np.log(np.add.reduce(powers, axis=axes, keepdims=True))
-        np.copyto(out, log_sum + top, casting="unsafe")
+
+register("ReduceSum")(partial(Reduction, partial(total, np.add), "sum", since=13))
+register("ReduceProd")(partial(Reduction, partial(total, np.multiply)))
+register("ReduceMax")(partial(Reduction, partial(extreme, np.maximum, lowest), "max", dtypes=NUMERIC | BOOL))
+register("ReduceMin")(partial(Reduction, partial(extreme, np.minimum, highest), "min", dtypes=NUMERIC | BOOL))
+register("ReduceMean")(partial(Reduction, any_mean, "mean", needs_elements=True))
+# Takes an array as large as the input on the way.
+register("ReduceL1")(partial(Reduction, lambda x, axes, out: total(np.add, np.abs(x), axes, out)))
+register("ReduceSumSquare")(partial(Reduction, sum_of_squares))
+register("ReduceL2")(partial(Reduction, norm))
+register("ReduceLogSum")(partial(Reduction, log_sum))
+register("ReduceLogSumExp")(partial(Reduction, log_sum_exp))
 
 
 class ArgReduction(Op):
@@ -272,8 +214,7 @@ class ArgReduction(Op):
         self.function = function
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "data")
-        need_dtype(x, NUMERIC, "data")
+        x = need(ins, 0, "data", NUMERIC)
         axis = axis_of(call, x.shape, 0)
         if x.shape[axis] == 0:
             raise OpError(f"data is {x.type}; expected axis {axis} to have some elements")
@@ -307,8 +248,7 @@ class TopK(KernelOrNumPy):
 
     def types(self, call: Call, ins: Inputs) -> tuple[int, int]:
         """The axis and k."""
-        x = need(ins, 0, "X")
-        need_dtype(x, NUMERIC, "X")
+        x = need(ins, 0, "X", NUMERIC)
         axis = axis_of(call, x.shape, -1)
         k = int(call.get("k", -1)) if call.opset < 10 else scalar_value(need(ins, 1, "K"), INDICES, "input 1 (K)")
         if not 0 <= k <= x.shape[axis]:
@@ -355,7 +295,7 @@ class CumSum(Op):
     """Sums of the elements up to each one, of those before it (`exclusive`), or from the end (`reverse`)."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, axis = need(ins, 0, "x"), need(ins, 1, "axis")
+        x, axis = need_all(ins, "x", "axis")
         need_dtype(x, NUMERIC, "x")
         need_dtype(axis, INDICES, "axis")
         need_one_element(axis, "axis")
@@ -363,15 +303,15 @@ class CumSum(Op):
             normalize_axis(int(axis.value.reshape(())), len(x.shape))
         return [x.type]
 
+    @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, at = array(ins, 0), array(ins, 1)
+        x, at = arrays(ins, 2)
         axis = normalize_axis(int(at.reshape(())), x.ndim)
         source, target = np.moveaxis(x, axis, 0), np.moveaxis(outs[0], axis, 0)
         if call.get("reverse", 0):
             source, target = source[::-1], target[::-1]
-        with np.errstate(all="ignore"):
-            if call.get("exclusive", 0):
-                target[:1] = 0
-                np.add.accumulate(source[:-1], axis=0, out=target[1:])
-            else:
-                np.add.accumulate(source, axis=0, out=target)
+        if call.get("exclusive", 0):
+            target[:1] = 0
+            np.add.accumulate(source[:-1], axis=0, out=target[1:])
+        else:
+            np.add.accumulate(source, axis=0, out=target)

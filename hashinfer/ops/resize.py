@@ -16,7 +16,7 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import resampling
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Types, need, optional, register
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Types, optional, register
 from hashinfer.ops.checks import (
     FLOAT32,
     FLOATS,
@@ -24,6 +24,7 @@ from hashinfer.ops.checks import (
     array,
     ints_value,
     may_need_values,
+    need,
     need_dtype,
     normalize_axes,
     operands,

@@ -21,7 +21,6 @@ from hashinfer.ops.base import (
     TensorType,
     Types,
     broadcast,
-    need,
     normalize_axis,
     optional,
     register,
@@ -30,11 +29,13 @@ from hashinfer.ops.checks import (
     INT64,
     all_given,
     array,
+    arrays,
     axis_of,
     given,
     ints_setting,
     ints_value,
     may_need_values,
+    need,
     need_rank,
     need_same_dtype,
     normalize_axes,
@@ -230,7 +231,7 @@ class Tile(Op):
         return [tensor(x.dtype, [dim * times for dim, times in zip(x.shape, repeats, strict=True)])]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, repeats = array(ins, 0), array(ins, 1)
+        x, repeats = arrays(ins, 2)
         if outs[0].size:
             sizes = [size for pair in zip(repeats.reshape(-1).tolist(), x.shape, strict=True) for size in pair]
             np.copyto(outs[0].reshape(sizes), x[tuple(part for _ in x.shape for part in (None, slice(None)))])

@@ -13,19 +13,8 @@ from typing import Any
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import (
-    Array,
-    Arrays,
-    Call,
-    Inputs,
-    Op,
-    Shape,
-    Types,
-    need,
-    optional,
-    register,
-)
-from hashinfer.ops.checks import FLOATS, array, need_dtype, need_rank, need_same_dtype, tensor
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Shape, Types, optional, register
+from hashinfer.ops.checks import FLOATS, array, need, need_dtype, need_rank, need_same_dtype, tensor
 from hashinfer.ops.convolution import Window, need_auto_pad, need_pads, shared_padding
 
 
