@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
@@ -104,8 +103,10 @@ def need_scale(call: Call, x: Operand, scale: Operand, zero: Operand | None) -> 
         raise OpError(f"zero point is {zero.type}; expected the shape of the scale, {list(scale.shape)}")
 
 
-def along_axis(call: Call, x: Array, values: Array) -> Array:
-    """Scales or zero points in a shape that broadcasts with x."""
+def along_axis(call: Call, x: Array, values: Array | None) -> Array:
+    """Scales or zero points in a shape that broadcasts with x; 0 where there are none."""
+    if values is None:
+        return np.zeros((), np.int8)
     if values.size == 1:
         return values.reshape(())
     return values.reshape(-1, *[1] * (x.ndim - 1 - axis_of(call, x.shape, 1)))
@@ -141,11 +142,6 @@ class Quantization(KernelOrNumPy):
         return Emission([only], choice=self.kernel.name)
 
 
-def quantize(x: Array, scale: Array, zero: Array, low: int, high: int) -> Array:
-    y: Array = np.clip(np.rint(x / scale) + zero, low, high)
-    return y
-
-
 @register("QuantizeLinear")
 class QuantizeLinear(Quantization):
     """saturate(round(x / scale) + zero point), rounding halves to even. Computed in float32 at least."""
@@ -165,17 +161,15 @@ class QuantizeLinear(Quantization):
         return [TensorType(dtype, x.shape)]
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, scale, (out,) = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1)), outs
-        zero = optional(ins, 2)
-        zero = np.zeros((), out.dtype) if zero is None else along_axis(call, x, zero)
+        x, (out,) = array(ins, 0), outs
+        scale, zero = along_axis(call, x, array(ins, 1)), along_axis(call, x, optional(ins, 2))
         limits = np.iinfo(out.dtype)
-        wide = np.result_type(scale, FLOAT32)
-        blockwise(partial(quantize, low=limits.min, high=limits.max), [x, scale, zero], out, [wide] * 3)
 
+        def quantize(x: Array, scale: Array, zero: Array) -> Array:
+            y: Array = np.clip(np.rint(x / scale) + zero, limits.min, limits.max)
+            return y
 
-def dequantize(x: Array, scale: Array, zero: Array) -> Array:
-    y: Array = (x - zero).astype(scale.dtype) * scale
-    return y
+        blockwise(quantize, [x, scale, zero], out, [np.result_type(scale, FLOAT32)] * 3)
 
 
 @register("DequantizeLinear")
@@ -199,10 +193,14 @@ class DequantizeLinear(Quantization):
         return [TensorType(dtype, x.shape)]
 
     def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, scale = array(ins, 0), along_axis(call, array(ins, 0), array(ins, 1))
-        zero = optional(ins, 2)
-        zero = np.zeros((), x.dtype) if zero is None else along_axis(call, x, zero)
+        x = array(ins, 0)
+        scale, zero = along_axis(call, x, array(ins, 1)), along_axis(call, x, optional(ins, 2))
         wide = np.result_type(scale, outs[0], FLOAT32)
         # int32 less int32 is exact in int64, and in float32 it would not be.
         whole = np.dtype(np.int64 if x.dtype == np.int32 else np.int32)
-        blockwise(dequantize, [x, scale, zero], outs[0], [whole, wide, whole])
+        blockwise(
+            lambda x, scale, zero: (x - zero).astype(scale.dtype) * scale,
+            [x, scale, zero],
+            outs[0],
+            [whole, wide, whole],
+        )

@@ -129,13 +129,6 @@ class Gather(Op):
             np.take(x, indices, axis=axis, out=outs[0], mode="wrap")
 
 
-def along_axis(indices: Array, axis: int) -> tuple[Array, ...]:
-    """The index of every element that GatherElements and ScatterElements mean by `indices`."""
-    grid: list[Array] = list(np.ogrid[tuple(slice(dim) for dim in indices.shape)])
-    grid[axis] = indices
-    return tuple(grid)
-
-
 def need_elements_indices(call: Call, x: Operand, indices: Operand) -> int:
     """The axis. Raises OpError unless the indices fit into x but for that axis."""
     need_rank(x, 1, "data")
@@ -173,6 +166,19 @@ class GatherElements(Op):
         np.take(x.reshape(-1), flat, out=outs[0], mode="clip")
 
 
+def tuple_depth(x: Operand, indices: Operand, batch: int = 0) -> int:
+    """How many axes, behind `batch` of them, an index tuple names. Raises OpError unless data and indices fit."""
+    need_dtype(indices, INDICES, "indices")
+    need_rank(x, 1, "data")
+    need_rank(indices, 1, "indices")
+    if not 0 <= batch < min(len(x.shape), len(indices.shape)) or x.shape[:batch] != indices.shape[:batch]:
+        raise OpError(f"data is {x.type} and indices are {indices.type}; expected {batch} batch axes in common")
+    depth = indices.shape[-1]
+    if not 1 <= depth <= len(x.shape) - batch:
+        raise OpError(f"indices are {indices.type}; expected a last axis of 1 to {len(x.shape) - batch}")
+    return depth
+
+
 def need_tuple_range(indices: Array, shape: Shape) -> None:
     """Raise OpError unless every index tuple, along the last axis, is within `shape`."""
     for at in range(indices.shape[-1]):
@@ -186,14 +192,7 @@ class GatherND(Op):
     def infer(self, call: Call, ins: Inputs) -> Types:
         x, indices = need_all(ins, "data", "indices")
         batch = int(call.get("batch_dims", 0))
-        need_dtype(indices, INDICES, "indices")
-        need_rank(x, 1, "data")
-        need_rank(indices, 1, "indices")
-        if not 0 <= batch < min(len(x.shape), len(indices.shape)) or x.shape[:batch] != indices.shape[:batch]:
-            raise OpError(f"data is {x.type} and indices are {indices.type}; expected {batch} batch axes in common")
-        depth = indices.shape[-1]
-        if not 1 <= depth <= len(x.shape) - batch:
-            raise OpError(f"indices are {indices.type}; expected a last axis of 1 to {len(x.shape) - batch}")
+        depth = tuple_depth(x, indices, batch)
         return [tensor(x.dtype, (*indices.shape[:-1], *x.shape[batch + depth :]))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
@@ -208,15 +207,6 @@ class GatherND(Op):
 REDUCTIONS: dict[str, np.ufunc] = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
-def scatter(out: Array, index: tuple[Array, ...], updates: Array, reduction: str) -> None:
-    """Put `updates` into `out`, or combine them with what is there."""
-    if reduction == "none":
-        out[index] = updates
-    else:
-        with np.errstate(all="ignore"):
-            REDUCTIONS[reduction].at(out, index, updates)
-
-
 class ScatterOp(Op):
     """What both scatter ops share. With indices that occur twice and no reduction, the last one counts."""
 
@@ -229,6 +219,15 @@ class ScatterOp(Op):
         if text(call.get("reduction", "none")) != "none":
             need_dtype(x, NUMERIC, "data")
         return x, indices, updates
+
+    @np.errstate(all="ignore")
+    def scatter(self, call: Call, x: Array, index: tuple[Array, ...], updates: Array, out: Array) -> None:
+        """x with `updates` put into it, or combined with what is there."""
+        np.copyto(out, x)
+        if (reduction := text(call.get("reduction", "none"))) == "none":
+            out[index] = updates
+        else:
+            REDUCTIONS[reduction].at(out, index, updates)
 
 
 @register("Scatter", "ScatterElements")
@@ -246,8 +245,9 @@ class ScatterElements(ScatterOp):
         x, indices, updates = arrays(ins, 3)
         axis = axis_of(call, x.shape, 0)
         need_index_range(indices, x.shape[axis])
-        np.copyto(outs[0], x)
-        scatter(outs[0], along_axis(indices, axis), updates, text(call.get("reduction", "none")))
+        grid: list[Array] = list(np.ogrid[tuple(slice(dim) for dim in indices.shape)])
+        grid[axis] = indices
+        self.scatter(call, x, tuple(grid), updates, outs[0])
 
 
 @register("ScatterND")
@@ -256,13 +256,7 @@ class ScatterND(ScatterOp):
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x, indices, updates = self.types(call, ins)
-        need_dtype(indices, INDICES, "indices")
-        need_rank(x, 1, "data")
-        need_rank(indices, 1, "indices")
-        depth = indices.shape[-1]
-        if not 1 <= depth <= len(x.shape):
-            raise OpError(f"indices are {indices.type}; expected a last axis of 1 to {len(x.shape)}")
-        expected = (*indices.shape[:-1], *x.shape[depth:])
+        expected = (*indices.shape[:-1], *x.shape[tuple_depth(x, indices) :])
         if updates.shape != expected:
             raise OpError(f"updates are {updates.type}; expected shape {list(expected)}")
         return [x.type]
@@ -270,8 +264,7 @@ class ScatterND(ScatterOp):
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
         x, indices, updates = arrays(ins, 3)
         need_tuple_range(indices, x.shape)
-        np.copyto(outs[0], x)
-        scatter(outs[0], tuple(np.moveaxis(indices, -1, 0)), updates, text(call.get("reduction", "none")))
+        self.scatter(call, x, tuple(np.moveaxis(indices, -1, 0)), updates, outs[0])
 
 
 @register("OneHot")
@@ -332,23 +325,15 @@ class Trilu(Op):
         np.copyto(outs[0], x, where=~below if upper else below)
 
 
-def edge_source(at: Array, dim: int) -> Array:
-    return np.clip(at, 0, dim - 1)
-
-
-def wrap_source(at: Array, dim: int) -> Array:
-    return at % dim
-
-
 def reflect_source(at: Array, dim: int) -> Array:
     period = max(2 * (dim - 1), 1)
     return np.minimum(at % period, period - at % period) if dim > 1 else np.zeros_like(at)
 
 
 PAD_SOURCES: dict[str, Callable[[Array, int], Array]] = {
-    "edge": edge_source,
+    "edge": lambda at, dim: np.clip(at, 0, dim - 1),
     "reflect": reflect_source,
-    "wrap": wrap_source,
+    "wrap": lambda at, dim: at % dim,
 }
 """By mode: the positions within an axis of `dim` elements that those before 0 and from `dim` on are copies of."""
 
@@ -394,25 +379,22 @@ class Pad(Op):
         return [tensor(x.dtype, [dim + sum(pad) for dim, pad in zip(x.shape, pads, strict=True)])]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x = array(ins, 0)
-        (out,) = outs
+        x, (out,) = array(ins, 0), outs
         pads = self.pads(call, operands(ins))
         inner = [slice(max(a, 0), dim - max(b, 0)) for (a, b), dim in zip(pads, out.shape, strict=True)]
         cropped = x[tuple(slice(max(-a, 0), dim - max(-b, 0)) for (a, b), dim in zip(pads, x.shape, strict=True))]
-        interior = out[tuple(inner)] if inner else out
         mode = text(call.get("mode", "constant"))
         if mode == "constant":
             out[...] = self.fill(call, ins)
-            np.copyto(interior, cropped)
-            return
-        np.copyto(interior, cropped)
-        for axis, (before, after) in enumerate(pads):
+        np.copyto(out[tuple(inner)] if inner else out, cropped)
+        for axis, (before, after) in enumerate(pads if mode != "constant" else ()):
             view = np.moveaxis(out[tuple([slice(None)] * axis + inner[axis:])], axis, 0)
             whole = np.moveaxis(out[tuple([slice(None)] * (axis + 1) + inner[axis + 1 :])], axis, 0)
+            dim, source = len(view), PAD_SOURCES[mode]
             if before > 0:
-                whole[:before] = view[PAD_SOURCES[mode](np.arange(-before, 0), len(view))]
+                whole[:before] = view[source(np.arange(-before, 0), dim)]
             if after > 0:
-                whole[-after:] = view[PAD_SOURCES[mode](np.arange(len(view), len(view) + after), len(view))]
+                whole[-after:] = view[source(np.arange(dim, dim + after), dim)]
 
     def fill(self, call: Call, ins: Arrays) -> Any:
         if call.opset < 11:

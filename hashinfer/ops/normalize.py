@@ -159,10 +159,10 @@ def standardize(x: Array, out: Array, axes: Axes, epsilon: float, center: bool =
 
 
 def affine(x: Array, scale: Array, bias: Array | None) -> None:
-    """x scale + bias, in place."""
-    np.multiply(x, scale, out=x)
+    """x scale + bias in x's dtype, in place."""
+    np.multiply(x, scale.astype(x.dtype, copy=False), out=x)
     if bias is not None:
-        np.add(x, bias, out=x)
+        np.add(x, bias.astype(x.dtype, copy=False), out=x)
 
 
 def epsilon_of(call: Call) -> float:
@@ -217,9 +217,7 @@ class AxisNormalization(NativeOp):
 
         def normalize(x: Array, out: Array) -> None:
             stats = standardize(x, out, axes, epsilon_of(call), self.center)
-            affine(
-                out, scale.astype(out.dtype, copy=False), None if bias is None else bias.astype(out.dtype, copy=False)
-            )
+            affine(out, scale, bias)
             for value, stat in zip(outs[1:], stats, strict=False):
                 value[...] = stat
 
@@ -346,7 +344,7 @@ class GroupNormalization(Op):
         def normalize(x: Array, out: Array) -> None:
             standardize(x, out, tuple(range(2, x.ndim)), epsilon_of(call))
             spread = (groups, -1, *[1] * (x.ndim - 3))
-            affine(out, scale.reshape(spread).astype(out.dtype), bias.reshape(spread).astype(out.dtype))
+            affine(out, scale.reshape(spread), bias.reshape(spread))
 
         widened(normalize, x.reshape(grouped), outs[0].reshape(grouped))
 

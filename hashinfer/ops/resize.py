@@ -42,6 +42,19 @@ BLOCK, LONGEST = 4096, 2**16
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
+DEFAULTS = {
+    "mode": "nearest",
+    "coordinate_transformation_mode": "half_pixel",
+    "nearest_mode": "round_prefer_floor",
+    "keep_aspect_ratio_policy": "stretch",
+}
+
+
+def setting(call: Call, name: str) -> str:
+    """An attribute that names one of several ways."""
+    return text(call.get(name, DEFAULTS[name]))
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """One axis that changes: its sizes, and outputs for each input."""
@@ -102,11 +115,9 @@ class Resize(KernelOrNumPy):
     """To other sizes of some axes. Inputs: X, region of interest, scales, sizes."""
 
     def supports(self, call: Call, ins: Inputs) -> bool:
-        x, mode = optional(ins, 0), text(call.get("mode", "nearest"))
-        plain = text(call.get("coordinate_transformation_mode", "half_pixel")) in COORDINATES and not call.get(
-            "antialias", 0
-        )
-        kept = text(call.get("keep_aspect_ratio_policy", "stretch")) == "stretch"
+        x, mode = optional(ins, 0), setting(call, "mode")
+        plain = setting(call, "coordinate_transformation_mode") in COORDINATES and not call.get("antialias", 0)
+        kept = setting(call, "keep_aspect_ratio_policy") == "stretch"
         floats = x is None or x.dtype == FLOAT32 or mode == "nearest"
         return call.opset >= 11 and mode in TAPS and plain and kept and floats
 
@@ -136,7 +147,7 @@ class Resize(KernelOrNumPy):
     @may_need_values
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X")
-        if text(call.get("nearest_mode", "round_prefer_floor")) not in NEAREST:
+        if setting(call, "nearest_mode") not in NEAREST:
             raise OpError(f"nearest_mode is {call.attrs['nearest_mode']!r}; expected one of {', '.join(NEAREST)}")
         shape = list(x.shape)
         for axis in self.axes(call, ins):
@@ -156,7 +167,7 @@ class Resize(KernelOrNumPy):
         shape, axes = list(need(ins, 0, "X").shape), self.changed(call, ins)
         calls: list[KernelCall] = []
         temps: list[int] = []
-        mode, source = text(call.get("mode", "nearest")), Buffer("in", 0)
+        mode, source = setting(call, "mode"), Buffer("in", 0)
         for number, axis in enumerate(axes):
             outer, inner = prod(shape[: axis.at]), prod(shape[axis.at + 1 :])
             shape[axis.at] = axis.out
@@ -174,11 +185,11 @@ class Resize(KernelOrNumPy):
     @staticmethod
     def table(call: Call, axis: Axis, which: int, block: slice | None = None) -> Array:
         """int64 [taps, out] inputs of an axis, or float32 [taps, out] weights; for all outputs or a block of them."""
-        mode, block = text(call.get("mode", "nearest")), block or slice(0, axis.out)
-        places = coordinates(axis, block, text(call.get("coordinate_transformation_mode", "half_pixel")))
+        mode, block = setting(call, "mode"), block or slice(0, axis.out)
+        places = coordinates(axis, block, setting(call, "coordinate_transformation_mode"))
         with np.errstate(all="ignore"):
             if mode == "nearest":
-                chosen = nearest(places, text(call.get("nearest_mode", "round_prefer_floor")))
+                chosen = nearest(places, setting(call, "nearest_mode"))
                 return np.clip(chosen, 0, axis.size - 1).astype(np.int64)
             a, exclude = float(call.get("cubic_coeff_a", -0.75)), bool(call.get("exclude_outside", 0))
             found = taps(places, axis.size, mode, a, exclude)[which]

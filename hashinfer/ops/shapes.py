@@ -71,17 +71,12 @@ class Identity(Alias):
 
 
 @register("Dropout")
-class Dropout(Alias):
+class Dropout(Identity):
     """As inference does it: nothing is dropped. A mask output or the training mode are not native."""
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         training = optional(ins, 2)
-        return call.outputs == 1 and (
-            training is None or (training.value is not None and not training.value.reshape(-1).any())
-        )
-
-    def shape(self, call: Call, ins: Inputs) -> Shape:
-        return need(ins, 0, "data").shape
+        return call.outputs == 1 and (training is None or (training.value is not None and not training.value.any()))
 
 
 def reshaped(shape: Shape, asked: Sequence[int], allow_zero: bool) -> Shape:
@@ -300,17 +295,14 @@ class Split(Op):
             np.copyto(out, x[(slice(None),) * axis + (slice(start, end),)])
 
 
-def need_image(x: Operand) -> Shape:
-    if len(x.shape) != 4:
-        raise OpError(f"input is {x.type}; expected rank 4: [N, C, H, W]")
-    return x.shape
-
-
-def need_blocksize(call: Call) -> int:
-    block = int(call.get("blocksize", 0))
+def need_blocks(call: Call, ins: Inputs) -> tuple[Operand, int]:
+    """The images and the size of a block. Raises OpError unless both are there."""
+    x, block = need(ins, 0, "input"), int(call.get("blocksize", 0))
     if block < 1:
         raise OpError(f"blocksize is {block}; expected 1 or more")
-    return block
+    if len(x.shape) != 4:
+        raise OpError(f"input is {x.type}; expected rank 4: [N, C, H, W]")
+    return x, block
 
 
 @register("DepthToSpace")
@@ -321,16 +313,15 @@ class DepthToSpace(Op):
         return text(call.get("mode", "DCR")) in {"DCR", "CRD"}
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, block = need(ins, 0, "input"), need_blocksize(call)
-        n, c, h, w = need_image(x)
+        x, block = need_blocks(call, ins)
+        n, c, h, w = x.shape
         if c % block**2:
             raise OpError(f"input is {x.type}; expected its {c} channels to be a multiple of blocksize^2, {block**2}")
         return [TensorType(x.dtype, (n, c // block**2, h * block, w * block))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, block = array(ins, 0), need_blocksize(call)
-        n, _, h, w = x.shape
-        c = outs[0].shape[1]
+        x, block = array(ins, 0), call.attrs["blocksize"]
+        (n, _, h, w), c = x.shape, outs[0].shape[1]
         blocks = outs[0].reshape(n, c, h, block, w, block)
         if text(call.get("mode", "DCR")) == "DCR":
             np.copyto(blocks, x.reshape(n, block, block, c, h, w).transpose(0, 3, 4, 1, 5, 2))
@@ -346,15 +337,14 @@ class SpaceToDepth(Op):
         return text(call.get("mode", "DCR")) == "DCR"
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, block = need(ins, 0, "input"), need_blocksize(call)
-        n, c, h, w = need_image(x)
+        x, block = need_blocks(call, ins)
+        n, c, h, w = x.shape
         if h % block or w % block:
             raise OpError(f"input is {x.type}; expected height and width to be multiples of blocksize, {block}")
         return [TensorType(x.dtype, (n, c * block**2, h // block, w // block))]
 
     def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
-        x, block = array(ins, 0), need_blocksize(call)
-        n, c, _, _ = x.shape
-        _, _, h, w = outs[0].shape
+        x, block = array(ins, 0), call.attrs["blocksize"]
+        (n, c, _, _), (h, w) = x.shape, outs[0].shape[2:]
         blocks = outs[0].reshape(n, block, block, c, h, w)
         np.copyto(blocks, x.reshape(n, c, h, block, w, block).transpose(0, 3, 5, 1, 2, 4))
