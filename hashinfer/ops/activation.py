@@ -6,14 +6,14 @@ float16 is computed in float32; where there is a kernel, it takes two float32 ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hashinfer.kernels import activations
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Operand, Types, register
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Operand, Outputs, Types, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
     FLOAT16,
@@ -95,7 +95,7 @@ class Activation(KernelOrNumPy):
         more = NS_PER_SMOOTH if number <= activations.SWISH else 0.0
         return flat_emission(activations.activation, outs[0].size, number, more, a=a, b=b)
 
-    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         if x.dtype == FLOAT16 and self.kind in activations.KINDS:
             single = np.empty(x.shape, np.float32)
@@ -167,6 +167,6 @@ class PRelu(Op):
         need_broadcasts_to(slope.shape, x.shape, "slope")
         return [x.type]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, slope = arrays(ins, 2)
         blockwise(prelu, [x, slope], outs[0], [wide_dtype(x.dtype)] * 2)

@@ -79,6 +79,8 @@ Inputs = Sequence[Operand | None]
 """The inputs of a node, as they are known when types are inferred; None is one that it leaves out."""
 Arrays = Sequence[Array | None]
 """The inputs of a run."""
+Outputs = Sequence[Array]
+"""The arrays that a run writes."""
 Types = Sequence[TensorType]
 """The types of the outputs."""
 
@@ -104,7 +106,7 @@ class Op(ABC):
         """
 
     @abstractmethod
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         """Write the outputs. `outs` are C-contiguous and never overlap `ins`; `ins` may be read-only."""
 
 

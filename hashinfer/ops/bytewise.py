@@ -159,16 +159,6 @@ def requantise_call(ins: Inputs, out: TensorType, rows: tuple[int, int], sums: B
     return scaled_call(quantise.requantise, *rows, args)
 
 
-def dynamic_emission(count: int) -> Emission:
-    """uint8 of float32 by its own range, and the scale and the zero point."""
-    x, y, scale, zero = Buffer("in", 0), *(Buffer("out", k) for k in range(3))
-    found: dict[str, Argument] = {"x": x, "count": count, "scale": scale, "zero": zero}
-    args: dict[str, Argument] = {"x": x, "y": y, "scale": scale, "zero": zero, "zeros": 1}
-    work, scratch = NS_PER_ELEMENT * count, quantise.RANGE_SCRATCH_BYTES
-    first = KernelCall(quantise.dynamic_range, 1, found, scratch, work)
-    return Emission([first, scaled_call(quantise.quantise, *alike(count), args)], choice="dynamic_range")
-
-
 def exact_emission(calls: Sequence[KernelCall], temps: Sequence[int], *more: KernelCall) -> Emission:
     """What product_calls or convolution_calls made, and what comes after; named by the product."""
     return Emission([*calls, *more], temps, choice=calls[-1].kernel.name, reason="sums are exact")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import elementwise
 from hashinfer.kernels import quantise as quantise_kernels
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Operand, TensorType, Types, optional, register
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Operand, Outputs, TensorType, Types, optional, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.bytewise import BYTES, flip, scale_args, scaled_call, zero_args
 from hashinfer.ops.checks import (
@@ -28,7 +27,7 @@ from hashinfer.ops.checks import (
     need_dtype,
     need_same_dtype,
 )
-from hashinfer.ops.emission import Buffer, Emission, KernelOrNumPy, NativeOp, flat_emission
+from hashinfer.ops.emission import IN_AND_OUT, Emission, KernelOrNumPy, NativeOp, flat_emission
 
 
 def convert(x: Array, out: Array) -> None:
@@ -57,7 +56,7 @@ class Conversion(NativeOp):
         kind = elementwise.SOURCES.index(need(ins, 0, "input").dtype.name)
         return flat_emission(elementwise.to_float32, outs[0].size, kind)
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         convert(array(ins, 0), outs[0])
 
 
@@ -137,7 +136,7 @@ class Quantization(KernelOrNumPy):
         axis = axis_of(call, x.shape, 1) if scale.type.size > 1 else 0
         outer, inner, args = scale_args(x.shape, axis, scale, 1)
         quantised = outs[0].dtype if x.dtype == FLOAT32 else x.dtype
-        args |= {"x": Buffer("in", 0), "y": Buffer("out", 0), "flip": flip(quantised), **zero_args(ins, 2)}
+        args |= {**IN_AND_OUT, "flip": flip(quantised), **zero_args(ins, 2)}
         only = scaled_call(self.kernel, outer, inner, args)
         return Emission([only], choice=self.kernel.name)
 
@@ -160,7 +159,7 @@ class QuantizeLinear(Quantization):
             raise OpError(f"output would be {dtype}, zero point is {zero and zero.type}; expected one quantised dtype")
         return [TensorType(dtype, x.shape)]
 
-    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, (out,) = array(ins, 0), outs
         scale, zero = along_axis(call, x, array(ins, 1)), along_axis(call, x, optional(ins, 2))
         limits = np.iinfo(out.dtype)
@@ -192,7 +191,7 @@ class DequantizeLinear(Quantization):
             raise OpError(f"output would be {dtype}; expected a floating-point dtype")
         return [TensorType(dtype, x.shape)]
 
-    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         scale, zero = along_axis(call, x, array(ins, 1)), along_axis(call, x, optional(ins, 2))
         wide = np.result_type(scale, outs[0], FLOAT32)

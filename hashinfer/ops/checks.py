@@ -214,11 +214,6 @@ def reduced(shape: Shape, axes: Sequence[int]) -> Shape:
     return tuple(1 if at in axes else dim for at, dim in enumerate(shape))
 
 
-def same_size(shape: Shape, other: Shape) -> bool:
-    """Whether both shapes hold equally many elements."""
-    return prod(shape) == prod(other)
-
-
 def text(value: Any) -> str:
     """A string attribute, which ONNX stores as bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

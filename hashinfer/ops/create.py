@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import ceil, isfinite
 from typing import Any
 
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import NATIVE_DTYPES, Array, Arrays, Call, Inputs, Op, TensorType, Types, register
+from hashinfer.ops.base import NATIVE_DTYPES, Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, register
 from hashinfer.ops.blockwise import BLOCK
 from hashinfer.ops.checks import (
     FLOATS,
@@ -54,7 +53,7 @@ class Constant(Op):
             raise OpError(f"attributes are {sorted(call.attrs)}; expected one of value, {', '.join(CONSTANT_DTYPES)}")
         return [TensorType(value.dtype, value.shape)]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         outs[0][...] = constant(call)
 
 
@@ -75,7 +74,7 @@ class ConstantOfShape(Op):
     def infer(self, call: Call, ins: Inputs) -> Types:
         return [tensor(self.value(call).dtype, ints_value(need(ins, 0, "shape"), "input 0 (shape)"))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         outs[0][...] = self.value(call)
 
 
@@ -99,7 +98,7 @@ class Range(Op):
             raise OpError(f"start, limit and delta are {start}, {limit}, {delta}; expected a finite number of steps")
         return [TensorType(bounds[0].dtype, (max(count, 0),))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         start, delta = array(ins, 0).reshape(()), array(ins, 2).reshape(())
         (out,) = outs
         wide: np.dtype[Any] = np.dtype(np.int64 if out.dtype in INTS else np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from math import prod
 
@@ -10,7 +9,20 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import elementwise
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Shape, TensorType, Types, broadcast, optional, register
+from hashinfer.ops.base import (
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Op,
+    Outputs,
+    Shape,
+    TensorType,
+    Types,
+    broadcast,
+    optional,
+    register,
+)
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
     ANY,
@@ -52,7 +64,7 @@ class UfuncOp(Op):
         self.result = result
 
     @np.errstate(all="ignore")
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         self.function(*arrays(ins, self.function.nin), out=outs[0])
 
 
@@ -103,7 +115,7 @@ class IsInf(Unary):
     def __init__(self) -> None:
         super().__init__(np.isinf, FLOATS, BOOL_TYPE)
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         above = np.inf if call.get("detect_positive", 1) else np.nan
         below = -np.inf if call.get("detect_negative", 1) else np.nan
@@ -209,7 +221,7 @@ class Div(Arithmetic):
     def __init__(self) -> None:
         super().__init__(np.divide, NUMERIC)
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         a, b = arrays(ins, 2)
         if a.dtype in FLOATS:
             super().run(call, ins, outs)
@@ -229,7 +241,7 @@ class Mod(Binary):
         super().__init__(np.remainder, NUMERIC)
 
     @np.errstate(all="ignore")
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         a, b = arrays(ins, 2)
         if b.dtype in INTS:
             need_no_zero(b)
@@ -248,7 +260,7 @@ class BitShift(Binary):
             raise OpError(f"direction is {direction!r}; expected 'LEFT' or 'RIGHT'")
         return super().infer(call, ins)
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         a, b = arrays(ins, 2)
         (np.left_shift if text(call.get("direction", "")) == "LEFT" else np.right_shift)(a, b, out=outs[0])
 
@@ -273,7 +285,7 @@ class Pow(Op):
         return [TensorType(x.dtype, broadcast(x.shape, y.shape))]
 
     @np.errstate(all="ignore")
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         (x, y), (out,) = arrays(ins, 2), outs
         exponent = y.reshape(-1)[0] if y.size == 1 else None
         if exponent == 2:
@@ -302,7 +314,7 @@ class Variadic(UfuncOp):
         return [TensorType(first.dtype, broadcast(first.shape, *(other.shape for other in others)))]
 
     @np.errstate(all="ignore")
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         (first, *others), (out,) = given(ins), outs
         if others:
             self.function(first, others[0], out=out)
@@ -325,7 +337,7 @@ class Mean(Variadic):
         super().__init__(np.add, FLOATS)
 
     @np.errstate(all="ignore")
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         super().run(call, ins, outs)
         np.divide(outs[0], len(ins), out=outs[0])
 
@@ -341,7 +353,7 @@ class Where(Op):
             raise OpError(f"X is {x.type} and Y is {y.type}; expected one dtype")
         return [TensorType(x.dtype, broadcast(condition.shape, x.shape, y.shape))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         condition, x, y = arrays(ins, 3)
         np.copyto(outs[0], y)
         np.copyto(outs[0], x, where=condition)
@@ -362,7 +374,7 @@ class Clip(Op):
         return [x.type]
 
     @np.errstate(all="ignore")
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, (out,) = array(ins, 0), outs
         # What old exporters write for "none", the range of float32, is infinite in float16.
         bounds = (optional(ins, 1), optional(ins, 2)) if call.opset >= 11 else map(call.attrs.get, ("min", "max"))

@@ -14,7 +14,7 @@ from hashinfer.kernels.arguments import float_argument
 from hashinfer.kernels.elementwise import TILE
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pool import Program
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types
 from hashinfer.ops.checks import operands
 
 ALIGNMENT = 64
@@ -34,6 +34,9 @@ class Buffer:
 Argument = int | float | Buffer | Array | Callable[[], Array]
 """Arrays are constants, those of int64 kernels' indices; functions make one when the program is assembled, after the
 plan's size was allowed."""
+
+IN_AND_OUT: Mapping[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0)}
+"""What most kernels take: the op's first input and its first output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def flat_emission(kernel: Kernel, count: int, kind: int = 0, more_ns: float = 0.
 
     more_ns: of each, beyond a plain one's.
     """
-    args: dict[str, Argument] = {"x": Buffer("in", 0), "kind": kind, "count": count, "y": Buffer("out", 0), **more}
+    args: dict[str, Argument] = {**IN_AND_OUT, "kind": kind, "count": count, **more}
     work = (NS_PER_ELEMENT + more_ns) * count
     return Emission.of(kernel, -(-count // TILE), args, 0, work)
 
@@ -153,10 +156,10 @@ class NativeOp(Op):
     def check_values(self, ins: Arrays) -> None:
         """Raise OpError where values (indices, say) are out of a table. Called with the real inputs, before kernels."""
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         self.run_kernels(call, operands(ins), outs)
 
-    def run_kernels(self, call: Call, ins: Inputs, outs: Sequence[Array]) -> None:
+    def run_kernels(self, call: Call, ins: Inputs, outs: Outputs) -> None:
         """Write the outputs for operands whose values are there."""
         arrays = [None if x is None else np.asarray(x.value, order="C") for x in ins]
         self.check_values(arrays)
@@ -178,10 +181,10 @@ class KernelOrNumPy(NativeOp):
     def emits(self, call: Call, ins: Inputs) -> bool: ...
 
     @abstractmethod
-    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         """By NumPy, where `emits` says that there are no kernels."""
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         known = operands(ins)
         if self.emits(call, known):
             self.run_kernels(call, known, outs)

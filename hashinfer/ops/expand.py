@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from hashinfer.errors import OpError, SchemeError
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types
+from hashinfer.ops.base import Arrays, Call, Inputs, Op, Outputs, TensorType, Types
 from hashinfer.ops.checks import array, need
 from hashinfer.schemes import Scheme
 
@@ -25,7 +25,7 @@ class ExpandOp(Op):
         scheme = self._scheme(w.shape[0])
         return [TensorType(w.dtype, (scheme.rows, scheme.cols))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         w = array(ins, 0)
         self._scheme(w.size).expand(w, outs[0])
 

@@ -27,7 +27,7 @@ from hashinfer.kernels import (
 from hashinfer.kernels.isa import INTEGER, ISA, SCALAR
 from hashinfer.kernels.pixels import PIXELS
 from hashinfer.kernels.vectors import LANES
-from hashinfer.ops.base import Arrays, Call, Inputs, TensorType, Types, optional
+from hashinfer.ops.base import Arrays, Call, Inputs, Operand, TensorType, Types, optional
 from hashinfer.ops.checks import need
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
@@ -66,6 +66,14 @@ _NS_ROW, _NS_FOLD, _NS_FINISH, _NS_PATCH = 100.0, 0.1, 0.1, 2.0
 _NS_STAGE, _NS_PIXEL, _NS_OUTPUT, _NS_UNPACK = 0.2, 2.0, 2.0, 0.5
 
 
+def need_float32(ins: Inputs, what: str) -> Operand:
+    """Input 0. Raises OpError unless it is there and float32."""
+    x = need(ins, 0, what)
+    if x.dtype != F32:
+        raise OpError(f"{what} is {x.type}; expected float32, the type of W")
+    return x
+
+
 class HashedProduct(NativeOp):
     """y = epilogue(x @ W (+ bias)), x [..., inputs] float32; W, or its transpose, is the matrix. Inputs: x, bias."""
 
@@ -77,10 +85,7 @@ class HashedProduct(NativeOp):
         self.inputs, self.outputs = (scheme.cols, scheme.rows) if transposed else (scheme.rows, scheme.cols)
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "x")
-        if x.dtype != F32:
-            raise OpError(f"x is {x.type}; expected float32, the type of W")
-        shape = matmul_shape(x.shape, self.inputs, self.outputs)
+        shape = matmul_shape(need_float32(ins, "x").shape, self.inputs, self.outputs)
         check_bias(optional(ins, 1), prod(shape[:-1]), self.outputs)
         return [TensorType(F32, shape)]
 
@@ -100,10 +105,7 @@ class HashedConv(NativeOp):
         self.epilogue = epilogue
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "X")
-        if x.dtype != F32:
-            raise OpError(f"X is {x.type}; expected float32, the type of W")
-        geometry = Geometry.of(call, x.shape, self.weight_shape)
+        geometry = Geometry.of(call, need_float32(ins, "X").shape, self.weight_shape)
         check_bias(optional(ins, 2), 1, geometry.out_channels)
         return [TensorType(F32, geometry.out_shape)]
 
@@ -112,10 +114,8 @@ class HashedConv(NativeOp):
         bias = optional(ins, 2)
         if geometry.groups == 1:
             return emit_product(self.matrix, conv_rows(geometry, 0, bias, self.epilogue))
-        parts = []
-        for group in range(geometry.groups):
-            source = conv_rows(geometry, group, bias, self.epilogue)
-            parts.append(_block_emission(self.matrix, source, first_output=group * source.outputs))
+        sources = [conv_rows(geometry, group, bias, self.epilogue) for group in range(geometry.groups)]
+        parts = [_block_emission(self.matrix, s, first_output=k * s.outputs) for k, s in enumerate(sources)]
         calls = [call for part in parts for call in part.calls]
         return Emission(calls, choice=parts[0].choice, reason=f"{geometry.groups} groups, each a part of W's columns")
 
@@ -193,7 +193,7 @@ class HashedExpand(NativeOp):
 
 
 def emit_product(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> Emission:
-    """The kernels for rows @ W, or rows @ W^T: of all candidates, those that should take the least time."""
+    """Of all candidates, the kernels that should take the least time."""
     return min(candidates(matrix, source, transposed), key=lambda e: e.work)
 
 

@@ -16,6 +16,7 @@ from hashinfer.ops.base import (
     Inputs,
     Op,
     Operand,
+    Outputs,
     Shape,
     TensorType,
     Types,
@@ -106,7 +107,7 @@ class Slice(Op):
         parts = zip(self.slices(call, ins), x.shape, strict=True)
         return [TensorType(x.dtype, tuple(len(range(*part.indices(dim))) for part, dim in parts))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         np.copyto(outs[0], array(ins, 0)[self.slices(call, operands(ins))])
 
 
@@ -120,7 +121,7 @@ class Gather(Op):
         axis = axis_of(call, x.shape, 0)
         return [tensor(x.dtype, with_dims(x.shape, axis, *indices.shape))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, indices = arrays(ins, 2)
         axis = axis_of(call, x.shape, 0)
         need_index_range(indices, x.shape[axis])
@@ -150,7 +151,7 @@ class GatherElements(Op):
         need_elements_indices(call, x, indices)
         return [TensorType(x.dtype, indices.shape)]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, indices = arrays(ins, 2)
         axis = axis_of(call, x.shape, 0)
         need_index_range(indices, x.shape[axis])
@@ -195,7 +196,7 @@ class GatherND(Op):
         depth = tuple_depth(x, indices, batch)
         return [tensor(x.dtype, (*indices.shape[:-1], *x.shape[batch + depth :]))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, indices = arrays(ins, 2)
         batch = int(call.get("batch_dims", 0))
         need_tuple_range(indices, x.shape[batch:])
@@ -241,7 +242,7 @@ class ScatterElements(ScatterOp):
             raise OpError(f"updates are {updates.type}; expected the shape of the indices, {list(indices.shape)}")
         return [x.type]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, indices, updates = arrays(ins, 3)
         axis = axis_of(call, x.shape, 0)
         need_index_range(indices, x.shape[axis])
@@ -261,7 +262,7 @@ class ScatterND(ScatterOp):
             raise OpError(f"updates are {updates.type}; expected shape {list(expected)}")
         return [x.type]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, indices, updates = arrays(ins, 3)
         need_tuple_range(indices, x.shape)
         self.scatter(call, x, tuple(np.moveaxis(indices, -1, 0)), updates, outs[0])
@@ -286,7 +287,7 @@ class OneHot(Op):
         axis = self.axis(call, len(indices.shape))
         return [tensor(values.dtype, (*indices.shape[:axis], int(depth), *indices.shape[axis:]))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         indices, values = array(ins, 0), array(ins, 2)
         axis = self.axis(call, indices.ndim)
         depth = outs[0].shape[axis]
@@ -314,7 +315,7 @@ class Trilu(Op):
             raise OpError(f"k is {k.type}; expected an integer")
         return [x.type]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, k = array(ins, 0), sum(int(value.reshape(())) for value in given(ins[1:2]))
         rows, columns = x.shape[-2:]
         if x.size == 0:
@@ -378,7 +379,7 @@ class Pad(Op):
                 raise OpError(f"axis {axis} has no element that the padding could repeat")
         return [tensor(x.dtype, [dim + sum(pad) for dim, pad in zip(x.shape, pads, strict=True)])]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, (out,) = array(ins, 0), outs
         pads = self.pads(call, operands(ins))
         inner = [slice(max(a, 0), dim - max(b, 0)) for (a, b), dim in zip(pads, out.shape, strict=True)]

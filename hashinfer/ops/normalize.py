@@ -6,7 +6,7 @@ in the output's memory and take arrays of the reduced shape only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from math import prod
 
@@ -22,6 +22,7 @@ from hashinfer.ops.base import (
     Inputs,
     Op,
     Operand,
+    Outputs,
     Shape,
     TensorType,
     Types,
@@ -48,7 +49,7 @@ from hashinfer.ops.checks import (
     need_same_dtype,
     reduced,
 )
-from hashinfer.ops.emission import Argument, Buffer, Emission, KernelOrNumPy, NativeOp
+from hashinfer.ops.emission import IN_AND_OUT, Argument, Buffer, Emission, KernelOrNumPy, NativeOp
 from hashinfer.ops.reduce import Axes, lowest, mean, norm, sum_of_squares
 
 
@@ -93,7 +94,7 @@ def rows_emission(kernel: Kernel, shape: Shape, first: int, ns: float, **more: A
     """A kernel of hashinfer.kernels.rowwise over rows that are the axes from `first` on."""
     rows, cols = prod(shape[:first]), prod(shape[first:])
     together = max(1, TILE_ELEMENTS // max(cols, 1))
-    args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "rows": rows, "cols": cols}
+    args: dict[str, Argument] = {**IN_AND_OUT, "rows": rows, "cols": cols}
     args |= {"rows_per_tile": together, **more}
     return Emission.of(kernel, -(-rows // together), args, 0, ns * rows * cols)
 
@@ -124,7 +125,7 @@ class SoftmaxOp(NativeOp):
         kernel = rowwise.softmax_rows if self.function is softmax else rowwise.log_softmax_rows
         return rows_emission(kernel, shape, self.axes(call, len(shape))[0], NS_PER_SOFTMAX)
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         if x.size == 0:
             return
@@ -210,7 +211,7 @@ class AxisNormalization(NativeOp):
         first = axis_of(call, shape, -1)
         return rows_emission(rowwise.layer_norm_rows, shape, first, NS_PER_NORMALISED, **more)
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, scale = arrays(ins, 2)
         bias = optional(ins, 2) if self.center else None
         axes = tuple(range(axis_of(call, x.shape, -1), x.ndim))
@@ -269,7 +270,7 @@ class BatchNormalization(Op):
             need_vector(need(ins, at, what), channels, what)
         return [x.type]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, (out,) = array(ins, 0), outs
         wide = np.result_type(x, FLOAT32)
         scale, bias, average, variance = (array(ins, at).astype(wide, copy=False) for at in range(1, 5))
@@ -306,7 +307,7 @@ class InstanceNormalization(KernelOrNumPy):
         more["epsilon"] = epsilon_of(call)
         return rows_emission(rowwise.instance_norm_rows, shape, 2, NS_PER_NORMALISED, **more)
 
-    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, scale, bias = arrays(ins, 3)
 
         def normalize(x: Array, out: Array) -> None:
@@ -336,7 +337,7 @@ class GroupNormalization(Op):
             need_vector(need(ins, at, what), channels if call.opset >= 21 else groups, what)
         return [x.type]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, scale, bias = arrays(ins, 3)
         groups = int(call.attrs["num_groups"])
         grouped: Shape = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
@@ -360,7 +361,7 @@ class LpNormalization(Op):
             raise OpError(f"p is {call.get('p', 2)}; expected 1 or 2")
         return [x.type]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         axis = axis_of(call, x.shape, -1)
 

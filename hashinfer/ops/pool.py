@@ -17,10 +17,10 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types, optional, register
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, optional, register
 from hashinfer.ops.checks import FLOATS, DTypes, array, need, need_rank, tensor, text
 from hashinfer.ops.convolution import AUTO_PADS, WHOLE, Window, shared_padding
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, NativeOp
+from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Argument, Emission, NativeOp
 from hashinfer.ops.reduce import Axes, extreme, lowest, mean
 
 
@@ -95,7 +95,7 @@ class Pool(NativeOp):
         planes = max(1, TILE // max(size, 1))
         line = along[-1].reach
         scratch = 4 * (line + pooling.SPARE + along[-1].count)
-        args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "planes": planes, "total": total}
+        args: dict[str, Argument] = {**IN_AND_OUT, "planes": planes, "total": total}
         for k, axis in enumerate(along):
             args |= {**axis.args(k), f"end_{k}": axis.pads[1]}
         args |= {"line": line, "padded": int(call.get("count_include_pad", 0))}
@@ -113,7 +113,7 @@ class MaxPool(Pool):
     def supports(self, call: Call, ins: Inputs) -> bool:
         return call.outputs == 1
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, (out,) = array(ins, 0), outs
         out[...] = lowest(x.dtype)
         along = windows(call, x.shape[2:])
@@ -154,7 +154,7 @@ class GlobalPool(Op):
         return [TensorType(x.dtype, (*x.shape[:2], *[1] * (len(x.shape) - 2)))]
 
     @np.errstate(all="ignore")
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         self.reduce(x, tuple(range(2, x.ndim)), outs[0])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from math import prod
@@ -17,6 +17,7 @@ from hashinfer.ops.base import (
     Call,
     Inputs,
     Operand,
+    Outputs,
     Shape,
     TensorType,
     Types,
@@ -26,7 +27,16 @@ from hashinfer.ops.base import (
 )
 from hashinfer.ops.checks import array, need, need_all
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy, NativeOp
+from hashinfer.ops.emission import (
+    IN_AND_OUT,
+    NS_PER_ELEMENT,
+    Argument,
+    Buffer,
+    Emission,
+    KernelCall,
+    KernelOrNumPy,
+    NativeOp,
+)
 
 F32 = np.dtype(np.float32)
 ONE_IMAGE = 2**62
@@ -174,12 +184,16 @@ def pixel_work(source: Rows) -> float:
     return lanes * source.inputs * (NS_PER_MULTIPLY * source.outputs + read)
 
 
-@register("MatMul")
-class MatMul(KernelOrNumPy):
-    """x [..., m, k] @ w [..., k, n], with NumPy's rules for vectors and broadcasting. float32 runs as kernels."""
+class Fusible(NativeOp):
+    """An op whose kernels do an epilogue on the way out."""
 
     def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
         self.epilogue = epilogue
+
+
+@register("MatMul")
+class MatMul(Fusible, KernelOrNumPy):
+    """x [..., m, k] @ w [..., k, n], with NumPy's rules for vectors and broadcasting. float32 runs as kernels."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x, w = need_all(ins, "A", "B")
@@ -203,7 +217,7 @@ class MatMul(KernelOrNumPy):
         offsets = batch_offsets(xs, ws, batch, rows * outputs)
         return dense_emission(source, dense_weights(Buffer("in", 1), outputs), offsets, prod(batch))
 
-    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         np.copyto(outs[0], np.matmul(array(ins, 0), array(ins, 1)))
 
 
@@ -238,29 +252,24 @@ def dense_emission(
     source: Rows, weights: dict[str, Argument], offsets: Array = ONE_MATRIX, batches: int = 1
 ) -> Emission:
     """The kernel for a dense product: rows one by one where there are few, blocks of 32 x 64 otherwise."""
+    args = source.args() | weights
+    if source.patches is not None:
+        kernel, scratch = pixel_blocks.pixel_block_dense, pixel_blocks.SCRATCH_BYTES
+        reason = "128 pixels share each tile of W"
+        return Emission.of(kernel, pixel_tiles(source), args, scratch, pixel_work(source), reason)
+    args |= {"offsets": offsets}
     work = NS_PER_MULTIPLY * source.rows * source.inputs * source.outputs * batches
-    if source.rows <= 3 and batches == 1 and source.patches is None:
-        args = source.args() | weights | {"offsets": offsets}
+    if source.rows <= 3 and batches == 1:
         tiles = source.rows * -(-source.outputs // blocks.STRIP)
         reason = f"{source.rows} rows: W is read once where it lies"
         return Emission.of(blocks.dense_row, tiles, args, 4 * blocks.STRIP, 4 * work, reason)
-    if source.patches is not None:
-        kernel = pixel_blocks.pixel_block_dense
-        scratch = pixel_blocks.SCRATCH_BYTES
-        args, reason = source.args() | weights, "128 pixels share each tile of W"
-        return Emission.of(kernel, pixel_tiles(source), args, scratch, pixel_work(source), reason)
-    args = source.args() | weights | {"offsets": offsets}
-    tiles = block_tiles(source.rows, source.outputs) * batches
-    reason = f"{source.rows} rows share each tile of W"
+    tiles, reason = block_tiles(source.rows, source.outputs) * batches, f"{source.rows} rows share each tile of W"
     return Emission.of(blocks.dense_block, tiles, args, blocks.SCRATCH_BYTES, work, reason)
 
 
 @register("Gemm")
-class Gemm(KernelOrNumPy):
+class Gemm(Fusible, KernelOrNumPy):
     """y = alpha A B + beta C, A [m, k], B [k, n] or [n, k] (transB). The fuse step has folded transA and beta away."""
-
-    def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
-        self.epilogue = epilogue
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         a, b, c = need(ins, 0, "A"), need(ins, 1, "B"), optional(ins, 2)
@@ -287,7 +296,7 @@ class Gemm(KernelOrNumPy):
         weights = dense_weights(Buffer("in", 1), b.shape[1], transposed)
         return dense_emission(plain_rows(rows, inputs, cols, bias, epilogue), weights)
 
-    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         a, b, c = array(ins, 0), array(ins, 1), optional(ins, 2)
         y = (a.T if call.get("transA", 0) else a) @ (b.T if call.get("transB", 0) else b)
         y = (y * y.dtype.type(call.get("alpha", 1.0))).astype(outs[0].dtype)
@@ -330,11 +339,8 @@ def planes_call(geometry: Geometry, args: Mapping[str, Argument]) -> KernelCall:
 
 
 @register("Conv")
-class Conv(NativeOp):
+class Conv(Fusible):
     """Convolution of one or two spatial dimensions, groups and dilations among them, as a product over patches."""
-
-    def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
-        self.epilogue = epilogue
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         x = optional(ins, 0)
@@ -350,7 +356,7 @@ class Conv(NativeOp):
         x, w = need_all(ins, "X", "W")
         geometry = Geometry.of(call, x.shape, w.shape)
         if by_planes(geometry):
-            args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "w": Buffer("in", 1)}
+            args: dict[str, Argument] = {**IN_AND_OUT, "w": Buffer("in", 1)}
             args |= {"bias": Buffer("in", 2)} if optional(ins, 2) is not None else {}
             only = planes_call(geometry, args | self.epilogue.args())
             return Emission(

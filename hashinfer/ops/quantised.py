@@ -7,19 +7,21 @@ from math import prod
 import numpy as np
 
 from hashinfer.errors import OpError
+from hashinfer.kernels import quantise
 from hashinfer.ops.base import Call, Inputs, Operand, Shape, TensorType, Types, optional, register
 from hashinfer.ops.bytewise import (
     BYTES,
     LONGEST,
+    alike,
     convolution_calls,
-    dynamic_emission,
     exact_emission,
     product_calls,
     requantise_call,
+    scaled_call,
 )
 from hashinfer.ops.checks import FLOAT32, FLOATS, need, need_all, need_dtype
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.emission import Argument, Buffer, Emission, NativeOp
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.product import few_matrices, product_shape
 
 INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
@@ -78,6 +80,16 @@ class MatMulInteger(NativeOp):
         return exact_emission(*product_calls(ins, (0, 2), (1, 3), Buffer("out", 0)))
 
 
+def need_linear(ins: Inputs, a: str, b: str) -> list[Operand]:
+    """Both operands, each with its scale and zero point, and those of y. Raises OpError on a dtype not of 8 bits."""
+    parts = (f"{name}{of}" for name in (a, b) for of in ("", "_scale", "_zero_point"))
+    found = need_all(ins, *parts, "y_scale", "y_zero_point")
+    need_bytes(found[0], found[2], a)
+    need_bytes(found[3], found[5], b)
+    need_dtype(found[7], BYTES, "y_zero_point")
+    return found
+
+
 def need_scale_of(scale: Operand, zero: Operand, what: str) -> None:
     """Raise OpError unless a scale is a float and as many as its zero points."""
     need_dtype(scale, FLOATS, f"the scale of {what}")
@@ -93,12 +105,7 @@ class QLinearMatMul(NativeOp):
     """
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        a, a_scale, a_zero = need_all(ins, "a", "a_scale", "a_zero_point")
-        b, b_scale, b_zero = need(ins, 3, "b"), need(ins, 4, "b_scale"), need(ins, 5, "b_zero_point")
-        y_scale, y_zero = need(ins, 6, "y_scale"), need(ins, 7, "y_zero_point")
-        need_bytes(a, a_zero, "a")
-        need_bytes(b, b_zero, "b")
-        need_dtype(y_zero, BYTES, "y_zero_point")
+        a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = need_linear(ins, "a", "b")
         for what, scale, zero, shape, axis in (
             ("a", a_scale, a_zero, a.shape, -2),
             ("b", b_scale, b_zero, b.shape, -1),
@@ -140,7 +147,12 @@ class DynamicQuantizeLinear(NativeOp):
     """uint8 of float32 by its own range, which is made to hold 0; and the scale and the zero point."""
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
-        return dynamic_emission(outs[0].size)
+        x, y, scale, zero = Buffer("in", 0), *(Buffer("out", k) for k in range(3))
+        count, scratch = outs[0].size, quantise.RANGE_SCRATCH_BYTES
+        found: dict[str, Argument] = {"x": x, "count": count, "scale": scale, "zero": zero}
+        args: dict[str, Argument] = {"x": x, "y": y, "scale": scale, "zero": zero, "zeros": 1}
+        first = KernelCall(quantise.dynamic_range, 1, found, scratch, NS_PER_ELEMENT * count)
+        return Emission([first, scaled_call(quantise.quantise, *alike(count), args)], choice="dynamic_range")
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "x", frozenset({FLOAT32}))
@@ -183,13 +195,8 @@ class QLinearConv(IntegerConvolution):
     """saturate(round((convolution + bias) x_scale w_scale / y_scale) + y's zero point), of 8-bit integers."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x, x_scale, x_zero = need_all(ins, "x", "x_scale", "x_zero_point")
-        w, w_scale, w_zero = need(ins, 3, "w"), need(ins, 4, "w_scale"), need(ins, 5, "w_zero_point")
-        y_scale, y_zero, bias = need(ins, 6, "y_scale"), need(ins, 7, "y_zero_point"), optional(ins, 8)
-        need_bytes(x, x_zero, "x")
-        need_bytes(w, w_zero, "w")
-        need_dtype(y_zero, BYTES, "y_zero_point")
-        geometry = self.geometry(call, x, w, w_zero)
+        x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = need_linear(ins, "x", "w")
+        bias, geometry = optional(ins, 8), self.geometry(call, x, w, w_zero)
         for what, scale, zero in (("x", x_scale, x_zero), ("y", y_scale, y_zero)):
             need_scale_of(scale, zero, what)
             need_dtype(scale, frozenset({FLOAT32}), f"the scale of {what}")

@@ -75,6 +75,7 @@ class Recurrent(NativeOp):
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         directions, steps, batch, inputs, hidden = self.sizes(call, ins)
         by_row = bool(call.get("layout", 0))
+        apart = 1 if by_row else batch
         args: dict[str, Argument] = {
             "w": Buffer("temp", 0),
             "r": Buffer("temp", 1),
@@ -83,13 +84,14 @@ class Recurrent(NativeOp):
             "inputs": inputs,
             "hidden": hidden,
             "backwards": DIRECTIONS[text(call.get("direction", "forward"))][1],
-            "x_step": inputs if by_row else batch * inputs,
-            "x_row": steps * inputs if by_row else inputs,
-            "y_step": directions * hidden if by_row else directions * batch * hidden,
-            "y_direction": hidden if by_row else batch * hidden,
-            "y_row": steps * directions * hidden if by_row else hidden,
-            "s_direction": hidden if by_row else batch * hidden,
-            "s_row": directions * hidden if by_row else hidden,
+            # Axes before the last: batch, steps and directions of Y by row; steps, directions and batch otherwise.
+            "x_step": inputs * apart,
+            "x_row": inputs * (steps if by_row else 1),
+            "y_step": hidden * directions * apart,
+            "y_direction": hidden * apart,
+            "y_row": hidden * (steps * directions if by_row else 1),
+            "s_direction": hidden * apart,
+            "s_row": hidden * (directions if by_row else 1),
             "reset_after": int(call.get("linear_before_reset", 0)),
         }
         sources = {"x": 0, "b": 3, "h0": INITIAL_H, "c0": INITIAL_C}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import reductions
 from hashinfer.kernels.elementwise import TILE
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, TensorType, Types, normalize_axis, register
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, normalize_axis, register
 from hashinfer.ops.checks import (
     BOOL,
     FLOAT16,
@@ -40,7 +40,7 @@ from hashinfer.ops.checks import (
     wide_dtype,
     with_dims,
 )
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelOrNumPy
+from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Argument, Buffer, Emission, KernelOrNumPy
 
 Axes = tuple[int, ...]
 
@@ -117,14 +117,14 @@ class Reduction(KernelOrNumPy):
         shape = need(ins, 0, "data").shape
         axes = sorted(self.axes(call, ins, len(shape)))
         outer, count, inner = prod(shape[: axes[0]]), prod(shape[axes[0] : axes[-1] + 1]), prod(shape[axes[-1] + 1 :])
-        args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "outer": outer, "count": count}
+        args: dict[str, Argument] = {**IN_AND_OUT, "outer": outer, "count": count}
         together = max(1, TILE // (count * inner))
         args |= {"inner": inner, "outer_per_tile": together, "kind": reductions.KINDS.index(self.kind)}
         work, scratch = NS_PER_ELEMENT * outer * count * inner, reductions.SCRATCH_BYTES
         return Emission.of(reductions.reduce_middle, -(-outer // together), args, scratch, work)
 
     @np.errstate(all="ignore")
-    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         axes = self.axes(call, operands(ins), x.ndim)
         self.reduce(x, axes, outs[0].reshape(reduced(x.shape, axes)))
@@ -221,7 +221,7 @@ class ArgReduction(Op):
         kept = (1,) if call.get("keepdims", 1) else ()
         return [TensorType(INT64, with_dims(x.shape, axis, *kept))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         axis = axis_of(call, x.shape, 0)
         out = outs[0].reshape(with_dims(x.shape, axis))
@@ -269,14 +269,14 @@ class TopK(KernelOrNumPy):
         shape = need(ins, 0, "X").shape
         axis, k = self.types(call, ins)
         outer, count, inner = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
-        args: dict[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0), "count": count}
+        args: dict[str, Argument] = {**IN_AND_OUT, "count": count}
         args |= {"inner": inner, "k": k, "least": int(not call.get("largest", 1))}
         if len(outs) > 1:
             args["indices"] = Buffer("out", 1)
         work = 10 * NS_PER_ELEMENT * outer * count * inner
         return Emission.of(reductions.top_elements, outer * inner, args, 12 * k, work, f"{k} of {count}")
 
-    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         axis, k = self.types(call, operands(ins))
         if call.get("largest", 1):
@@ -304,7 +304,7 @@ class CumSum(Op):
         return [x.type]
 
     @np.errstate(all="ignore")
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, at = arrays(ins, 2)
         axis = normalize_axis(int(at.reshape(())), x.ndim)
         source, target = np.moveaxis(x, axis, 0), np.moveaxis(outs[0], axis, 0)

@@ -97,15 +97,12 @@ class ReferenceOp:
         return growth.least_bytes(types, call, ins)
 
     def _evaluator(self, call: Call, ins: Sequence[object | None]) -> ReferenceEvaluator:
-        kinds = tuple(_kind(value) for value in ins)
-        if kinds not in self._evaluators:
-            self._evaluators[kinds] = self._build(call, ins)
-        return self._evaluators[kinds]
-
-    def _build(self, call: Call, ins: Sequence[object | None]) -> ReferenceEvaluator:
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
 
-        return ReferenceEvaluator(self._model(call, ins))
+        kinds = tuple(_kind(value) for value in ins)
+        if kinds not in self._evaluators:
+            self._evaluators[kinds] = ReferenceEvaluator(self._model(call, ins))
+        return self._evaluators[kinds]
 
     def _model(self, call: Call, ins: Sequence[object | None], shapes: bool = False) -> ModelProto:
         """A model of the one node. With `shapes`, its inputs have those, and small ones their values."""

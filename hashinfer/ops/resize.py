@@ -6,7 +6,6 @@ that are kept, and regions of interest are left to the reference implementation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import floor, prod
@@ -16,7 +15,7 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.kernels import resampling
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Types, optional, register
+from hashinfer.ops.base import Array, Arrays, Call, Inputs, Outputs, Types, optional, register
 from hashinfer.ops.checks import (
     FLOAT32,
     FLOATS,
@@ -195,7 +194,7 @@ class Resize(KernelOrNumPy):
             found = taps(places, axis.size, mode, a, exclude)[which]
         return np.ascontiguousarray(found if which == 0 else found.astype(np.float32))
 
-    def compute(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         y = array(ins, 0)
         if outs[0].size == 0:
             return

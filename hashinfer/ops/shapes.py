@@ -11,12 +11,12 @@ import numpy as np
 
 from hashinfer.errors import OpError
 from hashinfer.ops.base import (
-    Array,
     Arrays,
     Call,
     Inputs,
     Op,
     Operand,
+    Outputs,
     Shape,
     TensorType,
     Types,
@@ -39,7 +39,6 @@ from hashinfer.ops.checks import (
     need_rank,
     need_same_dtype,
     normalize_axes,
-    same_size,
     tensor,
     text,
     with_dims,
@@ -59,7 +58,7 @@ class Alias(Op):
     def infer(self, call: Call, ins: Inputs) -> Types:
         return [tensor(need(ins, 0, "data").dtype, self.shape(call, ins))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         np.copyto(outs[0].reshape(x.shape), x)
 
@@ -97,7 +96,7 @@ def reshaped(shape: Shape, asked: Sequence[int], allow_zero: bool) -> Shape:
         if others == 0 or prod(shape) % others:
             raise OpError(f"shape {list(shape)} cannot become {list(asked)}: -1 stands for no whole number")
         dims[dims.index(-1)] = prod(shape) // others
-    if not same_size(shape, tuple(dims)):
+    if prod(shape) != prod(dims):
         raise OpError(f"shape {list(shape)} has {prod(shape)} elements; {list(asked)} would have {prod(dims)}")
     return tuple(dims)
 
@@ -163,7 +162,7 @@ class ShapeOf(Op):
     def infer(self, call: Call, ins: Inputs) -> Types:
         return [TensorType(INT64, (len(self.part(call, need(ins, 0, "data").shape)),))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         outs[0][...] = self.part(call, array(ins, 0).shape)
 
 
@@ -177,7 +176,7 @@ class Size(Op):
         need(ins, 0, "data")
         return [TensorType(INT64, ())]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         outs[0][...] = array(ins, 0).size
 
 
@@ -195,7 +194,7 @@ class Transpose(Op):
         x = need(ins, 0, "data")
         return [TensorType(x.dtype, tuple(x.shape[axis] for axis in self.perm(call, len(x.shape))))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         np.copyto(outs[0], array(ins, 0).transpose(self.perm(call, array(ins, 0).ndim)))
 
 
@@ -209,7 +208,7 @@ class Expand(Op):
         asked = tensor(x.dtype, ints_value(need(ins, 1, "shape"), "input 1 (shape)"))
         return [tensor(x.dtype, broadcast(x.shape, asked.shape))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         np.copyto(outs[0], array(ins, 0))
 
 
@@ -225,7 +224,7 @@ class Tile(Op):
             raise OpError(f"repeats are {list(repeats)}; expected {len(x.shape)} of them, one for each axis")
         return [tensor(x.dtype, [dim * times for dim, times in zip(x.shape, repeats, strict=True)])]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, repeats = arrays(ins, 2)
         if outs[0].size:
             sizes = [size for pair in zip(repeats.reshape(-1).tolist(), x.shape, strict=True) for size in pair]
@@ -255,7 +254,7 @@ class Concat(Op):
             total += other.shape[axis]
         return [TensorType(first.dtype, with_dims(first.shape, axis, total))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         parts = given(ins)
         np.concatenate(parts, axis=self.axis(call, parts[0].ndim), out=outs[0])
 
@@ -287,7 +286,7 @@ class Split(Op):
         sizes = self.sizes(call, ins, x.shape[axis])
         return [TensorType(x.dtype, with_dims(x.shape, axis, size)) for size in sizes]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
         axis = axis_of(call, x.shape, 0)
         ends = np.cumsum([0, *(out.shape[axis] for out in outs)]).tolist()
@@ -319,7 +318,7 @@ class DepthToSpace(Op):
             raise OpError(f"input is {x.type}; expected its {c} channels to be a multiple of blocksize^2, {block**2}")
         return [TensorType(x.dtype, (n, c // block**2, h * block, w * block))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, block = array(ins, 0), call.attrs["blocksize"]
         (n, _, h, w), c = x.shape, outs[0].shape[1]
         blocks = outs[0].reshape(n, c, h, block, w, block)
@@ -343,7 +342,7 @@ class SpaceToDepth(Op):
             raise OpError(f"input is {x.type}; expected height and width to be multiples of blocksize, {block}")
         return [TensorType(x.dtype, (n, c * block**2, h // block, w // block))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, block = array(ins, 0), call.attrs["blocksize"]
         (n, c, _, _), (h, w) = x.shape, outs[0].shape[2:]
         blocks = outs[0].reshape(n, block, block, c, h, w)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hashinfer.errors import OpError
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Shape, Types, optional, register
+from hashinfer.ops.base import Arrays, Call, Inputs, Op, Outputs, Shape, Types, optional, register
 from hashinfer.ops.checks import FLOATS, array, need, need_dtype, need_rank, need_same_dtype, tensor
 from hashinfer.ops.convolution import Window, need_auto_pad, need_pads, shared_padding
 
@@ -82,7 +82,7 @@ class ConvTranspose(Op):
             raise OpError(f"B is {bias.type}; expected {x.dtype}[{maps}]")
         return [tensor(x.dtype, (x.shape[0], maps, *(window.size for window in windows)))]
 
-    def run(self, call: Call, ins: Arrays, outs: Sequence[Array]) -> None:
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, w, (out,) = array(ins, 0), array(ins, 1), outs
         windows, groups = self.windows(call, x.shape, w.shape), int(call.get("group", 1))
         wide = np.result_type(x, np.float32)
