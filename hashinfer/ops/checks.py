@@ -191,6 +191,14 @@ def ints_setting(call: Call, ins: Inputs, name: str, at: int, since: int) -> tup
     return None if operand is None else ints_value(operand, f"input {at} ({name})")
 
 
+def need_ints_setting(call: Call, ins: Inputs, name: str, at: int, since: int) -> tuple[int, ...]:
+    """ints_setting. Raises OpError where they are not given."""
+    value = ints_setting(call, ins, name, at, since)
+    if value is None:
+        raise OpError(f"{name} are missing")
+    return value
+
+
 def axis_of(call: Call, shape: Shape, default: int) -> int:
     """The attribute `axis` counted from the front of `shape`. Raises OpError if it is out of range."""
     return normalize_axis(int(call.get("axis", default)), len(shape))

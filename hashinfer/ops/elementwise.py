@@ -76,38 +76,6 @@ class Unary(UfuncOp):
         return [TensorType(self.result or x.dtype, x.shape)]
 
 
-UNARY: dict[str, tuple[np.ufunc, DTypes]] = {
-    "Abs": (np.absolute, NUMERIC),
-    "Acos": (np.arccos, FLOATS),
-    "Acosh": (np.arccosh, FLOATS),
-    "Asin": (np.arcsin, FLOATS),
-    "Asinh": (np.arcsinh, FLOATS),
-    "Atan": (np.arctan, FLOATS),
-    "Atanh": (np.arctanh, FLOATS),
-    "BitwiseNot": (np.invert, INTS),
-    "Ceil": (np.ceil, FLOATS),
-    "Cos": (np.cos, FLOATS),
-    "Cosh": (np.cosh, FLOATS),
-    "Exp": (np.exp, FLOATS),
-    "Floor": (np.floor, FLOATS),
-    "Log": (np.log, FLOATS),
-    "Neg": (np.negative, FLOATS | SIGNED),
-    "Not": (np.logical_not, BOOL),
-    "Reciprocal": (np.reciprocal, FLOATS),
-    "Round": (np.rint, FLOATS),
-    "Sign": (np.sign, NUMERIC),
-    "Sin": (np.sin, FLOATS),
-    "Sinh": (np.sinh, FLOATS),
-    "Sqrt": (np.sqrt, FLOATS),
-    "Tan": (np.tan, FLOATS),
-    "Tanh": (np.tanh, FLOATS),
-}
-
-for _name, (_ufunc, _dtypes) in UNARY.items():
-    register(_name)(partial(Unary, _ufunc, _dtypes))
-register("IsNaN")(partial(Unary, np.isnan, FLOATS, BOOL_TYPE))
-
-
 @register("IsInf")
 class IsInf(Unary):
     """Whether x is infinite, of the signs that the attributes ask for."""
@@ -132,6 +100,10 @@ class Binary(UfuncOp):
         return [TensorType(self.result or a.dtype, broadcast(a.shape, b.shape))]
 
 
+ARITHMETIC = (np.add, np.subtract, np.multiply, np.divide)
+"""The kernel's operations in their order: see hashinfer.kernels.elementwise.OPERATIONS."""
+
+
 class Arithmetic(Binary, NativeOp):
     """A ufunc of two inputs that has a kernel for float32."""
 
@@ -151,7 +123,7 @@ class Arithmetic(Binary, NativeOp):
         count, inner = prod(size for size, _, _ in axes), axes[-1][0]
         rows = max(1, elementwise.TILE // max(inner, 1))
         args: dict[str, Argument] = {"a": Buffer("in", 0), "b": Buffer("in", 1), "y": Buffer("out", 0), "rows": rows}
-        args["operation"] = elementwise.OPERATIONS.index(KERNEL_NAMES[self.function])
+        args["operation"] = ARITHMETIC.index(self.function)
         for k, (size, a, b) in enumerate(axes):
             args |= {f"n{k}": size, f"a{k}": a, f"b{k}": b}
         tiles = -(-(count // inner) // rows) if count else 0
@@ -178,33 +150,52 @@ def common_axes(a: Shape, b: Shape) -> list[tuple[int, int, int]]:
     return found[::-1]
 
 
-KERNEL_NAMES: dict[np.ufunc, str] = {np.add: "Add", np.subtract: "Sub", np.multiply: "Mul", np.divide: "Div"}
+class Variadic(UfuncOp):
+    """A ufunc folded over one or more inputs of one dtype."""
 
-ARITHMETIC: dict[str, np.ufunc] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
+    def infer(self, call: Call, ins: Inputs) -> Types:
+        first, *others = all_given(ins)
+        need_dtype(first, self.dtypes, "input 0")
+        for at, other in enumerate(others, 1):
+            need_same_dtype(first, other, f"input {at}")
+        return [TensorType(first.dtype, broadcast(first.shape, *(other.shape for other in others)))]
 
-BITWISE: dict[str, tuple[np.ufunc, DTypes]] = {
-    "And": (np.logical_and, BOOL),
-    "Or": (np.logical_or, BOOL),
-    "Xor": (np.logical_xor, BOOL),
-    "BitwiseAnd": (np.bitwise_and, INTS),
-    "BitwiseOr": (np.bitwise_or, INTS),
-    "BitwiseXor": (np.bitwise_xor, INTS),
-}
+    @np.errstate(all="ignore")
+    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
+        (first, *others), (out,) = given(ins), outs
+        if others:
+            self.function(first, others[0], out=out)
+        else:
+            np.copyto(out, first)
+        for other in others[1:]:
+            self.function(out, other, out=out)
 
-COMPARISONS: dict[str, tuple[np.ufunc, DTypes]] = {
-    "Equal": (np.equal, ANY),
-    "Less": (np.less, NUMERIC),
-    "LessOrEqual": (np.less_equal, NUMERIC),
-    "Greater": (np.greater, NUMERIC),
-    "GreaterOrEqual": (np.greater_equal, NUMERIC),
-}
 
-for _name, _ufunc in ARITHMETIC.items():
-    register(_name)(partial(Arithmetic, _ufunc, NUMERIC))
-for _name, (_ufunc, _dtypes) in BITWISE.items():
-    register(_name)(partial(Binary, _ufunc, _dtypes))
-for _name, (_ufunc, _dtypes) in COMPARISONS.items():
-    register(_name)(partial(Binary, _ufunc, _dtypes, BOOL_TYPE))
+TABLE: tuple[tuple[type[UfuncOp], DTypes, np.dtype[np.bool] | None, dict[str, np.ufunc]], ...] = (
+    (Unary, NUMERIC, None, {"Abs": np.absolute, "Sign": np.sign}),
+    (Unary, FLOATS | SIGNED, None, {"Neg": np.negative}),
+    (Unary, INTS, None, {"BitwiseNot": np.invert}),
+    (Unary, BOOL, None, {"Not": np.logical_not}),
+    (Unary, FLOATS, None, {"Acos": np.arccos, "Acosh": np.arccosh, "Asin": np.arcsin, "Asinh": np.arcsinh}),
+    (Unary, FLOATS, None, {"Atan": np.arctan, "Atanh": np.arctanh, "Cos": np.cos, "Cosh": np.cosh}),
+    (Unary, FLOATS, None, {"Sin": np.sin, "Sinh": np.sinh, "Tan": np.tan, "Tanh": np.tanh}),
+    (Unary, FLOATS, None, {"Exp": np.exp, "Log": np.log, "Reciprocal": np.reciprocal, "Sqrt": np.sqrt}),
+    (Unary, FLOATS, None, {"Ceil": np.ceil, "Floor": np.floor, "Round": np.rint}),
+    (Unary, FLOATS, BOOL_TYPE, {"IsNaN": np.isnan}),
+    (Arithmetic, NUMERIC, None, {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}),
+    (Binary, BOOL, None, {"And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor}),
+    (Binary, INTS, None, {"BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor}),
+    (Binary, ANY, BOOL_TYPE, {"Equal": np.equal}),
+    (Binary, NUMERIC, BOOL_TYPE, {"Less": np.less, "LessOrEqual": np.less_equal}),
+    (Binary, NUMERIC, BOOL_TYPE, {"Greater": np.greater, "GreaterOrEqual": np.greater_equal}),
+    (Variadic, NUMERIC, None, {"Max": np.maximum, "Min": np.minimum}),
+    (Variadic, FLOATS, None, {"Sum": np.add}),
+)
+"""Ops that are one ufunc: how it is applied, to which dtypes, the dtype of the output where it is another."""
+
+for _kind, _dtypes, _result, _ufuncs in TABLE:
+    for _name, _ufunc in _ufuncs.items():
+        register(_name)(partial(_kind, _ufunc, _dtypes, _result))
 
 
 def divide_truncating(a: Array, b: Array) -> Array:
@@ -301,32 +292,6 @@ class Pow(Op):
             blockwise(np.power, [x, y], out, [np.dtype(np.float64)] * 2)
         else:
             blockwise(int_power, [x, y], out, [np.dtype(np.int64)] * 2)
-
-
-class Variadic(UfuncOp):
-    """A ufunc folded over one or more inputs of one dtype."""
-
-    def infer(self, call: Call, ins: Inputs) -> Types:
-        first, *others = all_given(ins)
-        need_dtype(first, self.dtypes, "input 0")
-        for at, other in enumerate(others, 1):
-            need_same_dtype(first, other, f"input {at}")
-        return [TensorType(first.dtype, broadcast(first.shape, *(other.shape for other in others)))]
-
-    @np.errstate(all="ignore")
-    def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        (first, *others), (out,) = given(ins), outs
-        if others:
-            self.function(first, others[0], out=out)
-        else:
-            np.copyto(out, first)
-        for other in others[1:]:
-            self.function(out, other, out=out)
-
-
-register("Max")(partial(Variadic, np.maximum, NUMERIC))
-register("Min")(partial(Variadic, np.minimum, NUMERIC))
-register("Sum")(partial(Variadic, np.add, FLOATS))
 
 
 @register("Mean")

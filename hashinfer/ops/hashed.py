@@ -251,9 +251,9 @@ def _xxh32_by_zeros(source: Rows, together: Emission, alone: Emission) -> Emissi
     return Emission(calls, (8,), alone.choice + " or " + together.choice, reason)
 
 
-def _scaled(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
-    """The source's arguments, x scaled as the stored weights are."""
-    return source.args() | {"x_scale": float(matrix.scale)}
+def _args(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
+    """The source's arguments and the matrix's, x scaled as the stored weights are."""
+    return source.args() | matrix.args() | {"x_scale": float(matrix.scale)}
 
 
 def _block_args(matrix: HashedMatrix) -> dict[str, Argument]:
@@ -273,7 +273,7 @@ def _hash_ns(matrix: HashedMatrix, runs: int, listed: bool) -> float:
 def _block_emission(
     matrix: HashedMatrix, source: Rows, transposed: bool = False, first_output: int = 0, reason: str = ""
 ) -> Emission:
-    args = _scaled(matrix, source) | _block_args(matrix)
+    args = _args(matrix, source) | _block_args(matrix)
     args |= {"transposed": int(transposed), "first_output": first_output}
     runs = matrix.parameter if isinstance(matrix.scheme, Xxh32) else 1
     fill = _NS_FILL_SLOWLY if transposed or isinstance(matrix.scheme, Dyadic) else _hash_ns(matrix, runs, listed=False)
@@ -298,12 +298,8 @@ def _listing_ns(source: Rows) -> float:
     return source.rows * (_NS_ROW + _NS_LIST * source.inputs)
 
 
-def _xxh32_args(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
-    return _scaled(matrix, source) | matrix.args() | {"skip_zeros": int(matrix.finite)}
-
-
 def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
-    args = _xxh32_args(matrix, source)
+    args = _args(matrix, source) | {"skip_zeros": int(matrix.finite)}
     hashed = source.outputs if matrix.parameter < GROUPED else -(-source.outputs // 16) * 16
     work = _listing_ns(source) + source.rows * source.inputs * hashed * _hash_ns(matrix, matrix.parameter, listed=True)
     args["strip"] = strip = xxh32.STRIP if work < SPLIT_NS * source.rows else xxh32.STRIP // 4
@@ -314,7 +310,7 @@ def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
 
 def _xxh32_small(matrix: HashedMatrix, source: Rows) -> Emission:
     """Row by row in little memory."""
-    args = _xxh32_args(matrix, source)
+    args = _args(matrix, source) | {"skip_zeros": int(matrix.finite)}
     work = _listing_ns(source) + source.rows * source.inputs * source.outputs * _hash_ns(matrix, matrix.parameter, True)
     scratch = xxh32_small.small_scratch_bytes(source.inputs, source.outputs, matrix.parameter)
     return Emission.of(matrix.kernel(xxh32_small, "xxh32_small"), source.rows, args, scratch, work, "hashed inline")
@@ -322,35 +318,30 @@ def _xxh32_small(matrix: HashedMatrix, source: Rows) -> Emission:
 
 def _tables(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
     """What every kernel of the dyadic scheme takes."""
-    return (
-        _scaled(matrix, source)
-        | matrix.args()
-        | {
-            "places": lambda: matrix.places,
-            "row_signs": lambda: matrix.row_signs,
-            "col_signs": lambda: matrix.col_signs,
-        }
-    )
+    return _args(matrix, source) | {
+        "places": lambda: matrix.places,
+        "row_signs": lambda: matrix.row_signs,
+        "col_signs": lambda: matrix.col_signs,
+    }
 
 
 def _dyadic_args(matrix: HashedMatrix, source: Rows, direct_below: int = 0) -> dict[str, Argument]:
-    scheme = matrix.dyadic
     return _tables(matrix, source) | {
         "spectrum": matrix.take_spectrum,
         "chunks": lambda: matrix.chunks,
         "chunk_count": len(matrix.chunks),
         "direct_below": direct_below,
         "skip_zeros": 1,
-        "tail": dyadic.best_tail(scheme.width, LANES, -(-scheme.cols // scheme.groups)),
+        "tail": dyadic.best_tail(matrix.dyadic.width, LANES, matrix.place_count),
     }
 
 
 def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
     scheme = matrix.dyadic
     width, groups = scheme.width, scheme.groups
-    places = -(-scheme.cols // groups)
     transforms = sum(
-        dyadic.transform_ns(width * lanes // 16, lanes, places, tail) for _, lanes, _, tail in matrix.chunks.tolist()
+        dyadic.transform_ns(width * lanes // 16, lanes, matrix.place_count, tail)
+        for _, lanes, _, tail in matrix.chunks.tolist()
     )
     ends = _NS_FOLD * source.inputs + _NS_STAGE * width / 16 * (8 + log2(width)) + _NS_FINISH * source.outputs
     gathered = _NS_PATCH * source.inputs if source.patches is not None else 0.0
@@ -405,9 +396,9 @@ def _dyadic_small(matrix: HashedMatrix, source: Rows) -> Emission:
 
 def _dyadic_pixels(matrix: HashedMatrix, source: Rows) -> Emission:
     scheme = matrix.dyadic
-    width, groups, places = scheme.width, scheme.groups, -(-scheme.cols // scheme.groups)
-    tail = dyadic.best_tail(width, LANES, places)
-    one = dyadic.transform_ns(width, LANES, places, tail) + _NS_UNPACK * width
+    width, groups = scheme.width, scheme.groups
+    tail = dyadic.best_tail(width, LANES, matrix.place_count)
+    one = dyadic.transform_ns(width, LANES, matrix.place_count, tail) + _NS_UNPACK * width
     ends = _NS_PIXEL * source.inputs + _NS_STAGE * width * (6 + log2(width)) + _NS_OUTPUT * source.outputs
     kernel = matrix.kernel(dyadic_pixels, "dyadic_pixels")
     tiles = source.rows // source.image_rows * ceil(source.image_rows / PIXELS)

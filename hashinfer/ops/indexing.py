@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import isfinite, prod
 from typing import Any
 
@@ -20,7 +20,6 @@ from hashinfer.ops.base import (
     Shape,
     TensorType,
     Types,
-    normalize_axis,
     optional,
     register,
 )
@@ -39,6 +38,7 @@ from hashinfer.ops.checks import (
     need_all,
     need_dtype,
     need_index_range,
+    need_ints_setting,
     need_rank,
     need_same_dtype,
     normalize_axes,
@@ -62,44 +62,29 @@ def axis_slice(dim: int, start: int, end: int, step: int) -> slice:
     return slice(start, None if end < 0 else end, step)
 
 
-def slices(
-    shape: Shape, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None, steps: Sequence[int] | None
-) -> tuple[slice, ...]:
-    """One slice for each axis."""
-    axes = range(len(starts)) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
-    if not len(starts) == len(ends) == len(axes) == len(steps):
-        raise OpError(
-            f"starts, ends, axes and steps have {len(starts)}, {len(ends)}, {len(axes)} and {len(steps)} elements; "
-            "expected equally many"
-        )
-    if 0 in steps:
-        raise OpError(f"steps are {list(steps)}; expected none to be 0")
-    result = [slice(None)] * len(shape)
-    for axis, start, end, step in zip(normalize_axes(axes, len(shape)), starts, ends, steps, strict=True):
-        result[axis] = axis_slice(shape[axis], start, end, step)
-    return tuple(result)
-
-
-def need_ints_setting(call: Call, ins: Inputs, name: str, at: int, since: int) -> tuple[int, ...]:
-    value = ints_setting(call, ins, name, at, since)
-    if value is None:
-        raise OpError(f"{name} are missing")
-    return value
-
-
 @register("Slice")
 class Slice(Op):
     """A regular part of the input. Where it starts and ends are attributes before opset 10."""
 
     def slices(self, call: Call, ins: Inputs) -> tuple[slice, ...]:
-        return slices(
-            need(ins, 0, "data").shape,
-            need_ints_setting(call, ins, "starts", 1, since=10),
-            need_ints_setting(call, ins, "ends", 2, since=10),
-            ints_setting(call, ins, "axes", 3, since=10),
-            ints_setting(call, ins, "steps", 4, since=10),
-        )
+        """One slice for each axis."""
+        shape = need(ins, 0, "data").shape
+        starts = need_ints_setting(call, ins, "starts", 1, since=10)
+        ends = need_ints_setting(call, ins, "ends", 2, since=10)
+        axes, steps = (ints_setting(call, ins, name, at, since=10) for at, name in ((3, "axes"), (4, "steps")))
+        axes = tuple(range(len(starts))) if axes is None else axes
+        steps = (1,) * len(starts) if steps is None else steps
+        if not len(starts) == len(ends) == len(axes) == len(steps):
+            raise OpError(
+                f"starts, ends, axes and steps have {len(starts)}, {len(ends)}, {len(axes)} and {len(steps)} elements; "
+                "expected equally many"
+            )
+        if 0 in steps:
+            raise OpError(f"steps are {list(steps)}; expected none to be 0")
+        result = [slice(None)] * len(shape)
+        for axis, start, end, step in zip(normalize_axes(axes, len(shape)), starts, ends, steps, strict=True):
+            result[axis] = axis_slice(shape[axis], start, end, step)
+        return tuple(result)
 
     @may_need_values
     def infer(self, call: Call, ins: Inputs) -> Types:
@@ -272,9 +257,6 @@ class ScatterND(ScatterOp):
 class OneHot(Op):
     """`on` where the new axis is at the index, `off` elsewhere and for indices out of range."""
 
-    def axis(self, call: Call, rank: int) -> int:
-        return normalize_axis(int(call.get("axis", -1)), rank + 1)
-
     @may_need_values
     def infer(self, call: Call, ins: Inputs) -> Types:
         indices, values = need(ins, 0, "indices"), need(ins, 2, "values")
@@ -284,12 +266,12 @@ class OneHot(Op):
         depth = scalar_value(need(ins, 1, "depth"), NUMERIC, "input 1 (depth)")
         if not isfinite(depth):
             raise OpError(f"depth is {depth}; expected a finite number")
-        axis = self.axis(call, len(indices.shape))
+        axis = axis_of(call, (*indices.shape, 2), -1)
         return [tensor(values.dtype, (*indices.shape[:axis], int(depth), *indices.shape[axis:]))]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         indices, values = array(ins, 0), array(ins, 2)
-        axis = self.axis(call, indices.ndim)
+        axis = axis_of(call, outs[0].shape, -1)
         depth = outs[0].shape[axis]
         off, on = values
         outs[0][...] = off

@@ -109,10 +109,15 @@ class HashedMatrix:
         """How the spectrum is cut into chunks of groups, as hashinfer.kernels.dyadic.chunk_table has it."""
         return dyadic.chunk_table(self.dyadic.groups, self.dyadic.width, self.dyadic.cols)
 
+    @property
+    def place_count(self) -> int:
+        """ceil(cols / groups)."""
+        return -(-self.dyadic.cols // self.dyadic.groups)
+
     @cached_property
     def places(self) -> NDArray[np.int32]:
-        """int32 [T]: perm(t) for t < T = ceil(cols / groups)."""
-        out = np.empty(-(-self.dyadic.cols // self.dyadic.groups), np.int32)
+        """int32 [T]: perm(t) for t < T = place_count."""
+        out = np.empty(self.place_count, np.int32)
         for first, numbers in _blocks(out.size):
             out[first : first + numbers.size] = self.dyadic.permute(numbers)
         return out
@@ -178,9 +183,8 @@ class HashedMatrix:
         """Bytes of a dyadic scheme's tables, taken yet or not: places, signs and norms; 0 for another scheme."""
         if not isinstance(self.scheme, Dyadic):
             return 0
-        rows, cols, groups = self.scheme.rows, self.scheme.cols, self.scheme.groups
-        places, signs = -(-cols // groups), -(-rows // 16) + -(-cols // 16)
-        return 8 * places + 2 * signs + 4 * groups * (ISA == INTEGER)
+        signs = -(-self.scheme.rows // 16) + -(-self.scheme.cols // 16)
+        return 8 * self.place_count + 2 * signs + 4 * self.scheme.groups * (ISA == INTEGER)
 
     @property
     def resident_bytes(self) -> int:

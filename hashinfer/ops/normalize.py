@@ -171,13 +171,14 @@ def epsilon_of(call: Call) -> float:
 
 
 class AxisNormalization(NativeOp):
-    """What LayerNormalization and RMSNormalization share: they work on all axes from `axis` on.
+    """LayerNormalization, and without `center` RMSNormalization: they work on all axes from `axis` on.
 
     `stash_type` names the dtype to compute in; float64 stays float64 all the same. The statistics, where the node
-    asks for them, have that dtype.
+    asks for them, have that dtype: the mean, and one over the standard deviation.
     """
 
-    center = True
+    def __init__(self, center: bool) -> None:
+        self.center = center
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         return int(call.get("stash_type", 1)) in ONNX_DTYPES and self.stash(call) in FLOATS
@@ -186,6 +187,8 @@ class AxisNormalization(NativeOp):
         return ONNX_DTYPES[int(call.get("stash_type", 1))]
 
     def infer(self, call: Call, ins: Inputs) -> Types:
+        if self.center and call.outputs > 3:
+            raise OpError(f"the node names {call.outputs} outputs; expected at most 3")
         x, scale = need_all(ins, "X", "scale")
         bias = optional(ins, 2) if self.center else None
         need_dtype(x, FLOATS, "X")
@@ -194,7 +197,7 @@ class AxisNormalization(NativeOp):
             if operand is not None:
                 need_dtype(operand, FLOATS, what)
                 need_broadcasts_to(operand.shape, x.shape, what)
-        kept = (*x.shape[:axis], *[1] * (len(x.shape) - axis))
+        kept = reduced(x.shape, range(axis, len(x.shape)))
         return [x.type, *[TensorType(self.stash(call), kept)] * (call.outputs - 1)]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
@@ -225,19 +228,8 @@ class AxisNormalization(NativeOp):
         widened(normalize, x, outs[0])
 
 
-@register("LayerNormalization")
-class LayerNormalization(AxisNormalization):
-    """Outputs beside Y: the mean, and one over the standard deviation."""
-
-    def infer(self, call: Call, ins: Inputs) -> Types:
-        if call.outputs > 3:
-            raise OpError(f"the node names {call.outputs} outputs; expected at most 3")
-        return super().infer(call, ins)
-
-
-@register("RMSNormalization")
-class RMSNormalization(AxisNormalization):
-    center = False
+register("LayerNormalization")(partial(AxisNormalization, center=True))
+register("RMSNormalization")(partial(AxisNormalization, center=False))
 
 
 def per_channel(values: Array, rank: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import zip_longest
 from math import prod
 
@@ -86,22 +86,9 @@ class Rows:
     epilogue: Epilogue = Epilogue()
 
     def args(self) -> dict[str, Argument]:
-        return {
-            "x": self.x,
-            "x_row_stride": self.x_row_stride,
-            "rows": self.rows,
-            "inputs": self.inputs,
-            "outputs": self.outputs,
-            "y": self.y,
-            "y_row_stride": self.y_row_stride,
-            "y_col_stride": self.y_col_stride,
-            "image_rows": self.image_rows,
-            "y_image_stride": self.y_image_stride,
-            "x_scale": 1.0,
-            "patches": 0 if self.patches is None else self.patches,
-            **self.bias,
-            **self.epilogue.args(),
-        }
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name in arguments.PRODUCT}
+        patches = 0 if self.patches is None else self.patches
+        return {**own, "x_scale": 1.0, "patches": patches, **self.bias, **self.epilogue.args()}
 
 
 def plain_rows(rows: int, inputs: int, outputs: int, bias: Mapping[str, Argument], epilogue: Epilogue) -> Rows:

@@ -25,6 +25,7 @@ from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, K
 from hashinfer.ops.product import few_matrices, product_shape
 
 INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
+SINGLE = frozenset({FLOAT32})
 
 
 def need_bytes(x: Operand, zero: Operand | None, what: str) -> None:
@@ -47,6 +48,12 @@ def need_parameter(value: Operand | None, shape: Shape, axis: int, what: str) ->
     matrix = (size, 1) if axis == -2 else (1, size)
     if value.shape not in {(size,), (*shape[:-2], *matrix)}:
         raise OpError(f"{what} is {value.type}; expected one number, or {size} along axis {axis}")
+
+
+def need_one_or(value: Operand, channels: int, what: str) -> None:
+    """Raise OpError unless a zero point or scale is one number, or a vector of one for each channel."""
+    if value.type.size != 1 and value.shape != (channels,):
+        raise OpError(f"{what} is {value.type}; expected one number, or {channels}")
 
 
 def shared(value: Operand | None, length: int) -> bool:
@@ -155,7 +162,7 @@ class DynamicQuantizeLinear(NativeOp):
         return Emission([first, scaled_call(quantise.quantise, *alike(count), args)], choice="dynamic_range")
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        x = need(ins, 0, "x", frozenset({FLOAT32}))
+        x = need(ins, 0, "x", SINGLE)
         return [TensorType(UINT8, x.shape), TensorType(FLOAT32, ()), TensorType(UINT8, ())]
 
 
@@ -165,8 +172,8 @@ class IntegerConvolution(NativeOp):
     def geometry(self, call: Call, x: Operand, w: Operand, w_zero: Operand | None) -> Geometry:
         """Raises OpError where the operands do not fit."""
         found = Geometry.of(call, x.shape, w.shape)
-        if w_zero is not None and w_zero.type.size != 1 and w_zero.shape != (found.out_channels,):
-            raise OpError(f"the zero point of w is {w_zero.type}; expected one number, or {found.out_channels}")
+        if w_zero is not None:
+            need_one_or(w_zero, found.out_channels, "the zero point of w")
         return found
 
     def supports(self, call: Call, ins: Inputs) -> bool:
@@ -199,11 +206,10 @@ class QLinearConv(IntegerConvolution):
         bias, geometry = optional(ins, 8), self.geometry(call, x, w, w_zero)
         for what, scale, zero in (("x", x_scale, x_zero), ("y", y_scale, y_zero)):
             need_scale_of(scale, zero, what)
-            need_dtype(scale, frozenset({FLOAT32}), f"the scale of {what}")
+            need_dtype(scale, SINGLE, f"the scale of {what}")
             need_parameter(scale, (), -1, f"the scale of {what}")
-        need_dtype(w_scale, frozenset({FLOAT32}), "the scale of w")
-        if w_scale.type.size != 1 and w_scale.shape != (geometry.out_channels,):
-            raise OpError(f"the scale of w is {w_scale.type}; expected one number, or {geometry.out_channels}")
+        need_dtype(w_scale, SINGLE, "the scale of w")
+        need_one_or(w_scale, geometry.out_channels, "the scale of w")
         if bias is not None and (bias.dtype != INT32 or bias.shape != (geometry.out_channels,)):
             raise OpError(f"B is {bias.type}; expected int32[{geometry.out_channels}]")
         return [TensorType(y_zero.dtype, geometry.out_shape)]

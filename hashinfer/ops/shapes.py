@@ -36,6 +36,7 @@ from hashinfer.ops.checks import (
     ints_value,
     may_need_values,
     need,
+    need_ints_setting,
     need_rank,
     need_same_dtype,
     normalize_axes,
@@ -142,9 +143,7 @@ class Unsqueeze(Alias):
     """With axes of length 1 put in, numbered as they are in the output."""
 
     def shape(self, call: Call, ins: Inputs) -> Shape:
-        axes = ints_setting(call, ins, "axes", 1, since=13)
-        if axes is None:
-            raise OpError("axes are missing")
+        axes = need_ints_setting(call, ins, "axes", 1, since=13)
         rest = iter(shape := need(ins, 0, "data").shape)
         new = normalize_axes(axes, len(shape) + len(axes))
         return tuple(1 if at in new else next(rest) for at in range(len(shape) + len(axes)))
