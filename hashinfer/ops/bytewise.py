@@ -14,7 +14,7 @@ from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Inputs, Operand, Shape, TensorType, optional
 from hashinfer.ops.checks import need
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, aligned
+from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Arguments, Buffer, Emission, KernelCall, aligned
 from hashinfer.ops.product import (
     NS_PER_MULTIPLY,
     Epilogue,
@@ -45,7 +45,7 @@ def flip(dtype: np.dtype[np.generic]) -> int:
     return 128 if dtype == INT8 else 0
 
 
-def zero_args(ins: Inputs, number: int) -> dict[str, Argument]:
+def zero_args(ins: Inputs, number: int) -> Arguments:
     """Where the zero points are that are the op's input `number`, and how many: none of them is 0."""
     zero = optional(ins, number)
     return {} if zero is None else {"zero": Buffer("in", number), "zeros": zero.type.size}
@@ -54,7 +54,7 @@ def zero_args(ins: Inputs, number: int) -> dict[str, Argument]:
 def centre_call(ins: Inputs, x_number: int, zero_number: int, run: int, target: Buffer) -> KernelCall:
     """Bytes less their zero points, which take turns after `run` of them, as float32."""
     x = need(ins, x_number, "x")
-    args: dict[str, Argument] = {"x": Buffer("in", x_number), "y": target, "count": x.type.size, "run": max(run, 1)}
+    args: Arguments = {"x": Buffer("in", x_number), "y": target, "count": x.type.size, "run": max(run, 1)}
     args |= {"flip": flip(x.dtype), **zero_args(ins, zero_number)}
     return KernelCall(integer.centre, -(-x.type.size // TILE), args, 0, NS_PER_ELEMENT * x.type.size)
 
@@ -104,11 +104,11 @@ def convolution_calls(
     if by_planes(geometry) and geometry.patch_size <= EXACT:
         at = replace(centred, offset=size)
         calls.append(centre_call(ins, *w, geometry.patch_size, at))
-        args: dict[str, Argument] = {"x": centred, "w": at, "y": y, "whole": 1, **Epilogue().args()}
+        args: Arguments = {"x": centred, "w": at, "y": y, "whole": 1, **Epilogue().args()}
         return [*calls, planes_call(geometry, args)], [size + 4 * kernel.type.size]
     for group in range(geometry.groups):
         source = conv_rows(geometry, group, None, Epilogue(), centred, y)
-        weights: dict[str, Argument] = {
+        weights: Arguments = {
             "w": Buffer("in", w[0], group * source.outputs * source.inputs),
             "w_row_stride": 1,
             "w_col_stride": source.inputs,
@@ -123,7 +123,7 @@ def convolution_calls(
     return calls, [size]
 
 
-def scaled_call(kernel: Kernel, outer: int, inner: int, args: dict[str, Argument]) -> KernelCall:
+def scaled_call(kernel: Kernel, outer: int, inner: int, args: Arguments) -> KernelCall:
     """A kernel of hashinfer.kernels.quantise over an array [outer, inner]."""
     together = max(1, TILE // max(inner, 1))
     args = {"outer": outer, "inner": inner, "rows_per_tile": together, "period": 1, "row_period": 1} | args
@@ -137,9 +137,9 @@ def alike(size: int) -> tuple[int, int]:
     return (size // inner if size else 0), inner
 
 
-def scale_args(shape: Shape, axis: int, scale: Operand, number: int) -> tuple[int, int, dict[str, Argument]]:
+def scale_args(shape: Shape, axis: int, scale: Operand, number: int) -> tuple[int, int, Arguments]:
     """(outer, inner, arguments) for scales that are one number, or one for each index along an axis."""
-    args: dict[str, Argument] = {"scale": Buffer("in", number)}
+    args: Arguments = {"scale": Buffer("in", number)}
     if scale.type.size == 1:
         return *alike(prod(shape)), args
     if axis == len(shape) - 1:
@@ -149,7 +149,7 @@ def scale_args(shape: Shape, axis: int, scale: Operand, number: int) -> tuple[in
 
 def requantise_call(ins: Inputs, out: TensorType, rows: tuple[int, int], sums: Buffer, **more: Argument) -> KernelCall:
     """To bytes, from int32 sums [outer, inner] = rows; the op's inputs 1, 4, 6, 7 are its scales and y's zero point."""
-    args: dict[str, Argument] = {
+    args: Arguments = {
         "x": sums,
         "y": Buffer("out", 0),
         "row_scale": Buffer("in", 1),

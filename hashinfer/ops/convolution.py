@@ -13,7 +13,7 @@ from hashinfer.kernels import pooling
 from hashinfer.kernels.rows import PATCH_FIELDS
 from hashinfer.ops.base import Array, Call, Shape
 from hashinfer.ops.checks import text
-from hashinfer.ops.emission import Argument
+from hashinfer.ops.emission import Arguments
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
@@ -51,7 +51,7 @@ class Window:
         start = first * self.stride + offset
         return slice(first, end), slice(start, start + (end - first - 1) * self.stride + 1, self.stride)
 
-    def args(self, k: int) -> dict[str, Argument]:
+    def args(self, k: int) -> Arguments:
         """A kernel's arguments for axis k, as hashinfer.kernels.pooling.AXIS names them."""
         values = (self.size, self.count, self.kernel, self.stride, self.dilation, self.pads[0])
         return {f"{name}_{k}": value for name, value in zip(pooling.AXIS, values, strict=True)}

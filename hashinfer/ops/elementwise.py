@@ -44,7 +44,7 @@ from hashinfer.ops.checks import (
     need_same_dtype,
     text,
 )
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, NativeOp
+from hashinfer.ops.emission import NS_PER_ELEMENT, Arguments, Buffer, Emission, NativeOp
 
 BOOL_TYPE = np.dtype(bool)
 
@@ -122,7 +122,7 @@ class Arithmetic(Binary, NativeOp):
             ]
         count, inner = prod(size for size, _, _ in axes), axes[-1][0]
         rows = max(1, elementwise.TILE // max(inner, 1))
-        args: dict[str, Argument] = {"a": Buffer("in", 0), "b": Buffer("in", 1), "y": Buffer("out", 0), "rows": rows}
+        args: Arguments = {"a": Buffer("in", 0), "b": Buffer("in", 1), "y": Buffer("out", 0), "rows": rows}
         args["operation"] = ARITHMETIC.index(self.function)
         for k, (size, a, b) in enumerate(axes):
             args |= {f"n{k}": size, f"a{k}": a, f"b{k}": b}

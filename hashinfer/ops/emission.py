@@ -35,6 +35,9 @@ Argument = int | float | Buffer | Array | Callable[[], Array]
 """Arrays are constants, those of int64 kernels' indices; functions make one when the program is assembled, after the
 plan's size was allowed."""
 
+Arguments = dict[str, Argument]
+"""A kernel's arguments by the names of its fields; others are passed over, and those left out are 0."""
+
 IN_AND_OUT: Mapping[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0)}
 """What most kernels take: the op's first input and its first output."""
 
@@ -86,7 +89,7 @@ def flat_emission(kernel: Kernel, count: int, kind: int = 0, more_ns: float = 0.
 
     more_ns: of each, beyond a plain one's.
     """
-    args: dict[str, Argument] = {**IN_AND_OUT, "kind": kind, "count": count, **more}
+    args = {**IN_AND_OUT, "kind": kind, "count": count, **more}
     work = (NS_PER_ELEMENT + more_ns) * count
     return Emission.of(kernel, -(-count // TILE), args, 0, work)
 

@@ -30,7 +30,7 @@ from hashinfer.kernels.vectors import LANES
 from hashinfer.ops.base import Arrays, Call, Inputs, Operand, TensorType, Types, optional
 from hashinfer.ops.checks import need
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import Arguments, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.ops.product import (
     F32,
@@ -241,7 +241,7 @@ def _xxh32_by_zeros(source: Rows, together: Emission, alone: Emission) -> Emissi
     fixed = _listing_ns(source)
     share = (together.work - fixed) / (alone.work - fixed)
     most = int(source.rows * source.inputs * min(1.0, max(0.0, share)))
-    flag: dict[str, Argument] = {"sparse": Buffer("temp", 0)}
+    flag: Arguments = {"sparse": Buffer("temp", 0)}
     count = KernelCall(xxh32.count_inputs, 1, source.args() | flag | {"most": most}, 0, 0.0)
     either = [replace(call, args={**call.args, **flag}) for call in (*alone.calls, *together.calls)]
     # Which of the two will run is not known; about half of the inputs of a hidden layer are zero.
@@ -251,12 +251,12 @@ def _xxh32_by_zeros(source: Rows, together: Emission, alone: Emission) -> Emissi
     return Emission(calls, (8,), alone.choice + " or " + together.choice, reason)
 
 
-def _args(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
+def _args(matrix: HashedMatrix, source: Rows) -> Arguments:
     """The source's arguments and the matrix's, x scaled as the stored weights are."""
     return source.args() | matrix.args() | {"x_scale": float(matrix.scale)}
 
 
-def _block_args(matrix: HashedMatrix) -> dict[str, Argument]:
+def _block_args(matrix: HashedMatrix) -> Arguments:
     kind = blocks.DYADIC_KIND if isinstance(matrix.scheme, Dyadic) else blocks.XXH32_KIND
     return matrix.args() | {"kind": kind, "parameter": matrix.parameter}
 
@@ -316,7 +316,7 @@ def _xxh32_small(matrix: HashedMatrix, source: Rows) -> Emission:
     return Emission.of(matrix.kernel(xxh32_small, "xxh32_small"), source.rows, args, scratch, work, "hashed inline")
 
 
-def _tables(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
+def _tables(matrix: HashedMatrix, source: Rows) -> Arguments:
     """What every kernel of the dyadic scheme takes."""
     return _args(matrix, source) | {
         "places": lambda: matrix.places,
@@ -325,7 +325,7 @@ def _tables(matrix: HashedMatrix, source: Rows) -> dict[str, Argument]:
     }
 
 
-def _dyadic_args(matrix: HashedMatrix, source: Rows, direct_below: int = 0) -> dict[str, Argument]:
+def _dyadic_args(matrix: HashedMatrix, source: Rows, direct_below: int = 0) -> Arguments:
     return _tables(matrix, source) | {
         "spectrum": matrix.take_spectrum,
         "chunks": lambda: matrix.chunks,

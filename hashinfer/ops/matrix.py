@@ -17,7 +17,7 @@ from hashinfer.kernels.isa import INTEGER, ISA, MOST_LANES
 from hashinfer.kernels.jit import Kernel
 from hashinfer.kernels.pool import Program
 from hashinfer.ops.base import Array
-from hashinfer.ops.emission import Argument, KernelCall, aligned_empty, assemble
+from hashinfer.ops.emission import Arguments, KernelCall, aligned_empty, assemble
 from hashinfer.schemes import Dyadic, Scheme
 
 
@@ -57,7 +57,7 @@ class HashedMatrix:
         found: Kernel = getattr(module, f"{name}_{self.suffix}")
         return found
 
-    def args(self) -> dict[str, Argument]:
+    def args(self) -> Arguments:
         """What the scheme's kernels are told of it: half is ceil(log2(width) / 2) of a dyadic scheme, 0 of another."""
         return {
             "w": self.w,
@@ -85,7 +85,13 @@ class HashedMatrix:
         """
         with self._lock:
             if self._spectrum is None:
-                self._spectrum = self._transformed(self.dyadic)
+                out = np.empty(spectrum_size(self.dyadic), np.float32)
+                args = self.args() | {"chunks": self.chunks, "chunk_count": len(self.chunks)}
+                args |= {"spectrum": out, "floats": out.size}
+                scratch = aligned_empty(4 * MOST_LANES * self.dyadic.width)
+                program = assemble([KernelCall(self.kernel(dyadic, "dyadic_spectrum"), 1, args, scratch.nbytes, 0.0)])
+                Program(program.code, scratch.ctypes.data, scratch.nbytes).run()
+                self._spectrum = out
             return self._spectrum
 
     def take_whole(self, expand: Callable[[Array], None]) -> Array:
@@ -163,15 +169,6 @@ class HashedMatrix:
             out = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2)
             step *= 2
         return np.ascontiguousarray(out.reshape(w.shape), np.float32)
-
-    def _transformed(self, scheme: Dyadic) -> Array:
-        out = np.empty(spectrum_size(scheme), np.float32)
-        args = self.args() | {"chunks": self.chunks, "chunk_count": len(self.chunks)}
-        args |= {"spectrum": out, "floats": out.size}
-        scratch = aligned_empty(4 * MOST_LANES * scheme.width)
-        program = assemble([KernelCall(self.kernel(dyadic, "dyadic_spectrum"), 1, args, scratch.nbytes, 0.0)])
-        Program(program.code, scratch.ctypes.data, scratch.nbytes).run()
-        return out
 
     @property
     def spectrum_bytes(self) -> int:

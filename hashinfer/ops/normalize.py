@@ -7,8 +7,9 @@ in the output's memory and take arrays of the reduced shape only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from math import prod
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -26,7 +27,6 @@ from hashinfer.ops.base import (
     Shape,
     TensorType,
     Types,
-    normalize_axis,
     optional,
     register,
 )
@@ -49,19 +49,29 @@ from hashinfer.ops.checks import (
     need_same_dtype,
     reduced,
 )
-from hashinfer.ops.emission import IN_AND_OUT, Argument, Buffer, Emission, KernelOrNumPy, NativeOp
+from hashinfer.ops.emission import IN_AND_OUT, Argument, Arguments, Buffer, Emission, KernelOrNumPy, NativeOp
 from hashinfer.ops.reduce import Axes, lowest, mean, norm, sum_of_squares
 
+Settings = ParamSpec("Settings")
+Result = TypeVar("Result")
 
-def widened(function: Callable[[Array, Array], None], x: Array, out: Array) -> None:
-    """function(x, out), in float32 where they are float16."""
-    with np.errstate(all="ignore"):
-        if out.dtype == FLOAT16:
-            wide = x.astype(FLOAT32)
-            function(wide, wide)
-            np.copyto(out, wide, casting="unsafe")
-        else:
-            function(x, out)
+
+def widened(
+    function: Callable[Concatenate[Array, Array, Settings], Result],
+) -> Callable[Concatenate[Array, Array, Settings], Result]:
+    """Make function(x, out, ...) compute in float32 where they are float16."""
+
+    @wraps(function)
+    @np.errstate(all="ignore")
+    def wrapped(x: Array, out: Array, /, *args: Settings.args, **more: Settings.kwargs) -> Result:
+        if out.dtype != FLOAT16:
+            return function(x, out, *args, **more)
+        wide = x.astype(FLOAT32)
+        result = function(wide, wide, *args, **more)
+        np.copyto(out, wide, casting="unsafe")
+        return result
+
+    return wrapped
 
 
 def subtract_top(x: Array, out: Array, axes: Axes) -> None:
@@ -69,6 +79,7 @@ def subtract_top(x: Array, out: Array, axes: Axes) -> None:
     np.subtract(x, np.maximum.reduce(x, axis=axes, keepdims=True, initial=lowest(x.dtype)), out=out)
 
 
+@widened
 def softmax(x: Array, out: Array, axes: Axes) -> None:
     """exp(x) over its sum along `axes`. `out` may be x."""
     subtract_top(x, out, axes)
@@ -76,6 +87,7 @@ def softmax(x: Array, out: Array, axes: Axes) -> None:
     np.divide(out, np.add.reduce(out, axis=axes, keepdims=True), out=out)
 
 
+@widened
 def log_softmax(x: Array, out: Array, axes: Axes) -> None:
     """The logarithm of softmax. `out` may be x, but then x is copied."""
     x = x.copy() if out is x else x
@@ -94,8 +106,7 @@ def rows_emission(kernel: Kernel, shape: Shape, first: int, ns: float, **more: A
     """A kernel of hashinfer.kernels.rowwise over rows that are the axes from `first` on."""
     rows, cols = prod(shape[:first]), prod(shape[first:])
     together = max(1, TILE_ELEMENTS // max(cols, 1))
-    args: dict[str, Argument] = {**IN_AND_OUT, "rows": rows, "cols": cols}
-    args |= {"rows_per_tile": together, **more}
+    args = {**IN_AND_OUT, "rows": rows, "cols": cols, "rows_per_tile": together, **more}
     return Emission.of(kernel, -(-rows // together), args, 0, ns * rows * cols)
 
 
@@ -105,42 +116,43 @@ class SoftmaxOp(NativeOp):
     def __init__(self, function: Callable[[Array, Array, Axes], None]) -> None:
         self.function = function
 
-    def axes(self, call: Call, rank: int) -> Axes:
+    def axes(self, call: Call, shape: Shape) -> Axes:
         if call.opset >= 13:
-            return (normalize_axis(int(call.get("axis", -1)), rank),)
-        return tuple(range(normalize_axis(int(call.get("axis", 1)), rank), rank))
+            return (axis_of(call, shape, -1),)
+        return tuple(range(axis_of(call, shape, 1), len(shape)))
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "input", FLOATS)
-        self.axes(call, len(x.shape))
+        self.axes(call, x.shape)
         return [x.type]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
         x = need(ins, 0, "input")
         rank = len(x.shape)
-        return rank > 0 and self.axes(call, rank)[-1:] == (rank - 1,) and x.dtype == FLOAT32
+        return rank > 0 and self.axes(call, x.shape)[-1:] == (rank - 1,) and x.dtype == FLOAT32
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape = outs[0].shape
         kernel = rowwise.softmax_rows if self.function is softmax else rowwise.log_softmax_rows
-        return rows_emission(kernel, shape, self.axes(call, len(shape))[0], NS_PER_SOFTMAX)
+        return rows_emission(kernel, shape, self.axes(call, shape)[0], NS_PER_SOFTMAX)
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
-        if x.size == 0:
-            return
-        axes = self.axes(call, x.ndim)
-        widened(lambda x, out: self.function(x, out, axes), x, outs[0])
+        if x.size:
+            self.function(x, outs[0], self.axes(call, x.shape))
 
 
 register("Softmax")(partial(SoftmaxOp, softmax))
 register("LogSoftmax")(partial(SoftmaxOp, log_softmax))
 
 
-def standardize(x: Array, out: Array, axes: Axes, epsilon: float, center: bool = True) -> tuple[Array | None, Array]:
-    """(x - mean) / sqrt(variance + epsilon) along `axes`; without `center`, x over its root mean square.
+@widened
+def standardize(
+    x: Array, out: Array, axes: Axes, epsilon: float, scale: Array, bias: Array | None, center: bool = True
+) -> tuple[Array | None, Array]:
+    """(x - mean) / sqrt(variance + epsilon) scale + bias, with the statistics along `axes`.
 
-    Returns the mean and the factor. `out` may be x.
+    Without `center`, the mean is left out. Returns the mean and the factor. `out` may be x.
     """
     shape = reduced(x.shape, axes)
     average = None
@@ -156,14 +168,10 @@ def standardize(x: Array, out: Array, axes: Axes, epsilon: float, center: bool =
     np.sqrt(factor, out=factor)
     np.reciprocal(factor, out=factor)
     np.multiply(x, factor, out=out)
-    return average, factor
-
-
-def affine(x: Array, scale: Array, bias: Array | None) -> None:
-    """x scale + bias in x's dtype, in place."""
-    np.multiply(x, scale.astype(x.dtype, copy=False), out=x)
+    np.multiply(out, scale.astype(out.dtype, copy=False), out=out)
     if bias is not None:
-        np.add(x, bias.astype(x.dtype, copy=False), out=x)
+        np.add(out, bias.astype(out.dtype, copy=False), out=out)
+    return average, factor
 
 
 def epsilon_of(call: Call) -> float:
@@ -208,24 +216,20 @@ class AxisNormalization(NativeOp):
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape = outs[0].shape
-        more: dict[str, Argument] = {"epsilon": epsilon_of(call), "scale": Buffer("in", 1)}
+        more: Arguments = {"epsilon": epsilon_of(call), "scale": Buffer("in", 1)}
         if optional(ins, 2) is not None:
             more["bias"] = Buffer("in", 2)
         first = axis_of(call, shape, -1)
         return rows_emission(rowwise.layer_norm_rows, shape, first, NS_PER_NORMALISED, **more)
 
+    @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, scale = arrays(ins, 2)
         bias = optional(ins, 2) if self.center else None
         axes = tuple(range(axis_of(call, x.shape, -1), x.ndim))
-
-        def normalize(x: Array, out: Array) -> None:
-            stats = standardize(x, out, axes, epsilon_of(call), self.center)
-            affine(out, scale, bias)
-            for value, stat in zip(outs[1:], stats, strict=False):
-                value[...] = stat
-
-        widened(normalize, x, outs[0])
+        stats = standardize(x, outs[0], axes, epsilon_of(call), scale, bias, self.center)
+        for value, stat in zip(outs[1:], stats, strict=False):
+            value[...] = stat
 
 
 register("LayerNormalization")(partial(AxisNormalization, center=True))
@@ -295,18 +299,14 @@ class InstanceNormalization(KernelOrNumPy):
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape = outs[0].shape
-        more: dict[str, Argument] = {"scale": Buffer("in", 1), "bias": Buffer("in", 2), "channels": shape[1]}
+        more: Arguments = {"scale": Buffer("in", 1), "bias": Buffer("in", 2), "channels": shape[1]}
         more["epsilon"] = epsilon_of(call)
         return rows_emission(rowwise.instance_norm_rows, shape, 2, NS_PER_NORMALISED, **more)
 
     def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        x, scale, bias = arrays(ins, 3)
-
-        def normalize(x: Array, out: Array) -> None:
-            standardize(x, out, tuple(range(2, x.ndim)), epsilon_of(call))
-            affine(out, per_channel(scale, x.ndim), per_channel(bias, x.ndim))
-
-        widened(normalize, x, outs[0])
+        x, *values = arrays(ins, 3)
+        scale, bias = (per_channel(value, x.ndim) for value in values)
+        standardize(x, outs[0], tuple(range(2, x.ndim)), epsilon_of(call), scale, bias)
 
 
 @register("GroupNormalization")
@@ -330,16 +330,23 @@ class GroupNormalization(Op):
         return [x.type]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        x, scale, bias = arrays(ins, 3)
+        x, *values = arrays(ins, 3)
         groups = int(call.attrs["num_groups"])
+        scale, bias = (value.reshape(groups, -1, *[1] * (x.ndim - 2)) for value in values)
         grouped: Shape = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+        axes = tuple(range(2, len(grouped)))
+        standardize(x.reshape(grouped), outs[0].reshape(grouped), axes, epsilon_of(call), scale, bias)
 
-        def normalize(x: Array, out: Array) -> None:
-            standardize(x, out, tuple(range(2, x.ndim)), epsilon_of(call))
-            spread = (groups, -1, *[1] * (x.ndim - 3))
-            affine(out, scale.reshape(spread), bias.reshape(spread))
 
-        widened(normalize, x.reshape(grouped), outs[0].reshape(grouped))
+@widened
+def over_norm(x: Array, out: Array, axis: int, p: int) -> None:
+    size = np.empty(reduced(x.shape, (axis,)), x.dtype)
+    if p == 1:
+        np.add.reduce(np.abs(x), axis=axis, keepdims=True, out=size)
+    else:
+        norm(x, (axis,), size)
+    size[size == 0] = 1
+    np.divide(x, size, out=out)
 
 
 @register("LpNormalization")
@@ -355,15 +362,4 @@ class LpNormalization(Op):
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
-        axis = axis_of(call, x.shape, -1)
-
-        def normalize(x: Array, out: Array) -> None:
-            size = np.empty(reduced(x.shape, (axis,)), x.dtype)
-            if call.get("p", 2) == 1:
-                np.add.reduce(np.abs(x), axis=axis, keepdims=True, out=size)
-            else:
-                norm(x, (axis,), size)
-            size[size == 0] = 1
-            np.divide(x, size, out=out)
-
-        widened(normalize, x, outs[0])
+        over_norm(x, outs[0], axis_of(call, x.shape, -1), call.get("p", 2))

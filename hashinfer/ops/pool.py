@@ -20,7 +20,7 @@ from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, optional, register
 from hashinfer.ops.checks import FLOATS, DTypes, array, need, need_rank, tensor, text
 from hashinfer.ops.convolution import AUTO_PADS, WHOLE, Window, shared_padding
-from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Argument, Emission, NativeOp
+from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Emission, NativeOp
 from hashinfer.ops.reduce import Axes, extreme, lowest, mean
 
 
@@ -95,7 +95,7 @@ class Pool(NativeOp):
         planes = max(1, TILE // max(size, 1))
         line = along[-1].reach
         scratch = 4 * (line + pooling.SPARE + along[-1].count)
-        args: dict[str, Argument] = {**IN_AND_OUT, "planes": planes, "total": total}
+        args = {**IN_AND_OUT, "planes": planes, "total": total}
         for k, axis in enumerate(along):
             args |= {**axis.args(k), f"end_{k}": axis.pads[1]}
         args |= {"line": line, "padded": int(call.get("count_include_pad", 0))}

@@ -31,6 +31,7 @@ from hashinfer.ops.emission import (
     IN_AND_OUT,
     NS_PER_ELEMENT,
     Argument,
+    Arguments,
     Buffer,
     Emission,
     KernelCall,
@@ -58,7 +59,7 @@ class Epilogue:
     a: float = 0.0
     b: float = 0.0
 
-    def args(self) -> dict[str, Argument]:
+    def args(self) -> Arguments:
         return {
             "alpha": float(self.alpha),
             "activation": arguments.ACTIVATIONS.index(self.activation),
@@ -85,7 +86,7 @@ class Rows:
     bias: Mapping[str, Argument] = field(default_factory=dict)
     epilogue: Epilogue = Epilogue()
 
-    def args(self) -> dict[str, Argument]:
+    def args(self) -> Arguments:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name in arguments.PRODUCT}
         patches = 0 if self.patches is None else self.patches
         return {**own, "x_scale": 1.0, "patches": patches, **self.bias, **self.epilogue.args()}
@@ -96,13 +97,13 @@ def plain_rows(rows: int, inputs: int, outputs: int, bias: Mapping[str, Argument
     return Rows(IMAGES, inputs, rows, inputs, outputs, PIXELS, outputs, bias=bias, epilogue=epilogue)
 
 
-def dense_weights(w: Argument, pitch: int, transposed: bool = False) -> dict[str, Argument]:
+def dense_weights(w: Argument, pitch: int, transposed: bool = False) -> Arguments:
     """Arguments for weights that are there, in rows of `pitch` elements; transposed: in columns of as many."""
     strides = (1, pitch) if transposed else (pitch, 1)
     return {"w": w, "kind": blocks.DENSE_KIND, "w_row_stride": strides[0], "w_col_stride": strides[1]}
 
 
-def bias_args(bias: Operand | None, number: int, rows: int, cols: int) -> dict[str, Argument]:
+def bias_args(bias: Operand | None, number: int, rows: int, cols: int) -> Arguments:
     """Arguments for a float32 bias that broadcasts to [rows, cols], input `number` of the op."""
     if bias is None:
         return {}
@@ -235,9 +236,7 @@ ONE_MATRIX = np.zeros((1, 3), np.int64)
 """The batch_offsets of a product that is no batch."""
 
 
-def dense_emission(
-    source: Rows, weights: dict[str, Argument], offsets: Array = ONE_MATRIX, batches: int = 1
-) -> Emission:
+def dense_emission(source: Rows, weights: Arguments, offsets: Array = ONE_MATRIX, batches: int = 1) -> Emission:
     """The kernel for a dense product: rows one by one where there are few, blocks of 32 x 64 otherwise."""
     args = source.args() | weights
     if source.patches is not None:
@@ -317,7 +316,7 @@ def planes_call(geometry: Geometry, args: Mapping[str, Argument]) -> KernelCall:
     inner, lines, line, _ = reach(geometry)
     rows, cols = (np.arange(axis.kernel) * axis.dilation for axis in g.axes)
     taps = ((np.arange(inner)[:, None, None] * lines + rows[:, None]) * line + cols).astype(np.int64)
-    mine: dict[str, Argument] = {"maps": g.out_channels, "inner": inner, "outer": g.out_channels // g.groups}
+    mine: Arguments = {"maps": g.out_channels, "inner": inner, "outer": g.out_channels // g.groups}
     mine |= {"lines": lines, "line": line, "taps": taps, **g.axes[0].args(0), **g.axes[1].args(1)}
     planes = g.batch * g.out_channels
     work = planes * (NS_PER_MULTIPLY * 4 * g.out_pixels * g.patch_size + NS_PER_ELEMENT * inner * lines * line)
@@ -343,7 +342,7 @@ class Conv(Fusible):
         x, w = need_all(ins, "X", "W")
         geometry = Geometry.of(call, x.shape, w.shape)
         if by_planes(geometry):
-            args: dict[str, Argument] = {**IN_AND_OUT, "w": Buffer("in", 1)}
+            args = {**IN_AND_OUT, "w": Buffer("in", 1)}
             args |= {"bias": Buffer("in", 2)} if optional(ins, 2) is not None else {}
             only = planes_call(geometry, args | self.epilogue.args())
             return Emission(
@@ -370,7 +369,7 @@ def conv_rows(
     x, y: where images and outputs begin, of four bytes an element.
     """
     pixels, outputs = geometry.out_pixels, geometry.out_channels // geometry.groups
-    bias_part: dict[str, Argument] = {}
+    bias_part: Arguments = {}
     if bias is not None:
         bias_part = {"bias": Buffer("in", 2, 4 * group * outputs), "bias_row_stride": 0, "bias_col_stride": 1}
     return Rows(

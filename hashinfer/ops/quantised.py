@@ -21,7 +21,7 @@ from hashinfer.ops.bytewise import (
 )
 from hashinfer.ops.checks import FLOAT32, FLOATS, need, need_all, need_dtype
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import NS_PER_ELEMENT, Arguments, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.product import few_matrices, product_shape
 
 INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
@@ -156,8 +156,8 @@ class DynamicQuantizeLinear(NativeOp):
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x, y, scale, zero = Buffer("in", 0), *(Buffer("out", k) for k in range(3))
         count, scratch = outs[0].size, quantise.RANGE_SCRATCH_BYTES
-        found: dict[str, Argument] = {"x": x, "count": count, "scale": scale, "zero": zero}
-        args: dict[str, Argument] = {"x": x, "y": y, "scale": scale, "zero": zero, "zeros": 1}
+        found: Arguments = {"x": x, "count": count, "scale": scale, "zero": zero}
+        args: Arguments = {"x": x, "y": y, "scale": scale, "zero": zero, "zeros": 1}
         first = KernelCall(quantise.dynamic_range, 1, found, scratch, NS_PER_ELEMENT * count)
         return Emission([first, scaled_call(quantise.quantise, *alike(count), args)], choice="dynamic_range")
 
@@ -217,7 +217,7 @@ class QLinearConv(IntegerConvolution):
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         geometry, sums = Geometry.of(call, need(ins, 0, "x").shape, need(ins, 3, "w").shape), Buffer("temp", 1)
         calls, temps = convolution_calls(ins, geometry, 2, (3, 5), sums)
-        more: dict[str, Argument] = {"period": need(ins, 4, "w_scale").type.size}
+        more: Arguments = {"period": need(ins, 4, "w_scale").type.size}
         if optional(ins, 8) is not None:
             more |= {"bias": Buffer("in", 8), "bias_period": geometry.out_channels}
         at = (geometry.batch * geometry.out_channels, geometry.out_pixels)

@@ -10,7 +10,7 @@ from hashinfer.kernels import recurrent
 from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Call, Inputs, Shape, TensorType, Types, optional, register
 from hashinfer.ops.checks import FLOAT32, need_all, text
-from hashinfer.ops.emission import Argument, Buffer, Emission, KernelCall, NativeOp
+from hashinfer.ops.emission import Arguments, Buffer, Emission, KernelCall, NativeOp
 
 NS_PER_WEIGHT, NS_PER_GATE, NS_PER_TURNED = 0.05, 12.0, 0.6
 """Rough times: of one multiply-add, of one gate's activation, of one weight that is moved."""
@@ -76,7 +76,7 @@ class Recurrent(NativeOp):
         directions, steps, batch, inputs, hidden = self.sizes(call, ins)
         by_row = bool(call.get("layout", 0))
         apart = 1 if by_row else batch
-        args: dict[str, Argument] = {
+        args: Arguments = {
             "w": Buffer("temp", 0),
             "r": Buffer("temp", 1),
             "steps": steps,
@@ -103,7 +103,7 @@ class Recurrent(NativeOp):
         temps: list[int] = []
         calls: list[KernelCall] = []
         for number, cols in enumerate((inputs, hidden)):
-            turned: dict[str, Argument] = {"x": Buffer("in", 1 + number), "y": Buffer("temp", number)}
+            turned: Arguments = {"x": Buffer("in", 1 + number), "y": Buffer("temp", number)}
             turned |= {"rows": width, "cols": cols}
             work_of = NS_PER_TURNED * directions * width * cols
             calls.append(KernelCall(recurrent.transpose_matrices, directions, turned, 0, work_of))

@@ -40,7 +40,7 @@ from hashinfer.ops.checks import (
     wide_dtype,
     with_dims,
 )
-from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Argument, Buffer, Emission, KernelOrNumPy
+from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Buffer, Emission, KernelOrNumPy
 
 Axes = tuple[int, ...]
 
@@ -117,7 +117,7 @@ class Reduction(KernelOrNumPy):
         shape = need(ins, 0, "data").shape
         axes = sorted(self.axes(call, ins, len(shape)))
         outer, count, inner = prod(shape[: axes[0]]), prod(shape[axes[0] : axes[-1] + 1]), prod(shape[axes[-1] + 1 :])
-        args: dict[str, Argument] = {**IN_AND_OUT, "outer": outer, "count": count}
+        args = {**IN_AND_OUT, "outer": outer, "count": count}
         together = max(1, TILE // (count * inner))
         args |= {"inner": inner, "outer_per_tile": together, "kind": reductions.KINDS.index(self.kind)}
         work, scratch = NS_PER_ELEMENT * outer * count * inner, reductions.SCRATCH_BYTES
@@ -269,7 +269,7 @@ class TopK(KernelOrNumPy):
         shape = need(ins, 0, "X").shape
         axis, k = self.types(call, ins)
         outer, count, inner = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
-        args: dict[str, Argument] = {**IN_AND_OUT, "count": count}
+        args = {**IN_AND_OUT, "count": count}
         args |= {"inner": inner, "k": k, "least": int(not call.get("largest", 1))}
         if len(outs) > 1:
             args["indices"] = Buffer("out", 1)

@@ -31,7 +31,7 @@ from hashinfer.ops.checks import (
     text,
     with_dims,
 )
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Buffer, Emission, KernelCall, KernelOrNumPy
+from hashinfer.ops.emission import NS_PER_ELEMENT, Arguments, Buffer, Emission, KernelCall, KernelOrNumPy
 
 TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
 """The modes, and how many inputs of an axis make an output."""
@@ -171,7 +171,7 @@ class Resize(KernelOrNumPy):
             outer, inner = prod(shape[: axis.at]), prod(shape[axis.at + 1 :])
             shape[axis.at] = axis.out
             target = Buffer("out", 0) if number == len(axes) - 1 else Buffer("temp", number)
-            args: dict[str, Argument] = {"x": source, "y": target, "size": axis.size, "out": axis.out}
+            args: Arguments = {"x": source, "y": target, "size": axis.size, "out": axis.out}
             args |= {"inner": inner, "taps": TAPS[mode], "index": partial(self.table, call, axis, 0)}
             if mode != "nearest":
                 args["weights"] = partial(self.table, call, axis, 1)

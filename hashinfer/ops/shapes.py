@@ -246,9 +246,8 @@ class Concat(Op):
         total = first.shape[axis]
         for at, other in enumerate(others, 1):
             need_same_dtype(first, other, f"input {at}")
-            if len(other.shape) != len(first.shape) or any(
-                a != b for i, (a, b) in enumerate(zip(first.shape, other.shape, strict=True)) if i != axis
-            ):
+            same = with_dims(other.shape, axis) == with_dims(first.shape, axis)
+            if len(other.shape) != len(first.shape) or not same:
                 raise OpError(f"input {at} is {other.type}; expected {first.type} but for axis {axis}")
             total += other.shape[axis]
         return [TensorType(first.dtype, with_dims(first.shape, axis, total))]
