@@ -14,7 +14,16 @@ from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Inputs, Operand, Shape, TensorType, optional
 from hashinfer.ops.checks import need
 from hashinfer.ops.convolution import Geometry
-from hashinfer.ops.emission import NS_PER_ELEMENT, Argument, Arguments, Buffer, Emission, KernelCall, aligned
+from hashinfer.ops.emission import (
+    IN_AND_OUT,
+    NS_PER_ELEMENT,
+    Argument,
+    Arguments,
+    Buffer,
+    Emission,
+    KernelCall,
+    aligned,
+)
 from hashinfer.ops.product import (
     NS_PER_MULTIPLY,
     Epilogue,
@@ -59,21 +68,21 @@ def centre_call(ins: Inputs, x_number: int, zero_number: int, run: int, target: 
     return KernelCall(integer.centre, -(-x.type.size // TILE), args, 0, NS_PER_ELEMENT * x.type.size)
 
 
-def product_calls(ins: Inputs, a: tuple[int, int], b: tuple[int, int], y: Buffer) -> tuple[list[KernelCall], list[int]]:
+def product_calls(ins: Inputs, b: int, b_zero: int, y: Buffer) -> tuple[list[KernelCall], list[int]]:
     """(calls, bytes of temporary 0) for (A - zero) @ (B - zero) as int32 into y.
 
-    a, b: which inputs of the op the bytes and the zero points are.
+    A is input 0, and its zero points are input 2; b, b_zero: which inputs those of B are.
     """
-    left, right = need(ins, a[0], "A"), need(ins, b[0], "B")
+    left, right = need(ins, 0, "A"), need(ins, b, "B")
     xs, ws, batch, rows = as_matrices(left.shape, right.shape)
     inputs, outputs = xs[-1], ws[-1]
     centred = Buffer("temp", 0)
     source = Rows(centred, inputs, rows, inputs, outputs, y, outputs)
-    args = source.args() | {"w": Buffer("in", b[0]), "w_row_stride": outputs, "w_col_stride": 1}
-    args |= {"flip": flip(right.dtype), **zero_args(ins, b[1])}
+    args = source.args() | {"w": Buffer("in", b), "w_row_stride": outputs, "w_col_stride": 1}
+    args |= {"flip": flip(right.dtype), **zero_args(ins, b_zero)}
     entries = inputs * outputs
     work = (NS_PER_MULTIPLY * rows + NS_PER_BYTE) * entries * prod(batch)
-    first = centre_call(ins, *a, inputs, centred)
+    first = centre_call(ins, 0, 2, inputs, centred)
     if rows <= FEW_ROWS and not batch:
         tiles = rows * -(-outputs // blocks.STRIP)
         call = KernelCall(integer.integer_row, tiles, args, integer.ROW_SCRATCH_BYTES, rows * 2 * NS_PER_BYTE * entries)
@@ -90,33 +99,33 @@ def product_calls(ins: Inputs, a: tuple[int, int], b: tuple[int, int], y: Buffer
 
 
 def convolution_calls(
-    ins: Inputs, geometry: Geometry, x_zero: int, w: tuple[int, int], y: Buffer
+    ins: Inputs, geometry: Geometry, w: int, w_zero: int, y: Buffer
 ) -> tuple[list[KernelCall], list[int]]:
     """(calls, bytes of temporary 0) for a convolution of input 0 with W as int32 into y.
 
-    w: which inputs of the op W and its zero points are.
+    The zero points of input 0 are input 2; w, w_zero: which inputs W and its zero points are.
     """
-    kernel = need(ins, w[0], "w")
+    kernel = need(ins, w, "w")
     count = geometry.batch * geometry.channels * geometry.pixels
-    centred, zeros = Buffer("temp", 0), zero_args(ins, w[1])
-    calls = [centre_call(ins, 0, x_zero, count, centred)]
+    centred, zeros = Buffer("temp", 0), zero_args(ins, w_zero)
+    calls = [centre_call(ins, 0, 2, count, centred)]
     size = aligned(4 * count)
     if by_planes(geometry) and geometry.patch_size <= EXACT:
         at = replace(centred, offset=size)
-        calls.append(centre_call(ins, *w, geometry.patch_size, at))
+        calls.append(centre_call(ins, w, w_zero, geometry.patch_size, at))
         args: Arguments = {"x": centred, "w": at, "y": y, "whole": 1, **Epilogue().args()}
         return [*calls, planes_call(geometry, args)], [size + 4 * kernel.type.size]
     for group in range(geometry.groups):
         source = conv_rows(geometry, group, None, Epilogue(), centred, y)
         weights: Arguments = {
-            "w": Buffer("in", w[0], group * source.outputs * source.inputs),
+            "w": Buffer("in", w, group * source.outputs * source.inputs),
             "w_row_stride": 1,
             "w_col_stride": source.inputs,
             "flip": flip(kernel.dtype),
             **zeros,
         }
         if zeros and zeros["zeros"] != 1:
-            weights["zero"] = Buffer("in", w[1], group * source.outputs)
+            weights["zero"] = Buffer("in", w_zero, group * source.outputs)
         work, tiles = pixel_work(source), pixel_tiles(source)
         args = source.args() | weights
         calls.append(KernelCall(integer.integer_pixels, tiles, args, integer.PIXEL_SCRATCH_BYTES, work))
@@ -137,9 +146,9 @@ def alike(size: int) -> tuple[int, int]:
     return (size // inner if size else 0), inner
 
 
-def scale_args(shape: Shape, axis: int, scale: Operand, number: int) -> tuple[int, int, Arguments]:
-    """(outer, inner, arguments) for scales that are one number, or one for each index along an axis."""
-    args: Arguments = {"scale": Buffer("in", number)}
+def scale_args(shape: Shape, axis: int, scale: Operand) -> tuple[int, int, Arguments]:
+    """(outer, inner, arguments) for scales, input 1, that are one number, or one for each index along an axis."""
+    args: Arguments = {"scale": Buffer("in", 1)}
     if scale.type.size == 1:
         return *alike(prod(shape)), args
     if axis == len(shape) - 1:
@@ -149,12 +158,7 @@ def scale_args(shape: Shape, axis: int, scale: Operand, number: int) -> tuple[in
 
 def requantise_call(ins: Inputs, out: TensorType, rows: tuple[int, int], sums: Buffer, **more: Argument) -> KernelCall:
     """To bytes, from int32 sums [outer, inner] = rows; the op's inputs 1, 4, 6, 7 are its scales and y's zero point."""
-    args: Arguments = {
-        "x": sums,
-        "y": Buffer("out", 0),
-        "row_scale": Buffer("in", 1),
-        "scale": Buffer("in", 4),
-    }
+    args = {**IN_AND_OUT, "x": sums, "row_scale": Buffer("in", 1), "scale": Buffer("in", 4)}
     args |= {"y_scale": Buffer("in", 6), "flip": flip(out.dtype), **zero_args(ins, 7), **more}
     return scaled_call(quantise.requantise, *rows, args)
 

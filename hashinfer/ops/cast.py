@@ -134,7 +134,7 @@ class Quantization(KernelOrNumPy):
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x, scale = need_all(ins, "x", "scale")
         axis = axis_of(call, x.shape, 1) if scale.type.size > 1 else 0
-        outer, inner, args = scale_args(x.shape, axis, scale, 1)
+        outer, inner, args = scale_args(x.shape, axis, scale)
         quantised = outs[0].dtype if x.dtype == FLOAT32 else x.dtype
         args |= {**IN_AND_OUT, "flip": flip(quantised), **zero_args(ins, 2)}
         only = scaled_call(self.kernel, outer, inner, args)

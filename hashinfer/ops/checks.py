@@ -100,15 +100,10 @@ def given(ins: Sequence[Item | None]) -> list[Item]:
     return [value for value in ins if value is not None]
 
 
-def names(dtypes: Iterable[DType]) -> str:
-    """The dtypes as text."""
-    return ", ".join(sorted(str(dtype) for dtype in dtypes))
-
-
 def need_dtype(operand: Operand, allowed: DTypes, what: str) -> None:
     """Raise OpError unless the operand's dtype is one of `allowed`."""
     if operand.dtype not in allowed:
-        raise OpError(f"{what} is {operand.type}; expected one of {names(allowed)}")
+        raise OpError(f"{what} is {operand.type}; expected one of {', '.join(sorted(map(str, allowed)))}")
 
 
 def need(ins: Inputs, at: int, what: str, allowed: DTypes | None = None) -> Operand:

@@ -48,7 +48,7 @@ from hashinfer.ops.product import (
     pixel_work,
     plain_rows,
 )
-from hashinfer.schemes import Dyadic, Xxh32
+from hashinfer.schemes import Dyadic
 
 SPLIT_NS, FEW_SPLIT = 40_000, 8
 """A row that takes longer is cut, for threads to share: a dyadic one by chunks of groups, where there are few rows."""
@@ -163,7 +163,7 @@ class HashedLookup(NativeOp):
             "alpha": float(matrix.scale) / (max(bag, 1) if self.bag == "mean" else 1),
         }
         tiles = prod(ids.shape[:-1]) if self.bag else -(-count // lookup.IDS_PER_TILE)
-        work = count * matrix.scheme.cols * _hash_ns(matrix, matrix.parameter, listed=True)
+        work = count * matrix.scheme.cols * _hash_ns(matrix, listed=True)
         reason = f"rows hashed where read, the {self.bag} of {bag} at once" if self.bag else "rows hashed where read"
         return Emission.of(matrix.kernel(lookup, "xxh32_lookup"), tiles, args, lookup.SCRATCH_BYTES, work, reason)
 
@@ -261,13 +261,13 @@ def _block_args(matrix: HashedMatrix) -> Arguments:
     return matrix.args() | {"kind": kind, "parameter": matrix.parameter}
 
 
-def _hash_ns(matrix: HashedMatrix, runs: int, listed: bool) -> float:
+def _hash_ns(matrix: HashedMatrix, listed: bool) -> float:
     """Of one virtual weight: its share of a hash, and the read of w from whichever cache holds it.
 
     listed: read for the inputs that are not zero, one by one; otherwise for a tile of W.
     """
-    near, farther = (_LISTED if listed else _FILLED)[runs >= GROUPED]
-    return _NS_HASH / runs + near + farther * max(0.0, log2(matrix.w.nbytes / FIRST_CACHE))
+    near, farther = (_LISTED if listed else _FILLED)[matrix.parameter >= GROUPED]
+    return _NS_HASH / matrix.parameter + near + farther * max(0.0, log2(matrix.w.nbytes / FIRST_CACHE))
 
 
 def _block_emission(
@@ -275,8 +275,7 @@ def _block_emission(
 ) -> Emission:
     args = _args(matrix, source) | _block_args(matrix)
     args |= {"transposed": int(transposed), "first_output": first_output}
-    runs = matrix.parameter if isinstance(matrix.scheme, Xxh32) else 1
-    fill = _NS_FILL_SLOWLY if transposed or isinstance(matrix.scheme, Dyadic) else _hash_ns(matrix, runs, listed=False)
+    fill = _NS_FILL_SLOWLY if transposed or isinstance(matrix.scheme, Dyadic) else _hash_ns(matrix, listed=False)
     filled = fill * source.inputs * (-(-source.outputs // 16) * 16)
     if source.patches is not None:
         kernel, tiles = matrix.kernel(pixel_blocks, "pixel_block"), pixel_tiles(source)
@@ -301,7 +300,7 @@ def _listing_ns(source: Rows) -> float:
 def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
     args = _args(matrix, source) | {"skip_zeros": int(matrix.finite)}
     hashed = source.outputs if matrix.parameter < GROUPED else -(-source.outputs // 16) * 16
-    work = _listing_ns(source) + source.rows * source.inputs * hashed * _hash_ns(matrix, matrix.parameter, listed=True)
+    work = _listing_ns(source) + source.rows * source.inputs * hashed * _hash_ns(matrix, listed=True)
     args["strip"] = strip = xxh32.STRIP if work < SPLIT_NS * source.rows else xxh32.STRIP // 4
     tiles = source.rows * -(-source.outputs // strip)
     reason = f"{source.rows} rows: hashed inline, " + ("zero inputs skipped" if matrix.finite else "no zero skipped")
@@ -311,7 +310,7 @@ def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
 def _xxh32_small(matrix: HashedMatrix, source: Rows) -> Emission:
     """Row by row in little memory."""
     args = _args(matrix, source) | {"skip_zeros": int(matrix.finite)}
-    work = _listing_ns(source) + source.rows * source.inputs * source.outputs * _hash_ns(matrix, matrix.parameter, True)
+    work = _listing_ns(source) + source.rows * source.inputs * source.outputs * _hash_ns(matrix, listed=True)
     scratch = xxh32_small.small_scratch_bytes(source.inputs, source.outputs, matrix.parameter)
     return Emission.of(matrix.kernel(xxh32_small, "xxh32_small"), source.rows, args, scratch, work, "hashed inline")
 

@@ -87,7 +87,7 @@ class Rows:
     epilogue: Epilogue = Epilogue()
 
     def args(self) -> Arguments:
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name in arguments.PRODUCT}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("patches", "bias", "epilogue")}
         patches = 0 if self.patches is None else self.patches
         return {**own, "x_scale": 1.0, "patches": patches, **self.bias, **self.epilogue.args()}
 
@@ -194,7 +194,7 @@ class MatMul(Fusible, KernelOrNumPy):
         return [TensorType(x.dtype, shape)]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
-        return need(ins, 0, "A").dtype == F32 and few_matrices(ins, 0, 1)
+        return need(ins, 0, "A").dtype == F32 and few_matrices(ins, 1)
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x, w = need_all(ins, "A", "B")
@@ -209,9 +209,9 @@ class MatMul(Fusible, KernelOrNumPy):
         np.copyto(outs[0], np.matmul(array(ins, 0), array(ins, 1)))
 
 
-def few_matrices(ins: Inputs, a: int, b: int) -> bool:
+def few_matrices(ins: Inputs, b: int) -> bool:
     """Whether a batch has so few products, or none with an output, that a table of them is small beside the outputs."""
-    left, right = need(ins, a, "A").shape, need(ins, b, "B").shape
+    left, right = need(ins, 0, "A").shape, need(ins, b, "B").shape
     pairs = zip_longest(left[-3::-1], right[-3::-1], fillvalue=1)
     return prod(max(pair) for pair in pairs) <= MOST_MATRICES or 0 in (*left[-2:-1], *right[-1:])
 
@@ -220,14 +220,10 @@ def batch_offsets(xs: Shape, ws: Shape, batch: Shape, y_size: int) -> Array:
     """int64 [batches, 3]: elements to add to x, w and y for each matrix product of a batch."""
     count = prod(batch) if y_size else 0
     out = np.zeros((max(count, 1), 3), np.int64)
-    if count == 0:
-        return out
-    for column, shape in ((0, xs), (1, ws)):
-        matrices = prod(shape[:-2])
-        steps = np.arange(matrices).reshape(shape[:-2]) * (shape[-2] * shape[-1])
-        if batch:
+    if batch and count:
+        for column, shape in ((0, xs), (1, ws)):
+            steps = np.arange(prod(shape[:-2])).reshape(shape[:-2]) * (shape[-2] * shape[-1])
             out[:, column] = np.broadcast_to(steps, batch).ravel()
-    if batch:
         out[:, 2] = np.arange(count) * y_size
     return out
 

@@ -67,7 +67,7 @@ class MatMulInteger(NativeOp):
 
     def native(self, ins: Inputs) -> bool:
         a, b = need_all(ins, "A", "B")
-        return not a.shape or not b.shape or (shared(optional(ins, 3), b.shape[-1]) and few_matrices(ins, 0, 1))
+        return not a.shape or not b.shape or (shared(optional(ins, 3), b.shape[-1]) and few_matrices(ins, 1))
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         return len(ins) < 2 or None in ins[:2] or self.native(ins) or by_row(optional(ins, 2))
@@ -84,7 +84,7 @@ class MatMulInteger(NativeOp):
         return [TensorType(INT32, shape)]
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
-        return exact_emission(*product_calls(ins, (0, 2), (1, 3), Buffer("out", 0)))
+        return exact_emission(*product_calls(ins, 1, 3, Buffer("out", 0)))
 
 
 def need_linear(ins: Inputs, a: str, b: str) -> list[Operand]:
@@ -128,7 +128,7 @@ class QLinearMatMul(NativeOp):
 
     def native(self, ins: Inputs) -> bool:
         a, b = need(ins, 0, "a"), need(ins, 3, "b")
-        if len(a.shape) < 2 or len(b.shape) < 2 or a.shape[-1] > LONGEST or not few_matrices(ins, 0, 3):
+        if len(a.shape) < 2 or len(b.shape) < 2 or a.shape[-1] > LONGEST or not few_matrices(ins, 3):
             return False
         scales, zeros = ([optional(ins, k) for k in numbers] for numbers in ((1, 4, 6), (2, 5, 7)))
         plain = all(s is None or s.dtype == FLOAT32 for s in scales) and shared(zeros[2], 1)
@@ -142,7 +142,7 @@ class QLinearMatMul(NativeOp):
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         shape, sums = outs[0].shape, Buffer("temp", 1)
-        calls, temps = product_calls(ins, (0, 2), (3, 5), sums)
+        calls, temps = product_calls(ins, 3, 5, sums)
         rows, columns = need(ins, 1, "a_scale").type.size, need(ins, 4, "b_scale").type.size
         at = (prod(shape[:-1]), shape[-1])
         last = requantise_call(ins, outs[0], at, sums, row_period=rows, step=int(columns > 1))
@@ -194,7 +194,7 @@ class ConvInteger(IntegerConvolution):
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         geometry = Geometry.of(call, need(ins, 0, "x").shape, need(ins, 1, "w").shape)
-        return exact_emission(*convolution_calls(ins, geometry, 2, (1, 3), Buffer("out", 0)))
+        return exact_emission(*convolution_calls(ins, geometry, 1, 3, Buffer("out", 0)))
 
 
 @register("QLinearConv")
@@ -216,7 +216,7 @@ class QLinearConv(IntegerConvolution):
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         geometry, sums = Geometry.of(call, need(ins, 0, "x").shape, need(ins, 3, "w").shape), Buffer("temp", 1)
-        calls, temps = convolution_calls(ins, geometry, 2, (3, 5), sums)
+        calls, temps = convolution_calls(ins, geometry, 3, 5, sums)
         more: Arguments = {"period": need(ins, 4, "w_scale").type.size}
         if optional(ins, 8) is not None:
             more |= {"bias": Buffer("in", 8), "bias_period": geometry.out_channels}
