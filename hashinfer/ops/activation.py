@@ -60,10 +60,6 @@ def gelu(x: Array, by_tanh: bool) -> Array:
     return y
 
 
-def prelu(x: Array, slope: Array) -> Array:
-    return np.where(x < 0, slope * x, x)
-
-
 class Activation(KernelOrNumPy):
     """A function of x whose other parameters are attributes; `defaults` says which.
 
@@ -169,4 +165,4 @@ class PRelu(Op):
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, slope = arrays(ins, 2)
-        blockwise(prelu, [x, slope], outs[0], [wide_dtype(x.dtype)] * 2)
+        blockwise(lambda x, slope: np.where(x < 0, slope * x, x), [x, slope], outs[0], [wide_dtype(x.dtype)] * 2)

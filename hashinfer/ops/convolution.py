@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Self
 
 import numpy as np
@@ -59,6 +60,13 @@ class Window:
 
 WHOLE = Window(1, 1, 1, 1, (0, 0), 1)
 """Along an axis that is not there."""
+
+
+def meetings(windows: Sequence[Window]) -> Iterator[tuple[Shape, list[slice], list[slice]]]:
+    """(kernel position, outputs, the elements they meet there), for every position that is within the image."""
+    for position in product(*(window.positions() for window in windows)):
+        met = [window.slices(k) for window, k in zip(windows, position, strict=True)]
+        yield position, [output for output, _ in met], [element for _, element in met]
 
 
 def need_auto_pad(call: Call) -> str:

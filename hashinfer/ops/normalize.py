@@ -247,11 +247,6 @@ def need_vector(operand: Operand, length: int, what: str) -> None:
         raise OpError(f"{what} is {operand.type}; expected shape [{length}]")
 
 
-def scale_and_shift(x: Array, factor: Array, shift: Array) -> Array:
-    y: Array = x * factor + shift
-    return y
-
-
 @register("BatchNormalization")
 class BatchNormalization(Op):
     """As inference does it, with the statistics given. X: [N, C, ...]. The training mode is not native."""
@@ -278,7 +273,7 @@ class BatchNormalization(Op):
                 np.multiply(x, factor, out=out)
                 np.add(out, shift, out=out)
             else:
-                blockwise(scale_and_shift, [x, factor, shift], out, [wide] * 3)
+                blockwise(lambda x, factor, shift: x * factor + shift, [x, factor, shift], out, [wide] * 3)
 
 
 @register("InstanceNormalization")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from math import prod
 
 import numpy as np
@@ -19,7 +18,7 @@ from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, optional, register
 from hashinfer.ops.checks import FLOATS, DTypes, array, need, need_rank, tensor, text
-from hashinfer.ops.convolution import AUTO_PADS, WHOLE, Window, shared_padding
+from hashinfer.ops.convolution import AUTO_PADS, WHOLE, Window, meetings, shared_padding
 from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Emission, NativeOp
 from hashinfer.ops.reduce import Axes, extreme, lowest, mean
 
@@ -116,11 +115,9 @@ class MaxPool(Pool):
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x, (out,) = array(ins, 0), outs
         out[...] = lowest(x.dtype)
-        along = windows(call, x.shape[2:])
-        for position in product(*(axis.positions() for axis in along)):
-            parts = [axis.slices(k) for axis, k in zip(along, position, strict=True)]
-            target = out[:, :, *(part for part, _ in parts)]
-            np.maximum(target, x[:, :, *(part for _, part in parts)], out=target)
+        for _, outputs, elements in meetings(windows(call, x.shape[2:])):
+            target = out[:, :, *outputs]
+            np.maximum(target, x[:, :, *elements], out=target)
 
 
 @register("AveragePool")

@@ -8,6 +8,7 @@ import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 ML_DOMAIN = "ai.onnx.ml"
 TRAINING_DOMAIN = "ai.onnx.preview.training"
-REFERENCE_DOMAINS = ("", ML_DOMAIN, TRAINING_DOMAIN)
+_LOADERS = {ML_DOMAIN: "aionnxml", TRAINING_DOMAIN: "aionnx_preview_training"}
+"""Modules of onnx.reference.ops, by the domain that they implement."""
+REFERENCE_DOMAINS = ("", *_LOADERS)
 DEFAULT_DOMAINS = ("", "ai.onnx")
 TYPES_KEPT = 64
 """Output types that an op remembers, by its inputs' types."""
@@ -139,14 +142,8 @@ def _require(op_type: str, domain: str, opset: int | None) -> None:
     from onnx.reference.op_run import RuntimeContextError  # noqa: PLC0415
 
     try:
-        if domain == ML_DOMAIN:
-            from onnx.reference.ops import aionnxml  # noqa: PLC0415
-
-            aionnxml.load_op(domain, op_type, opset)
-        elif domain == TRAINING_DOMAIN:
-            from onnx.reference.ops import aionnx_preview_training  # noqa: PLC0415
-
-            aionnx_preview_training.load_op(domain, op_type, opset)
+        if domain:
+            import_module(f"onnx.reference.ops.{_LOADERS[domain]}").load_op(domain, op_type, opset)
         else:
             from onnx.reference import ops  # noqa: PLC0415
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
@@ -52,12 +51,13 @@ class Alias(Op):
     aliases = True
 
     @abstractmethod
-    def shape(self, call: Call, ins: Inputs) -> Shape:
-        """The new shape."""
+    def shape(self, call: Call, ins: Inputs, shape: Shape) -> Shape:
+        """The new shape, for input 0 of `shape`."""
 
     @may_need_values
     def infer(self, call: Call, ins: Inputs) -> Types:
-        return [tensor(need(ins, 0, "data").dtype, self.shape(call, ins))]
+        x = need(ins, 0, "data")
+        return [tensor(x.dtype, self.shape(call, ins, x.shape))]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
@@ -66,8 +66,8 @@ class Alias(Op):
 
 @register("Identity")
 class Identity(Alias):
-    def shape(self, call: Call, ins: Inputs) -> Shape:
-        return need(ins, 0, "input").shape
+    def shape(self, call: Call, ins: Inputs, shape: Shape) -> Shape:
+        return shape
 
 
 @register("Dropout")
@@ -79,42 +79,41 @@ class Dropout(Identity):
         return call.outputs == 1 and (training is None or (training.value is not None and not training.value.any()))
 
 
-def reshaped(shape: Shape, asked: Sequence[int], allow_zero: bool) -> Shape:
-    """What Reshape makes of `shape`: -1 is what is left over; 0 is the old dimension unless `allow_zero`."""
-    if any(dim < -1 for dim in asked) or asked.count(-1) > 1:
-        raise OpError(f"the shape asked for is {list(asked)}; expected no number below -1 and at most one -1")
-    if allow_zero and 0 in asked and -1 in asked:
-        raise OpError(f"the shape asked for is {list(asked)}; expected either -1 or 0, with allowzero = 1")
-    dims = list(asked)
-    if not allow_zero:
-        for at, dim in enumerate(dims):
-            if dim == 0:
-                if at >= len(shape):
-                    raise OpError(f"the shape asked for is {list(asked)}; {list(shape)} has no dimension {at} to keep")
-                dims[at] = shape[at]
-    if -1 in dims:
-        others = prod(dim for dim in dims if dim != -1)
-        if others == 0 or prod(shape) % others:
-            raise OpError(f"shape {list(shape)} cannot become {list(asked)}: -1 stands for no whole number")
-        dims[dims.index(-1)] = prod(shape) // others
-    if prod(shape) != prod(dims):
-        raise OpError(f"shape {list(shape)} has {prod(shape)} elements; {list(asked)} would have {prod(dims)}")
-    return tuple(dims)
-
-
 @register("Reshape")
 class Reshape(Alias):
-    def shape(self, call: Call, ins: Inputs) -> Shape:
+    """To the shape asked for: -1 is what is left over; 0 is the old dimension unless allowzero = 1."""
+
+    def shape(self, call: Call, ins: Inputs, shape: Shape) -> Shape:
         asked = ints_value(need(ins, 1, "shape"), "input 1 (shape)")
-        return reshaped(need(ins, 0, "data").shape, asked, bool(call.get("allowzero", 0)))
+        allow_zero = bool(call.get("allowzero", 0))
+        if any(dim < -1 for dim in asked) or asked.count(-1) > 1:
+            raise OpError(f"the shape asked for is {list(asked)}; expected no number below -1 and at most one -1")
+        if allow_zero and 0 in asked and -1 in asked:
+            raise OpError(f"the shape asked for is {list(asked)}; expected either -1 or 0, with allowzero = 1")
+        dims = list(asked)
+        if not allow_zero:
+            for at, dim in enumerate(dims):
+                if dim == 0:
+                    if at >= len(shape):
+                        raise OpError(
+                            f"the shape asked for is {list(asked)}; {list(shape)} has no dimension {at} to keep"
+                        )
+                    dims[at] = shape[at]
+        if -1 in dims:
+            others = prod(dim for dim in dims if dim != -1)
+            if others == 0 or prod(shape) % others:
+                raise OpError(f"shape {list(shape)} cannot become {list(asked)}: -1 stands for no whole number")
+            dims[dims.index(-1)] = prod(shape) // others
+        if prod(shape) != prod(dims):
+            raise OpError(f"shape {list(shape)} has {prod(shape)} elements; {list(asked)} would have {prod(dims)}")
+        return tuple(dims)
 
 
 @register("Flatten")
 class Flatten(Alias):
     """To two axes: those before `axis` and the others."""
 
-    def shape(self, call: Call, ins: Inputs) -> Shape:
-        shape = need(ins, 0, "input").shape
+    def shape(self, call: Call, ins: Inputs, shape: Shape) -> Shape:
         axis = int(call.get("axis", 1))
         if not -len(shape) <= axis <= len(shape):
             raise OpError(f"axis is {axis}; expected {-len(shape)} to {len(shape)} for rank {len(shape)}")
@@ -126,8 +125,7 @@ class Flatten(Alias):
 class Squeeze(Alias):
     """Without the axes given, or without every axis of length 1."""
 
-    def shape(self, call: Call, ins: Inputs) -> Shape:
-        shape = need(ins, 0, "data").shape
+    def shape(self, call: Call, ins: Inputs, shape: Shape) -> Shape:
         axes = ints_setting(call, ins, "axes", 1, since=13)
         if axes is None:
             return tuple(dim for dim in shape if dim != 1)
@@ -142,9 +140,8 @@ class Squeeze(Alias):
 class Unsqueeze(Alias):
     """With axes of length 1 put in, numbered as they are in the output."""
 
-    def shape(self, call: Call, ins: Inputs) -> Shape:
-        axes = need_ints_setting(call, ins, "axes", 1, since=13)
-        rest = iter(shape := need(ins, 0, "data").shape)
+    def shape(self, call: Call, ins: Inputs, shape: Shape) -> Shape:
+        axes, rest = need_ints_setting(call, ins, "axes", 1, since=13), iter(shape)
         new = normalize_axes(axes, len(shape) + len(axes))
         return tuple(1 if at in new else next(rest) for at in range(len(shape) + len(axes)))
 

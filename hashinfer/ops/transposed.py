@@ -6,7 +6,7 @@ product over the channels, and outputs that are padding are left out of the slic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.ops.base import Arrays, Call, Inputs, Op, Outputs, Shape, Types, optional, register
 from hashinfer.ops.checks import FLOATS, array, need, need_dtype, need_rank, need_same_dtype, tensor
-from hashinfer.ops.convolution import Window, need_auto_pad, need_pads, shared_padding
+from hashinfer.ops.convolution import Window, meetings, need_auto_pad, need_pads, shared_padding
 
 
 @register("ConvTranspose")
@@ -90,7 +90,7 @@ class ConvTranspose(Op):
         for n, group in product(range(x.shape[0]), range(groups)):
             channels = slice(group * inner, (group + 1) * inner)
             total = np.zeros((outer, *out.shape[2:]), wide)
-            for k, sources, targets in self.meetings(windows):
+            for k, sources, targets in meetings(windows):
                 met: Any = (n, channels, *sources)
                 taken: Any = (channels, slice(None), *k)
                 to: Any = (slice(None), *targets)
@@ -101,10 +101,3 @@ class ConvTranspose(Op):
                 own = bias[group * outer : (group + 1) * outer]
                 total += own.astype(wide).reshape(outer, *[1] * len(windows))
             np.copyto(out[n, group * outer : (group + 1) * outer], total, casting="unsafe")
-
-    @staticmethod
-    def meetings(windows: Sequence[Window]) -> Iterator[tuple[Shape, list[slice], list[slice]]]:
-        """(kernel position, inputs, outputs), where there are any."""
-        for k in product(*(window.positions() for window in windows)):
-            met = [window.slices(at) for window, at in zip(windows, k, strict=True)]
-            yield k, [source for source, _ in met], [target for _, target in met]
