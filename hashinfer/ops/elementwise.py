@@ -76,12 +76,8 @@ class Unary(UfuncOp):
         return [TensorType(self.result or x.dtype, x.shape)]
 
 
-@register("IsInf")
 class IsInf(Unary):
     """Whether x is infinite, of the signs that the attributes ask for."""
-
-    def __init__(self) -> None:
-        super().__init__(np.isinf, FLOATS, BOOL_TYPE)
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         x = array(ins, 0)
@@ -171,33 +167,6 @@ class Variadic(UfuncOp):
             self.function(out, other, out=out)
 
 
-TABLE: tuple[tuple[type[UfuncOp], DTypes, np.dtype[np.bool] | None, dict[str, np.ufunc]], ...] = (
-    (Unary, NUMERIC, None, {"Abs": np.absolute, "Sign": np.sign}),
-    (Unary, FLOATS | SIGNED, None, {"Neg": np.negative}),
-    (Unary, INTS, None, {"BitwiseNot": np.invert}),
-    (Unary, BOOL, None, {"Not": np.logical_not}),
-    (Unary, FLOATS, None, {"Acos": np.arccos, "Acosh": np.arccosh, "Asin": np.arcsin, "Asinh": np.arcsinh}),
-    (Unary, FLOATS, None, {"Atan": np.arctan, "Atanh": np.arctanh, "Cos": np.cos, "Cosh": np.cosh}),
-    (Unary, FLOATS, None, {"Sin": np.sin, "Sinh": np.sinh, "Tan": np.tan, "Tanh": np.tanh}),
-    (Unary, FLOATS, None, {"Exp": np.exp, "Log": np.log, "Reciprocal": np.reciprocal, "Sqrt": np.sqrt}),
-    (Unary, FLOATS, None, {"Ceil": np.ceil, "Floor": np.floor, "Round": np.rint}),
-    (Unary, FLOATS, BOOL_TYPE, {"IsNaN": np.isnan}),
-    (Arithmetic, NUMERIC, None, {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}),
-    (Binary, BOOL, None, {"And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor}),
-    (Binary, INTS, None, {"BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor}),
-    (Binary, ANY, BOOL_TYPE, {"Equal": np.equal}),
-    (Binary, NUMERIC, BOOL_TYPE, {"Less": np.less, "LessOrEqual": np.less_equal}),
-    (Binary, NUMERIC, BOOL_TYPE, {"Greater": np.greater, "GreaterOrEqual": np.greater_equal}),
-    (Variadic, NUMERIC, None, {"Max": np.maximum, "Min": np.minimum}),
-    (Variadic, FLOATS, None, {"Sum": np.add}),
-)
-"""Ops that are one ufunc: how it is applied, to which dtypes, the dtype of the output where it is another."""
-
-for _kind, _dtypes, _result, _ufuncs in TABLE:
-    for _name, _ufunc in _ufuncs.items():
-        register(_name)(partial(_kind, _ufunc, _dtypes, _result))
-
-
 def divide_truncating(a: Array, b: Array) -> Array:
     """The integer quotient rounded towards zero; NumPy rounds down."""
     quotient: Array = a // b
@@ -205,12 +174,8 @@ def divide_truncating(a: Array, b: Array) -> Array:
     return quotient
 
 
-@register("Div")
 class Div(Arithmetic):
     """a / b; of integers, rounded towards zero."""
-
-    def __init__(self) -> None:
-        super().__init__(np.divide, NUMERIC)
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         a, b = arrays(ins, 2)
@@ -224,12 +189,8 @@ class Div(Arithmetic):
             blockwise(divide_truncating, [a, b], outs[0], [a.dtype, b.dtype])
 
 
-@register("Mod")
 class Mod(Binary):
     """Remainder with the sign of b, or with fmod = 1 the sign of a."""
-
-    def __init__(self) -> None:
-        super().__init__(np.remainder, NUMERIC)
 
     @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
@@ -239,12 +200,8 @@ class Mod(Binary):
         (np.fmod if call.get("fmod", 0) else np.remainder)(a, b, out=outs[0])
 
 
-@register("BitShift")
 class BitShift(Binary):
     """A shifted by B bits; by as many as it has, or more, every bit becomes 0, or the sign if shifted right."""
-
-    def __init__(self) -> None:
-        super().__init__(np.left_shift, INTS)
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         if (direction := text(call.get("direction", ""))) not in {"LEFT", "RIGHT"}:
@@ -294,17 +251,45 @@ class Pow(Op):
             blockwise(int_power, [x, y], out, [np.dtype(np.int64)] * 2)
 
 
-@register("Mean")
 class Mean(Variadic):
     """The sum of the inputs over their number."""
-
-    def __init__(self) -> None:
-        super().__init__(np.add, FLOATS)
 
     @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         super().run(call, ins, outs)
         np.divide(outs[0], len(ins), out=outs[0])
+
+
+TABLE: tuple[tuple[type[UfuncOp], DTypes, np.dtype[np.bool] | None, dict[str, np.ufunc]], ...] = (
+    (Unary, NUMERIC, None, {"Abs": np.absolute, "Sign": np.sign}),
+    (Unary, FLOATS | SIGNED, None, {"Neg": np.negative}),
+    (Unary, INTS, None, {"BitwiseNot": np.invert}),
+    (Unary, BOOL, None, {"Not": np.logical_not}),
+    (Unary, FLOATS, None, {"Acos": np.arccos, "Acosh": np.arccosh, "Asin": np.arcsin, "Asinh": np.arcsinh}),
+    (Unary, FLOATS, None, {"Atan": np.arctan, "Atanh": np.arctanh, "Cos": np.cos, "Cosh": np.cosh}),
+    (Unary, FLOATS, None, {"Sin": np.sin, "Sinh": np.sinh, "Tan": np.tan, "Tanh": np.tanh}),
+    (Unary, FLOATS, None, {"Exp": np.exp, "Log": np.log, "Reciprocal": np.reciprocal, "Sqrt": np.sqrt}),
+    (Unary, FLOATS, None, {"Ceil": np.ceil, "Floor": np.floor, "Round": np.rint}),
+    (Unary, FLOATS, BOOL_TYPE, {"IsNaN": np.isnan}),
+    (IsInf, FLOATS, BOOL_TYPE, {"IsInf": np.isinf}),
+    (Arithmetic, NUMERIC, None, {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}),
+    (Div, NUMERIC, None, {"Div": np.divide}),
+    (Mod, NUMERIC, None, {"Mod": np.remainder}),
+    (BitShift, INTS, None, {"BitShift": np.left_shift}),
+    (Binary, BOOL, None, {"And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor}),
+    (Binary, INTS, None, {"BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor}),
+    (Binary, ANY, BOOL_TYPE, {"Equal": np.equal}),
+    (Binary, NUMERIC, BOOL_TYPE, {"Less": np.less, "LessOrEqual": np.less_equal}),
+    (Binary, NUMERIC, BOOL_TYPE, {"Greater": np.greater, "GreaterOrEqual": np.greater_equal}),
+    (Variadic, NUMERIC, None, {"Max": np.maximum, "Min": np.minimum}),
+    (Variadic, FLOATS, None, {"Sum": np.add}),
+    (Mean, FLOATS, None, {"Mean": np.add}),
+)
+"""Ops of a ufunc: how it is applied, to which dtypes, the dtype of the output where it is another."""
+
+for _kind, _dtypes, _result, _ufuncs in TABLE:
+    for _name, _ufunc in _ufuncs.items():
+        register(_name)(partial(_kind, _ufunc, _dtypes, _result))
 
 
 @register("Where")

@@ -91,14 +91,12 @@ class Reshape(Alias):
         if allow_zero and 0 in asked and -1 in asked:
             raise OpError(f"the shape asked for is {list(asked)}; expected either -1 or 0, with allowzero = 1")
         dims = list(asked)
-        if not allow_zero:
-            for at, dim in enumerate(dims):
-                if dim == 0:
-                    if at >= len(shape):
-                        raise OpError(
-                            f"the shape asked for is {list(asked)}; {list(shape)} has no dimension {at} to keep"
-                        )
-                    dims[at] = shape[at]
+        for at, dim in enumerate(dims):
+            if dim or allow_zero:
+                continue
+            if at >= len(shape):
+                raise OpError(f"the shape asked for is {list(asked)}; {list(shape)} has no dimension {at} to keep")
+            dims[at] = shape[at]
         if -1 in dims:
             others = prod(dim for dim in dims if dim != -1)
             if others == 0 or prod(shape) % others:
