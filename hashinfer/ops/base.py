@@ -56,6 +56,10 @@ class Operand:
     def shape(self) -> Shape:
         return self.type.shape
 
+    @property
+    def rank(self) -> int:
+        return len(self.type.shape)
+
     @classmethod
     def of(cls, value: Array) -> Operand:
         """The operand of a value that is there."""
@@ -138,7 +142,7 @@ MAX_NATIVE_RANK = 16
 def is_native(op: Op, call: Call, ins: Inputs) -> bool:
     """Whether `op` runs this node itself; if not, the reference implementation does."""
     return all(
-        operand is None or (operand.dtype in NATIVE_DTYPES and len(operand.shape) <= MAX_NATIVE_RANK) for operand in ins
+        operand is None or (operand.dtype in NATIVE_DTYPES and operand.rank <= MAX_NATIVE_RANK) for operand in ins
     ) and op.supports(call, ins)
 
 

@@ -94,7 +94,7 @@ def need_scale(call: Call, x: Operand, scale: Operand, zero: Operand | None) -> 
     """Raise OpError unless scale and zero point are scalars, or vectors along the axis."""
     need_dtype(scale, FLOATS, "scale")
     expected = {(), (1,)}
-    if len(scale.shape) == 1 and scale.shape != (1,):
+    if scale.rank == 1 and scale.shape != (1,):
         expected = {(x.shape[axis_of(call, x.shape, 1)],)}
     if scale.shape not in expected:
         raise OpError(f"scale is {scale.type}; expected a scalar, or a vector along the axis of {x.type}")
@@ -123,7 +123,7 @@ class Quantization(KernelOrNumPy):
     def supports(self, call: Call, ins: Inputs) -> bool:
         scale, zero = optional(ins, 1), optional(ins, 2)
         return not call.get("block_size", 0) and (
-            scale is None or (len(scale.shape) < 2 and self.dtype(call, scale, zero) is not None)
+            scale is None or (scale.rank < 2 and self.dtype(call, scale, zero) is not None)
         )
 
     def emits(self, call: Call, ins: Inputs) -> bool:

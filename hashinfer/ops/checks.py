@@ -129,7 +129,7 @@ def need_same_dtype(first: Operand, other: Operand, what: str) -> None:
 
 def need_rank(operand: Operand, at_least: int, what: str) -> None:
     """Raise OpError if the operand has fewer axes."""
-    if len(operand.shape) < at_least:
+    if operand.rank < at_least:
         raise OpError(f"{what} is {operand.type}; expected rank {at_least} or more")
 
 
@@ -152,23 +152,26 @@ def tensor(dtype: DType, shape: Sequence[int]) -> TensorType:
     return TensorType(dtype, tuple(shape))
 
 
+def known(operand: Operand) -> Array:
+    """The elements of an operand as a vector. Raises ValueNeededError while they are unknown."""
+    if operand.value is None:
+        raise ValueNeededError
+    return operand.value.reshape(-1)
+
+
 def ints_value(operand: Operand, what: str) -> tuple[int, ...]:
     """The value of a vector (or scalar) of integers. Raises ValueNeededError while it is unknown."""
     need_dtype(operand, INTS, what)
-    if len(operand.shape) > 1:
+    if operand.rank > 1:
         raise OpError(f"{what} is {operand.type}; expected a vector")
-    if operand.value is None:
-        raise ValueNeededError
-    return tuple(operand.value.reshape(-1).tolist())
+    return tuple(known(operand).tolist())
 
 
 def scalar_value(operand: Operand, allowed: DTypes, what: str) -> Any:
     """The one element of an operand, as a Python number. Raises ValueNeededError while it is unknown."""
     need_dtype(operand, allowed, what)
     need_one_element(operand, what)
-    if operand.value is None:
-        raise ValueNeededError
-    return operand.value.reshape(-1)[0].item()
+    return known(operand)[0].item()
 
 
 def need_one_element(operand: Operand, what: str) -> None:

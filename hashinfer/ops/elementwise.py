@@ -27,6 +27,7 @@ from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
     ANY,
     BOOL,
+    FLOAT32,
     FLOATS,
     INTS,
     NUMERIC,
@@ -105,7 +106,7 @@ class Arithmetic(Binary, NativeOp):
 
     def emits(self, call: Call, ins: Inputs) -> bool:
         a, b = need_all(ins, "A", "B")
-        return a.dtype == np.float32 and len(common_axes(a.shape, b.shape)) <= elementwise.AXES
+        return a.dtype == FLOAT32 and len(common_axes(a.shape, b.shape)) <= elementwise.AXES
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         axes = common_axes(need(ins, 0, "A").shape, need(ins, 1, "B").shape)

@@ -20,7 +20,7 @@ class ExpandOp(Op):
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         w = need(ins, 0, "the weight vector")
-        if len(w.shape) != 1 or w.dtype.kind not in "fi":
+        if w.rank != 1 or w.dtype.kind not in "fi":
             raise OpError(f"the weight vector is {w.type}; expected numbers of rank 1")
         scheme = self._scheme(w.shape[0])
         return [TensorType(w.dtype, (scheme.rows, scheme.cols))]

@@ -28,12 +28,11 @@ from hashinfer.kernels.isa import INTEGER, ISA, SCALAR
 from hashinfer.kernels.pixels import PIXELS
 from hashinfer.kernels.vectors import LANES
 from hashinfer.ops.base import Arrays, Call, Inputs, Operand, TensorType, Types, optional
-from hashinfer.ops.checks import need
+from hashinfer.ops.checks import FLOAT32, need
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Arguments, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.ops.product import (
-    F32,
     NS_PER_MULTIPLY,
     Epilogue,
     Rows,
@@ -69,7 +68,7 @@ _NS_STAGE, _NS_PIXEL, _NS_OUTPUT, _NS_UNPACK = 0.2, 2.0, 2.0, 0.5
 def need_float32(ins: Inputs, what: str) -> Operand:
     """Input 0. Raises OpError unless it is there and float32."""
     x = need(ins, 0, what)
-    if x.dtype != F32:
+    if x.dtype != FLOAT32:
         raise OpError(f"{what} is {x.type}; expected float32, the type of W")
     return x
 
@@ -87,7 +86,7 @@ class HashedProduct(NativeOp):
     def infer(self, call: Call, ins: Inputs) -> Types:
         shape = matmul_shape(need_float32(ins, "x").shape, self.inputs, self.outputs)
         check_bias(optional(ins, 1), prod(shape[:-1]), self.outputs)
-        return [TensorType(F32, shape)]
+        return [TensorType(FLOAT32, shape)]
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         rows = prod(outs[0].shape[:-1])
@@ -107,7 +106,7 @@ class HashedConv(NativeOp):
     def infer(self, call: Call, ins: Inputs) -> Types:
         geometry = Geometry.of(call, need_float32(ins, "X").shape, self.weight_shape)
         check_bias(optional(ins, 2), 1, geometry.out_channels)
-        return [TensorType(F32, geometry.out_shape)]
+        return [TensorType(FLOAT32, geometry.out_shape)]
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         geometry = Geometry.of(call, need(ins, 0, "X").shape, self.weight_shape)
@@ -137,12 +136,12 @@ class HashedLookup(NativeOp):
         if ids.dtype not in (np.int32, np.int64):
             raise OpError(f"indices are {ids.type}; expected int32 or int64")
         if not self.bag:
-            return [TensorType(F32, (*ids.shape, cols))]
+            return [TensorType(FLOAT32, (*ids.shape, cols))]
         if not ids.shape:
             raise OpError("indices are a scalar; expected bags of them")
         if self.bag == "mean" and ids.shape[-1] == 0 and 0 not in ids.shape[:-1]:
             raise OpError(f"indices are {ids.type}; expected some elements to reduce")
-        return [TensorType(F32, (*ids.shape[:-1], 1, cols) if self.keepdims else (*ids.shape[:-1], cols))]
+        return [TensorType(FLOAT32, (*ids.shape[:-1], 1, cols) if self.keepdims else (*ids.shape[:-1], cols))]
 
     def check_values(self, ins: Arrays) -> None:
         ids, rows = ins[0], self.matrix.scheme.rows
@@ -175,7 +174,7 @@ class HashedExpand(NativeOp):
         self.matrix = matrix
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        return [TensorType(F32, (self.matrix.scheme.rows, self.matrix.scheme.cols))]
+        return [TensorType(FLOAT32, (self.matrix.scheme.rows, self.matrix.scheme.cols))]
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         rows, cols = outs[0].shape

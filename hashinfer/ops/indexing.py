@@ -120,7 +120,7 @@ def need_elements_indices(call: Call, x: Operand, indices: Operand) -> int:
     need_rank(x, 1, "data")
     need_dtype(indices, INDICES, "indices")
     axis = axis_of(call, x.shape, 0)
-    if len(indices.shape) != len(x.shape) or any(
+    if indices.rank != x.rank or any(
         i > dim for at, (i, dim) in enumerate(zip(indices.shape, x.shape, strict=True)) if at != axis
     ):
         raise OpError(f"indices are {indices.type}; expected at most {list(x.shape)} but for axis {axis}")
@@ -157,11 +157,11 @@ def tuple_depth(x: Operand, indices: Operand, batch: int = 0) -> int:
     need_dtype(indices, INDICES, "indices")
     need_rank(x, 1, "data")
     need_rank(indices, 1, "indices")
-    if not 0 <= batch < min(len(x.shape), len(indices.shape)) or x.shape[:batch] != indices.shape[:batch]:
+    if not 0 <= batch < min(x.rank, indices.rank) or x.shape[:batch] != indices.shape[:batch]:
         raise OpError(f"data is {x.type} and indices are {indices.type}; expected {batch} batch axes in common")
     depth = indices.shape[-1]
-    if not 1 <= depth <= len(x.shape) - batch:
-        raise OpError(f"indices are {indices.type}; expected a last axis of 1 to {len(x.shape) - batch}")
+    if not 1 <= depth <= x.rank - batch:
+        raise OpError(f"indices are {indices.type}; expected a last axis of 1 to {x.rank - batch}")
     return depth
 
 

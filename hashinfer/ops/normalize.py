@@ -128,7 +128,7 @@ class SoftmaxOp(NativeOp):
 
     def emits(self, call: Call, ins: Inputs) -> bool:
         x = need(ins, 0, "input")
-        rank = len(x.shape)
+        rank = x.rank
         return rank > 0 and self.axes(call, x.shape)[-1:] == (rank - 1,) and x.dtype == FLOAT32
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
@@ -205,7 +205,7 @@ class AxisNormalization(NativeOp):
             if operand is not None:
                 need_dtype(operand, FLOATS, what)
                 need_broadcasts_to(operand.shape, x.shape, what)
-        kept = reduced(x.shape, range(axis, len(x.shape)))
+        kept = reduced(x.shape, range(axis, x.rank))
         return [x.type, *[TensorType(self.stash(call), kept)] * (call.outputs - 1)]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
@@ -256,7 +256,7 @@ class BatchNormalization(Op):
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X", FLOATS)
-        channels = x.shape[1] if len(x.shape) > 1 else 1
+        channels = x.shape[1] if x.rank > 1 else 1
         for at, what in enumerate(("scale", "B", "input_mean", "input_var"), 1):
             need_vector(need(ins, at, what), channels, what)
         return [x.type]

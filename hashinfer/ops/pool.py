@@ -17,7 +17,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, optional, register
-from hashinfer.ops.checks import FLOATS, DTypes, array, need, need_rank, tensor, text
+from hashinfer.ops.checks import FLOAT32, FLOATS, DTypes, array, need, need_rank, tensor, text
 from hashinfer.ops.convolution import AUTO_PADS, WHOLE, Window, meetings, shared_padding
 from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Emission, NativeOp
 from hashinfer.ops.reduce import Axes, extreme, lowest, mean
@@ -83,13 +83,13 @@ class Pool(NativeOp):
 
     def emits(self, call: Call, ins: Inputs) -> bool:
         x = need(ins, 0, "X")
-        if x.dtype != np.float32 or len(x.shape) > 4:
+        if x.dtype != FLOAT32 or x.rank > 4:
             return False
         return all(axis.reach <= LONGEST_LINE for axis in windows(call, x.shape[2:]))
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x = need(ins, 0, "X")
-        along = [WHOLE] * (4 - len(x.shape)) + windows(call, x.shape[2:])
+        along = [WHOLE] * (4 - x.rank) + windows(call, x.shape[2:])
         size, total = prod(x.shape[2:]), prod(x.shape[:2]) if outs[0].size else 0
         planes = max(1, TILE // max(size, 1))
         line = along[-1].reach
@@ -128,7 +128,7 @@ class AveragePool(Pool):
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         x = optional(ins, 0)
-        return x is None or (x.dtype == np.float32 and len(x.shape) <= 4)
+        return x is None or (x.dtype == FLOAT32 and x.rank <= 4)
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         made = super().infer(call, ins)
@@ -148,7 +148,7 @@ class GlobalPool(Op):
         need_rank(x, 2, "X")
         if 0 in x.shape[2:]:
             raise OpError(f"X is {x.type}; expected images of at least one element")
-        return [TensorType(x.dtype, (*x.shape[:2], *[1] * (len(x.shape) - 2)))]
+        return [TensorType(x.dtype, (*x.shape[:2], *[1] * (x.rank - 2)))]
 
     @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:

@@ -25,7 +25,7 @@ from hashinfer.ops.base import (
     optional,
     register,
 )
-from hashinfer.ops.checks import array, need, need_all
+from hashinfer.ops.checks import FLOAT32, array, need, need_all
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import (
     IN_AND_OUT,
@@ -39,7 +39,6 @@ from hashinfer.ops.emission import (
     NativeOp,
 )
 
-F32 = np.dtype(np.float32)
 ONE_IMAGE = 2**62
 MOST_MATRICES = 2**19
 """Of a batch in one call: there is a table of them."""
@@ -119,7 +118,7 @@ def check_bias(bias: Operand | None, rows: int, cols: int) -> None:
     """Raise OpError unless the bias is float32 and broadcasts to [rows, cols] without widening it."""
     if bias is None:
         return
-    if bias.dtype != F32 or len(bias.shape) > 2 or broadcast(bias.shape, (rows, cols)) != (rows, cols):
+    if bias.dtype != FLOAT32 or bias.rank > 2 or broadcast(bias.shape, (rows, cols)) != (rows, cols):
         raise OpError(f"the bias is {bias.type}; expected float32 that broadcasts to [{rows}, {cols}]")
 
 
@@ -142,7 +141,7 @@ def product_shape(a: Operand, b: Operand) -> Shape:
     left, right = promoted(a.shape, b.shape)
     if left[-1] != right[-2]:
         raise OpError(f"A is {a.type} and B is {b.type}: the inner sizes {left[-1]} and {right[-2]} differ")
-    cols = () if len(b.shape) == 1 else right[-1:]
+    cols = () if b.rank == 1 else right[-1:]
     return (*broadcast(left[:-2], right[:-2]), *a.shape[-2:-1], *cols)
 
 
@@ -190,11 +189,11 @@ class MatMul(Fusible, KernelOrNumPy):
         if not x.shape or not w.shape:
             raise OpError(f"A is {x.type} and B is {w.type}; expected rank 1 at least")
         shape = product_shape(x, w)
-        check_bias(optional(ins, 2), prod(shape[:-1]), shape[-1] if len(w.shape) > 1 else 1)
+        check_bias(optional(ins, 2), prod(shape[:-1]), shape[-1] if w.rank > 1 else 1)
         return [TensorType(x.dtype, shape)]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
-        return need(ins, 0, "A").dtype == F32 and few_matrices(ins, 1)
+        return need(ins, 0, "A").dtype == FLOAT32 and few_matrices(ins, 1)
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         x, w = need_all(ins, "A", "B")
@@ -255,7 +254,7 @@ class Gemm(Fusible, KernelOrNumPy):
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         a, b, c = need(ins, 0, "A"), need(ins, 1, "B"), optional(ins, 2)
-        if len(a.shape) != 2 or len(b.shape) != 2 or a.dtype != b.dtype:
+        if a.rank != 2 or b.rank != 2 or a.dtype != b.dtype:
             raise OpError(f"A is {a.type} and B is {b.type}; expected two matrices of one dtype")
         rows, inner = a.shape[::-1] if call.get("transA", 0) else a.shape
         inputs, cols = b.shape[::-1] if call.get("transB", 0) else b.shape
@@ -267,7 +266,7 @@ class Gemm(Fusible, KernelOrNumPy):
 
     def emits(self, call: Call, ins: Inputs) -> bool:
         plain = not call.get("transA", 0) and (optional(ins, 2) is None or call.get("beta", 1.0) == 1.0)
-        return need(ins, 0, "A").dtype == F32 and plain
+        return need(ins, 0, "A").dtype == FLOAT32 and plain
 
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         b, (rows, cols) = need(ins, 1, "B"), outs[0].shape
@@ -326,7 +325,7 @@ class Conv(Fusible):
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         x = optional(ins, 0)
-        return x is not None and x.dtype == F32 and len(x.shape) in (3, 4)
+        return x is not None and x.dtype == FLOAT32 and x.rank in (3, 4)
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x, w = need_all(ins, "X", "W")

@@ -37,7 +37,7 @@ def need_bytes(x: Operand, zero: Operand | None, what: str) -> None:
 
 def by_row(*values: Operand | None) -> bool:
     """Whether parameters of A are [M]: onnx's reference takes them for columns."""
-    return any(v is not None and len(v.shape) == 1 and v.type.size > 1 for v in values)
+    return any(v is not None and v.rank == 1 and v.type.size > 1 for v in values)
 
 
 def need_parameter(value: Operand | None, shape: Shape, axis: int, what: str) -> None:
@@ -77,7 +77,7 @@ class MatMulInteger(NativeOp):
         need_bytes(a, optional(ins, 2), "A")
         need_bytes(b, optional(ins, 3), "B")
         need_parameter(optional(ins, 2), a.shape, -2, "the zero point of A")
-        need_parameter(optional(ins, 3), b.shape if len(b.shape) > 1 else (*b.shape, 1), -1, "the zero point of B")
+        need_parameter(optional(ins, 3), b.shape if b.rank > 1 else (*b.shape, 1), -1, "the zero point of B")
         shape = product_shape(a, b)
         if not self.native(ins):
             raise OpError(f"the zero point of A is {need(ins, 2, 'it').type}; expected [..., M, 1] beside that of B")
@@ -128,7 +128,7 @@ class QLinearMatMul(NativeOp):
 
     def native(self, ins: Inputs) -> bool:
         a, b = need(ins, 0, "a"), need(ins, 3, "b")
-        if len(a.shape) < 2 or len(b.shape) < 2 or a.shape[-1] > LONGEST or not few_matrices(ins, 3):
+        if a.rank < 2 or b.rank < 2 or a.shape[-1] > LONGEST or not few_matrices(ins, 3):
             return False
         scales, zeros = ([optional(ins, k) for k in numbers] for numbers in ((1, 4, 6), (2, 5, 7)))
         plain = all(s is None or s.dtype == FLOAT32 for s in scales) and shared(zeros[2], 1)
@@ -178,7 +178,7 @@ class IntegerConvolution(NativeOp):
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         x = optional(ins, 0)
-        return x is None or len(x.shape) in (3, 4)
+        return x is None or x.rank in (3, 4)
 
 
 @register("ConvInteger")

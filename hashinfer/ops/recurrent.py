@@ -40,7 +40,7 @@ class Recurrent(NativeOp):
         """(directions, steps, batch, inputs, hidden). Raises OpError where shapes do not fit together."""
         x, w, r = need_all(ins, "X", "W", "R")
         directions = DIRECTIONS[text(call.get("direction", "forward"))][0]
-        if len(x.shape) != 3 or len(w.shape) != 3 or len(r.shape) != 3:
+        if x.rank != 3 or w.rank != 3 or r.rank != 3:
             raise OpError(f"X is {x.type}, W is {w.type} and R is {r.type}; expected three dimensions each")
         first, second, inputs = x.shape
         steps, batch = (second, first) if call.get("layout", 0) else (first, second)

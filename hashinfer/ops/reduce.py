@@ -97,7 +97,7 @@ class Reduction(KernelOrNumPy):
     @may_need_values
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "data", self.dtypes)
-        axes = self.axes(call, ins, len(x.shape))
+        axes = self.axes(call, ins, x.rank)
         kept = reduced(x.shape, axes)
         if self.needs_elements and 0 in x.shape and 0 not in kept:
             raise OpError(f"data is {x.type}; expected some elements to reduce")
@@ -109,7 +109,7 @@ class Reduction(KernelOrNumPy):
         x = need(ins, 0, "data")
         if self.kind not in reductions.KINDS or x.dtype != FLOAT32:
             return False
-        axes = sorted(self.axes(call, ins, len(x.shape)))
+        axes = sorted(self.axes(call, ins, x.rank))
         joined = axes == list(range(axes[0], axes[-1] + 1)) if axes else False
         return joined and x.type.size > 0
 
@@ -300,7 +300,7 @@ class CumSum(Op):
         need_dtype(axis, INDICES, "axis")
         need_one_element(axis, "axis")
         if axis.value is not None:
-            normalize_axis(int(axis.value.reshape(())), len(x.shape))
+            normalize_axis(int(axis.value.reshape(())), x.rank)
         return [x.type]
 
     @np.errstate(all="ignore")

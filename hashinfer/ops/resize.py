@@ -19,9 +19,9 @@ from hashinfer.ops.base import Array, Arrays, Call, Inputs, Outputs, Types, opti
 from hashinfer.ops.checks import (
     FLOAT32,
     FLOATS,
-    ValueNeededError,
     array,
     ints_value,
+    known,
     may_need_values,
     need,
     need_dtype,
@@ -136,9 +136,7 @@ class Resize(KernelOrNumPy):
         if scales is None or not scales.type.size:
             raise OpError("neither scales nor sizes are given")
         need_dtype(scales, FLOATS, "input 2 (scales)")
-        if scales.value is None:
-            raise ValueNeededError
-        factors = scales.value.reshape(-1).tolist()
+        factors = known(scales).tolist()
         if len(factors) != len(at) or not all(0 < f < 2**31 for f in factors):
             raise OpError(f"scales are {list(factors)}; expected {len(at)} of them, above 0")
         return [Axis(k, shape[k], floor(shape[k] * f), f) for k, f in zip(at, factors, strict=True)]

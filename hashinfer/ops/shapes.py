@@ -186,7 +186,7 @@ class Transpose(Op):
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "data")
-        return [TensorType(x.dtype, tuple(x.shape[axis] for axis in self.perm(call, len(x.shape))))]
+        return [TensorType(x.dtype, tuple(x.shape[axis] for axis in self.perm(call, x.rank)))]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         np.copyto(outs[0], array(ins, 0).transpose(self.perm(call, array(ins, 0).ndim)))
@@ -214,8 +214,8 @@ class Tile(Op):
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "input")
         repeats = ints_value(need(ins, 1, "repeats"), "input 1 (repeats)")
-        if len(repeats) != len(x.shape):
-            raise OpError(f"repeats are {list(repeats)}; expected {len(x.shape)} of them, one for each axis")
+        if len(repeats) != x.rank:
+            raise OpError(f"repeats are {list(repeats)}; expected {x.rank} of them, one for each axis")
         return [tensor(x.dtype, [dim * times for dim, times in zip(x.shape, repeats, strict=True)])]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
@@ -237,12 +237,12 @@ class Concat(Op):
     def infer(self, call: Call, ins: Inputs) -> Types:
         first, *others = all_given(ins)
         need_rank(first, 1, "input 0")
-        axis = self.axis(call, len(first.shape))
+        axis = self.axis(call, first.rank)
         total = first.shape[axis]
         for at, other in enumerate(others, 1):
             need_same_dtype(first, other, f"input {at}")
             same = with_dims(other.shape, axis) == with_dims(first.shape, axis)
-            if len(other.shape) != len(first.shape) or not same:
+            if other.rank != first.rank or not same:
                 raise OpError(f"input {at} is {other.type}; expected {first.type} but for axis {axis}")
             total += other.shape[axis]
         return [TensorType(first.dtype, with_dims(first.shape, axis, total))]
@@ -292,7 +292,7 @@ def need_blocks(call: Call, ins: Inputs) -> tuple[Operand, int]:
     x, block = need(ins, 0, "input"), int(call.get("blocksize", 0))
     if block < 1:
         raise OpError(f"blocksize is {block}; expected 1 or more")
-    if len(x.shape) != 4:
+    if x.rank != 4:
         raise OpError(f"input is {x.type}; expected rank 4: [N, C, H, W]")
     return x, block
 

@@ -69,7 +69,7 @@ class ConvTranspose(Op):
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         x = optional(ins, 0)
-        return x is None or (x.dtype in FLOATS and len(x.shape) > 2)
+        return x is None or (x.dtype in FLOATS and x.rank > 2)
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x, w, bias = need(ins, 0, "X"), need(ins, 1, "W"), optional(ins, 2)
