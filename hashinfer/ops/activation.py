@@ -28,7 +28,6 @@ from hashinfer.ops.checks import (
     need_broadcasts_to,
     need_dtype,
     need_same_dtype,
-    text,
     wide_dtype,
 )
 from hashinfer.ops.emission import Emission, KernelOrNumPy, flat_emission
@@ -143,10 +142,10 @@ class Gelu(Activation):
         return {"by_tanh": self.number(call) == activations.BY_TANH}
 
     def supports(self, call: Call, ins: Inputs) -> bool:
-        return text(call.get("approximate", "none")) in {"none", "tanh"}
+        return call.text("approximate", "none") in {"none", "tanh"}
 
     def number(self, call: Call) -> int:
-        by_tanh = text(call.get("approximate", "none")) == "tanh"
+        by_tanh = call.text("approximate", "none") == "tanh"
         return activations.BY_TANH if by_tanh else activations.GELU
 
 

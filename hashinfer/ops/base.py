@@ -66,6 +66,11 @@ class Operand:
         return cls(TensorType(value.dtype, value.shape), value)
 
 
+def text(value: Any) -> str:
+    """A string of an attribute, which ONNX stores as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a node says beside its inputs: attributes, the version of its op set, how many outputs it names."""
@@ -77,6 +82,10 @@ class Call:
     def get(self, name: str, default: Any) -> Any:
         """An attribute's value, or `default` where the node does not give it."""
         return self.attrs.get(name, default)
+
+    def text(self, name: str, default: str) -> str:
+        """An attribute that is a string."""
+        return text(self.get(name, default))
 
 
 Inputs = Sequence[Operand | None]

@@ -30,14 +30,11 @@ from hashinfer.ops.checks import (
 from hashinfer.ops.emission import IN_AND_OUT, Emission, KernelOrNumPy, NativeOp, flat_emission
 
 
-def convert(x: Array, out: Array) -> None:
-    """x in out's dtype: floats are cut towards zero, wider integers wrap around, all but zero is True."""
-    with np.errstate(all="ignore"):
-        np.copyto(out, x, casting="unsafe")
-
-
 class Conversion(NativeOp):
-    """To another dtype. Alone it runs in NumPy: what folds constants needs no compiler."""
+    """To another dtype: floats are cut towards zero, wider integers wrap around, all but zero is True.
+
+    Alone it runs in NumPy: what folds constants needs no compiler.
+    """
 
     @abstractmethod
     def target(self, call: Call, ins: Inputs) -> DType:
@@ -56,8 +53,9 @@ class Conversion(NativeOp):
         kind = elementwise.SOURCES.index(need(ins, 0, "input").dtype.name)
         return flat_emission(elementwise.to_float32, outs[0].size, kind)
 
+    @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        convert(array(ins, 0), outs[0])
+        np.copyto(outs[0], array(ins, 0), casting="unsafe")
 
 
 @register("Cast")
@@ -120,6 +118,14 @@ class Quantization(KernelOrNumPy):
     def dtype(self, call: Call, scale: Operand, zero: Operand | None) -> DType | None:
         """Of the output, None if it is not native."""
 
+    @abstractmethod
+    def convert(self, x: Array, scale: Array, zero: Array, out: Array) -> None:
+        """By NumPy; scale and zero broadcast with x."""
+
+    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
+        x = array(ins, 0)
+        self.convert(x, along_axis(call, x, array(ins, 1)), along_axis(call, x, optional(ins, 2)), outs[0])
+
     def supports(self, call: Call, ins: Inputs) -> bool:
         scale, zero = optional(ins, 1), optional(ins, 2)
         return not call.get("block_size", 0) and (
@@ -159,9 +165,7 @@ class QuantizeLinear(Quantization):
             raise OpError(f"output would be {dtype}, zero point is {zero and zero.type}; expected one quantised dtype")
         return [TensorType(dtype, x.shape)]
 
-    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        x, (out,) = array(ins, 0), outs
-        scale, zero = along_axis(call, x, array(ins, 1)), along_axis(call, x, optional(ins, 2))
+    def convert(self, x: Array, scale: Array, zero: Array, out: Array) -> None:
         limits = np.iinfo(out.dtype)
 
         def quantize(x: Array, scale: Array, zero: Array) -> Array:
@@ -191,15 +195,13 @@ class DequantizeLinear(Quantization):
             raise OpError(f"output would be {dtype}; expected a floating-point dtype")
         return [TensorType(dtype, x.shape)]
 
-    def compute(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        x = array(ins, 0)
-        scale, zero = along_axis(call, x, array(ins, 1)), along_axis(call, x, optional(ins, 2))
-        wide = np.result_type(scale, outs[0], FLOAT32)
+    def convert(self, x: Array, scale: Array, zero: Array, out: Array) -> None:
+        wide = np.result_type(scale, out, FLOAT32)
         # int32 less int32 is exact in int64, and in float32 it would not be.
         whole = np.dtype(np.int64 if x.dtype == np.int32 else np.int32)
         blockwise(
             lambda x, scale, zero: (x - zero).astype(scale.dtype) * scale,
             [x, scale, zero],
-            outs[0],
+            out,
             [whole, wide, whole],
         )

@@ -220,11 +220,6 @@ def reduced(shape: Shape, axes: Sequence[int]) -> Shape:
     return tuple(1 if at in axes else dim for at, dim in enumerate(shape))
 
 
-def text(value: Any) -> str:
-    """A string attribute, which ONNX stores as bytes."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
 def need_index_range(indices: Array, dim: int) -> None:
     """Raise OpError unless -dim <= index < dim for every index."""
     if not indices.size:

@@ -13,7 +13,6 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import pooling
 from hashinfer.kernels.rows import PATCH_FIELDS
 from hashinfer.ops.base import Array, Call, Shape
-from hashinfer.ops.checks import text
 from hashinfer.ops.emission import Arguments
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
@@ -71,7 +70,7 @@ def meetings(windows: Sequence[Window]) -> Iterator[tuple[Shape, list[slice], li
 
 def need_auto_pad(call: Call) -> str:
     """The attribute `auto_pad`. Raises OpError unless it is one of AUTO_PADS."""
-    auto = text(call.get("auto_pad", "NOTSET"))
+    auto = call.text("auto_pad", "NOTSET")
     if auto not in AUTO_PADS:
         raise OpError(f"auto_pad is {auto!r}; expected one of {', '.join(AUTO_PADS)}")
     return auto
@@ -151,19 +150,14 @@ class Geometry:
         rows, cols = self.axes
         values = {
             "channels": self.group_channels,
-            "height": rows.size,
-            "width": cols.size,
-            "kernel_height": rows.kernel,
-            "kernel_width": cols.kernel,
-            "stride_height": rows.stride,
-            "stride_width": cols.stride,
-            "dilation_height": rows.dilation,
-            "dilation_width": cols.dilation,
             "pad_top": rows.pads[0],
             "pad_left": cols.pads[0],
             "out_width": max(cols.count, 1),
             "image_stride": self.channels * self.pixels,
         }
+        for name, axis in (("height", rows), ("width", cols)):
+            values |= {name: axis.size, f"kernel_{name}": axis.kernel}
+            values |= {f"stride_{name}": axis.stride, f"dilation_{name}": axis.dilation}
         return np.array([values[name] for name in PATCH_FIELDS], np.int64)
 
 

@@ -43,7 +43,6 @@ from hashinfer.ops.checks import (
     need_dtype,
     need_one_element,
     need_same_dtype,
-    text,
 )
 from hashinfer.ops.emission import NS_PER_ELEMENT, Arguments, Buffer, Emission, NativeOp
 
@@ -205,13 +204,13 @@ class BitShift(Binary):
     """A shifted by B bits; by as many as it has, or more, every bit becomes 0, or the sign if shifted right."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
-        if (direction := text(call.get("direction", ""))) not in {"LEFT", "RIGHT"}:
+        if (direction := call.text("direction", "")) not in {"LEFT", "RIGHT"}:
             raise OpError(f"direction is {direction!r}; expected 'LEFT' or 'RIGHT'")
         return super().infer(call, ins)
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
         a, b = arrays(ins, 2)
-        (np.left_shift if text(call.get("direction", "")) == "LEFT" else np.right_shift)(a, b, out=outs[0])
+        (np.left_shift if call.text("direction", "") == "LEFT" else np.right_shift)(a, b, out=outs[0])
 
 
 def int_power(base: Array, exponent: Array) -> Array:

@@ -45,7 +45,6 @@ from hashinfer.ops.checks import (
     operands,
     scalar_value,
     tensor,
-    text,
     with_dims,
 )
 
@@ -197,12 +196,12 @@ class ScatterOp(Op):
     """What both scatter ops share. With indices that occur twice and no reduction, the last one counts."""
 
     def supports(self, call: Call, ins: Inputs) -> bool:
-        return text(call.get("reduction", "none")) in {"none", *REDUCTIONS}
+        return call.text("reduction", "none") in {"none", *REDUCTIONS}
 
     def types(self, call: Call, ins: Inputs) -> tuple[Operand, Operand, Operand]:
         x, indices, updates = need_all(ins, "data", "indices", "updates")
         need_same_dtype(x, updates, "updates")
-        if text(call.get("reduction", "none")) != "none":
+        if call.text("reduction", "none") != "none":
             need_dtype(x, NUMERIC, "data")
         return x, indices, updates
 
@@ -210,7 +209,7 @@ class ScatterOp(Op):
     def scatter(self, call: Call, x: Array, index: tuple[Array, ...], updates: Array, out: Array) -> None:
         """x with `updates` put into it, or combined with what is there."""
         np.copyto(out, x)
-        if (reduction := text(call.get("reduction", "none"))) == "none":
+        if (reduction := call.text("reduction", "none")) == "none":
             out[index] = updates
         else:
             REDUCTIONS[reduction].at(out, index, updates)
@@ -329,7 +328,7 @@ class Pad(Op):
     """
 
     def supports(self, call: Call, ins: Inputs) -> bool:
-        return text(call.get("mode", "constant")) in {"constant", *PAD_SOURCES}
+        return call.text("mode", "constant") in {"constant", *PAD_SOURCES}
 
     def pads(self, call: Call, ins: Inputs) -> list[tuple[int, int]]:
         """Elements before and after, for each axis."""
@@ -352,7 +351,7 @@ class Pad(Op):
             if fill.type.size != 1:
                 raise OpError(f"input 2 (constant_value) is {fill.type}; expected a scalar")
         pads = self.pads(call, ins)
-        repeats = text(call.get("mode", "constant")) != "constant"
+        repeats = call.text("mode", "constant") != "constant"
         for axis, (dim, (before, after)) in enumerate(zip(x.shape, pads, strict=True)):
             left = dim + min(before, 0) + min(after, 0)
             if left < 0:
@@ -366,7 +365,7 @@ class Pad(Op):
         pads = self.pads(call, operands(ins))
         inner = [slice(max(a, 0), dim - max(b, 0)) for (a, b), dim in zip(pads, out.shape, strict=True)]
         cropped = x[tuple(slice(max(-a, 0), dim - max(-b, 0)) for (a, b), dim in zip(pads, x.shape, strict=True))]
-        mode = text(call.get("mode", "constant"))
+        mode = call.text("mode", "constant")
         if mode == "constant":
             out[...] = self.fill(call, ins)
         np.copyto(out[tuple(inner)] if inner else out, cropped)

@@ -17,7 +17,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, optional, register
-from hashinfer.ops.checks import FLOAT32, FLOATS, DTypes, array, need, need_rank, tensor, text
+from hashinfer.ops.checks import FLOAT32, FLOATS, DTypes, array, need, need_rank, tensor
 from hashinfer.ops.convolution import AUTO_PADS, WHOLE, Window, meetings, shared_padding
 from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Emission, NativeOp
 from hashinfer.ops.reduce import Axes, extreme, lowest, mean
@@ -46,18 +46,19 @@ def window(auto: str, ceil: bool, size: int, kernel: int, stride: int, dilation:
 def windows(call: Call, spatial: Sequence[int]) -> list[Window]:
     """The windows along each spatial axis, as the attributes say. Raises OpError if they make no sense."""
     rank = len(spatial)
-    kernel = list(call.get("kernel_shape", []))
-    strides, dilations = list(call.get("strides", [1] * rank)), list(call.get("dilations", [1] * rank))
-    pads = list(call.get("pads", [0] * 2 * rank))
-    auto_pad = text(call.get("auto_pad", "NOTSET"))
-    for name, values, length, least in (
-        ("kernel_shape", kernel, rank, 1),
-        ("strides", strides, rank, 1),
-        ("dilations", dilations, rank, 1),
-        ("pads", pads, 2 * rank, 0),
+    auto_pad = call.text("auto_pad", "NOTSET")
+    found = []
+    for name, default, length, least in (
+        ("kernel_shape", [], rank, 1),
+        ("strides", [1] * rank, rank, 1),
+        ("dilations", [1] * rank, rank, 1),
+        ("pads", [0] * 2 * rank, 2 * rank, 0),
     ):
+        values = list(call.get(name, default))
         if len(values) != length or min(values) < least:
             raise OpError(f"{name} are {values}; expected {length} numbers of at least {least}")
+        found.append(values)
+    kernel, strides, dilations, pads = found
     if auto_pad not in AUTO_PADS:
         raise OpError(f"auto_pad is {auto_pad!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
     ceil, ends = bool(call.get("ceil_mode", 0)), zip(pads[:rank], pads[rank:], strict=True)

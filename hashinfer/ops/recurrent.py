@@ -8,8 +8,8 @@ from __future__ import annotations
 from hashinfer.errors import OpError
 from hashinfer.kernels import recurrent
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Call, Inputs, Shape, TensorType, Types, optional, register
-from hashinfer.ops.checks import FLOAT32, need_all, text
+from hashinfer.ops.base import Call, Inputs, Shape, TensorType, Types, optional, register, text
+from hashinfer.ops.checks import FLOAT32, need_all
 from hashinfer.ops.emission import Arguments, Buffer, Emission, KernelCall, NativeOp
 
 NS_PER_WEIGHT, NS_PER_GATE, NS_PER_TURNED = 0.05, 12.0, 0.6
@@ -29,7 +29,7 @@ class Recurrent(NativeOp):
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         given = [text(name).lower() for name in call.get("activations", [])]
-        count = DIRECTIONS.get(text(call.get("direction", "forward")), (0, 0))[0]
+        count = DIRECTIONS.get(call.text("direction", "forward"), (0, 0))[0]
         plain = not given or given == list(self.activations) * count
         parts = [optional(ins, at) for at in range(PEEPHOLES + 1)]
         floats = all(p is None or p.dtype == FLOAT32 for at, p in enumerate(parts) if at != SEQUENCE_LENGTHS)
@@ -39,7 +39,7 @@ class Recurrent(NativeOp):
     def sizes(self, call: Call, ins: Inputs) -> tuple[int, int, int, int, int]:
         """(directions, steps, batch, inputs, hidden). Raises OpError where shapes do not fit together."""
         x, w, r = need_all(ins, "X", "W", "R")
-        directions = DIRECTIONS[text(call.get("direction", "forward"))][0]
+        directions = DIRECTIONS[call.text("direction", "forward")][0]
         if x.rank != 3 or w.rank != 3 or r.rank != 3:
             raise OpError(f"X is {x.type}, W is {w.type} and R is {r.type}; expected three dimensions each")
         first, second, inputs = x.shape
@@ -83,7 +83,7 @@ class Recurrent(NativeOp):
             "batch": batch,
             "inputs": inputs,
             "hidden": hidden,
-            "backwards": DIRECTIONS[text(call.get("direction", "forward"))][1],
+            "backwards": DIRECTIONS[call.text("direction", "forward")][1],
             # Axes before the last: batch, steps and directions of Y by row; steps, directions and batch otherwise.
             "x_step": inputs * apart,
             "x_row": inputs * (steps if by_row else 1),

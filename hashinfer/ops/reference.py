@@ -16,7 +16,6 @@ import numpy as np
 from hashinfer.errors import MemoryLimitError, OpError, UnsupportedError
 from hashinfer.ops import growth
 from hashinfer.ops.base import Call, TensorType
-from hashinfer.ops.checks import text
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, TypeProto
@@ -81,7 +80,7 @@ class ReferenceOp:
 
         Raises OpError for an equation of an Einsum that is none.
         """
-        equation = text(call.get("equation", ""))
+        equation = call.text("equation", "")
         if self.op_type == "Einsum" and not _EQUATION.fullmatch(equation):
             # onnx's shape inference never returns from other characters.
             raise OpError(f"the equation is {equation!r}; expected letters, commas, dots and an arrow")

@@ -28,7 +28,6 @@ from hashinfer.ops.checks import (
     normalize_axes,
     operands,
     tensor,
-    text,
     with_dims,
 )
 from hashinfer.ops.emission import NS_PER_ELEMENT, Arguments, Buffer, Emission, KernelCall, KernelOrNumPy
@@ -51,7 +50,7 @@ DEFAULTS = {
 
 def setting(call: Call, name: str) -> str:
     """An attribute that names one of several ways."""
-    return text(call.get(name, DEFAULTS[name]))
+    return call.text(name, DEFAULTS[name])
 
 
 @dataclass(frozen=True, slots=True)

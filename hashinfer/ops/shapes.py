@@ -40,7 +40,6 @@ from hashinfer.ops.checks import (
     need_same_dtype,
     normalize_axes,
     tensor,
-    text,
     with_dims,
 )
 
@@ -302,7 +301,7 @@ class DepthToSpace(Op):
     """Channels to blocks of pixels: [N, C b b, H, W] to [N, C, H b, W b]."""
 
     def supports(self, call: Call, ins: Inputs) -> bool:
-        return text(call.get("mode", "DCR")) in {"DCR", "CRD"}
+        return call.text("mode", "DCR") in {"DCR", "CRD"}
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x, block = need_blocks(call, ins)
@@ -315,7 +314,7 @@ class DepthToSpace(Op):
         x, block = array(ins, 0), call.attrs["blocksize"]
         (n, _, h, w), c = x.shape, outs[0].shape[1]
         blocks = outs[0].reshape(n, c, h, block, w, block)
-        if text(call.get("mode", "DCR")) == "DCR":
+        if call.text("mode", "DCR") == "DCR":
             np.copyto(blocks, x.reshape(n, block, block, c, h, w).transpose(0, 3, 4, 1, 5, 2))
         else:
             np.copyto(blocks, x.reshape(n, c, block, block, h, w).transpose(0, 1, 4, 2, 5, 3))
@@ -326,7 +325,7 @@ class SpaceToDepth(Op):
     """Blocks of pixels to channels: [N, C, H b, W b] to [N, b b C, H, W]."""
 
     def supports(self, call: Call, ins: Inputs) -> bool:
-        return text(call.get("mode", "DCR")) == "DCR"
+        return call.text("mode", "DCR") == "DCR"
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x, block = need_blocks(call, ins)
