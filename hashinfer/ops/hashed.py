@@ -28,7 +28,7 @@ from hashinfer.kernels.isa import INTEGER, ISA, SCALAR
 from hashinfer.kernels.pixels import PIXELS
 from hashinfer.kernels.vectors import LANES
 from hashinfer.ops.base import Arrays, Call, Inputs, Operand, TensorType, Types, optional
-from hashinfer.ops.checks import FLOAT32, need
+from hashinfer.ops.checks import FLOAT32, INDICES, need
 from hashinfer.ops.convolution import Geometry
 from hashinfer.ops.emission import Arguments, Buffer, Emission, KernelCall, NativeOp
 from hashinfer.ops.matrix import HashedMatrix
@@ -133,7 +133,7 @@ class HashedLookup(NativeOp):
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         ids, cols = need(ins, 0, "indices"), self.matrix.scheme.cols
-        if ids.dtype not in (np.int32, np.int64):
+        if ids.dtype not in INDICES:
             raise OpError(f"indices are {ids.type}; expected int32 or int64")
         if not self.bag:
             return [TensorType(FLOAT32, (*ids.shape, cols))]

@@ -97,9 +97,9 @@ class Recurrent(NativeOp):
         sources = {"x": 0, "b": 3, "h0": INITIAL_H, "c0": INITIAL_C}
         args |= {name: Buffer("in", at) for name, at in sources.items() if optional(ins, at) is not None}
         args |= {name: Buffer("out", at) for at, name in enumerate(("y", "yh", "yc")[: len(outs)])}
-        products = self.gates * hidden * (inputs + hidden)
-        work = directions * batch * steps * (NS_PER_WEIGHT * products + NS_PER_GATE * self.gates * hidden)
         width = self.gates * hidden
+        products = width * (inputs + hidden)
+        work = directions * batch * steps * (NS_PER_WEIGHT * products + NS_PER_GATE * width)
         temps: list[int] = []
         calls: list[KernelCall] = []
         for number, cols in enumerate((inputs, hidden)):
