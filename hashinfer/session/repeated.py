@@ -10,9 +10,8 @@ import numpy as np
 
 from hashinfer.ops.base import Array
 from hashinfer.plan.planner import Plan
+from hashinfer.session.options import Kind
 from hashinfer.session.plans import PlanKey
-
-Kind = tuple[np.dtype[Any], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)

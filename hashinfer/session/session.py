@@ -27,12 +27,16 @@ from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, matrices, weight
 from hashinfer.plan.profile import Profile, profile_plan
 from hashinfer.plan.report import plan_report
 from hashinfer.session.options import (
-    PROVIDER,
+    Feed,
     ModelMetadata,
-    NodeArg,
+    Out,
+    Providers,
     RunOptions,
+    Session,
     SessionOptions,
-    check_providers,
+    Value,
+    apart,
+    given_outputs,
     seconds_of,
 )
 from hashinfer.session.plans import PlanCache, PlanKey
@@ -44,10 +48,8 @@ log = logging.getLogger("hashinfer")
 IDLE_BYTES = 2**28
 """Buffers of this size at most wait for the next call, or less where max_memory allows less."""
 
-Feed = Mapping[str, Any]
 
-
-class InferenceSession:
+class InferenceSession(Session):
     """A loaded model.
 
     path_or_bytes: a path, the file's bytes, or a binary file object.
@@ -69,7 +71,7 @@ class InferenceSession:
         self,
         path_or_bytes: ModelSource,
         sess_options: SessionOptions | None = None,
-        providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
+        providers: Providers | None = None,
         provider_options: Sequence[Mapping[str, Any]] | None = None,
         *,
         threads: int | None = None,
@@ -77,14 +79,9 @@ class InferenceSession:
         time_limit: float | None = None,
         memory_budget: int | float | str | None = None,
     ) -> None:
-        check_providers(providers)
-        self._options = sess_options or SessionOptions()
+        super().__init__(sess_options, providers, max_memory, time_limit)
         self._threads = _thread_count(threads, self._options)
-        if max_memory is not None and (not isinstance(max_memory, int) or max_memory < 1):
-            raise InputError(f"max_memory is {max_memory!r}; expected a number of bytes above 0")
-        self._max_memory = max_memory
-        self._limit = physical_memory() if max_memory is None else max_memory
-        self._time_limit = seconds_of(time_limit)
+        self._limit = self._copy_limit = physical_memory() if max_memory is None else max_memory
         self._budget = memory_budget
         budget = budget_bytes(memory_budget)
         self._source = _reread(path_or_bytes)
@@ -93,8 +90,8 @@ class InferenceSession:
             self._source = str(Path(self._source).absolute())
         self._program = fuse(model.graph)
         self._model = model
-        self._inputs = {v.name: v for v in model.graph.inputs}
-        self._outputs = {v.name: v for v in model.graph.outputs}
+        self._inputs = {v.name: _value(v) for v in model.graph.inputs}
+        self._outputs = [_value(v) for v in model.graph.outputs]
         if budget:
             self._spend(budget)
         self._weight_bytes = weight_bytes(self._program)
@@ -114,7 +111,6 @@ class InferenceSession:
         self._plans = PlanCache(min(IDLE_BYTES, self._limit - self._weight_bytes))
         self._pool = Pool(self._threads)
         self._repeated: Repeated | None = None
-        self._closed = False
         _sessions.add(self)
 
     def _spend(self, budget: int) -> None:
@@ -135,7 +131,7 @@ class InferenceSession:
         input_feed: Feed,
         run_options: RunOptions | None = None,
         *,
-        out: Sequence[Array] | Mapping[str, Array] | None = None,
+        out: Out | None = None,
         time_limit: float | None = None,
     ) -> list[Any]:
         """The outputs named (all where None), in that order, as arrays of their own.
@@ -165,30 +161,31 @@ class InferenceSession:
                     return list(bound.run(given, targets, seconds))
                 finally:
                     self._plans.keep_last(repeated.key, bound)
-        names = self._output_names(output_names)
+        names = self._names(output_names)
         arrays = self._arrays(input_feed)
         if not all(isinstance(a, np.ndarray) for a in arrays):
             return self._interpret(names, arrays, out, seconds)
         key = tuple((a.dtype.str, a.shape) for a in arrays)
         plan = self._plan_for(key, [TensorType(a.dtype, a.shape) for a in arrays])
         self._repeated = Repeated.of(self._inputs, key, plan)
-        wanted = _given_outputs(out, names, plan)
+        kinds = {
+            name: None if kind is None else (kind.dtype, kind.shape)
+            for name, kind in zip(plan.program.outputs, plan.outputs, strict=True)
+        }
+        wanted = given_outputs(out, names, kinds)
         outputs = self._targets(plan, wanted)
-        for target in wanted.values():
-            if any(np.may_share_memory(target, a) for a in arrays):
-                arrays = [a.copy() if np.may_share_memory(target, a) else a for a in arrays]
+        if wanted:
+            arrays = apart(arrays, wanted)
         bound = self._plans.take(key, plan) or BoundPlan(plan, self._pool, self._limit)
         try:
             results = bound.run(arrays, outputs, seconds)
         finally:
             self._plans.give(key, bound)
         by_name = dict(zip(plan.program.outputs, results, strict=True))
-        if out is not None:
-            for name in names:
-                if by_name[name] is not wanted[name]:
-                    _copy_out(name, by_name[name], wanted[name])
-            return [wanted[name] for name in names]
-        return [by_name[name] for name in names]
+        for name, target in wanted.items():
+            if by_name[name] is not target:
+                _copy_out(name, by_name[name], target)
+        return [wanted.get(name, by_name[name]) for name in names]
 
     def _interpret(self, names: Sequence[str], values: Sequence[Any], out: object, seconds: float | None) -> list[Any]:
         """Run step by step, for inputs that are no tensors (sequences, optionals)."""
@@ -198,42 +195,12 @@ class InferenceSession:
         by_name = dict(zip(self._program.outputs, made, strict=True))
         return [by_name[name] for name in names]
 
-    def __call__(self, x: Any) -> Any:
-        """The first output for a model of one input."""
-        if len(self._inputs) != 1:
-            raise InputError(f"the model has {len(self._inputs)} inputs ({', '.join(self._inputs)}); use run")
-        return self.run(None, {next(iter(self._inputs)): x})[0]
-
-    def get_inputs(self) -> list[NodeArg]:
-        """The model's inputs."""
-        return [_node_arg(v) for v in self._inputs.values()]
-
-    def get_outputs(self) -> list[NodeArg]:
-        """The model's outputs."""
-        return [_node_arg(v) for v in self._model.graph.outputs]
-
-    def get_overridable_initializers(self) -> list[NodeArg]:
-        """None: initializers are constants here."""
-        return []
-
     def get_modelmeta(self) -> ModelMetadata:
         """What the file says of itself."""
         m = self._model
         return ModelMetadata(
             m.producer, m.graph.name, m.domain, m.description, m.graph_description, m.version, dict(m.metadata)
         )
-
-    def get_providers(self) -> list[str]:
-        """The one provider there is."""
-        return [PROVIDER]
-
-    def get_provider_options(self) -> dict[str, dict[str, str]]:
-        """No options are set."""
-        return {PROVIDER: {}}
-
-    def get_session_options(self) -> SessionOptions:
-        """The options the session was made with."""
-        return self._options
 
     @property
     def threads(self) -> int:
@@ -266,11 +233,11 @@ class InferenceSession:
     def _types(self, shapes: Mapping[str, Sequence[int]] | None) -> list[TensorType]:
         types = []
         for value in self._inputs.values():
-            given = None if shapes is None else shapes.get(value.name)
+            given = (shapes or {}).get(value.name)
             if given is None:
                 given = [d if isinstance(d, int) else 1 for d in value.shape or ()]
             types.append(TensorType(value.dtype or np.dtype(np.float32), tuple(given)))
-            _check_shape(value, tuple(given))
+            value.check_shape(tuple(given))
         return types
 
     def report(self, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
@@ -291,16 +258,10 @@ class InferenceSession:
 
     def close(self) -> None:
         """End the worker threads and drop the buffers. A running call ends well; later ones raise InputError."""
-        self._closed = True
+        super().close()
         self._repeated = None
         self._plans.clear()
         self._pool.close()
-
-    def __enter__(self) -> InferenceSession:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         # A model with external data can only be read from where it lies; any other travels with the pickle.
@@ -308,8 +269,8 @@ class InferenceSession:
         if isinstance(data, str) and not self._model.external:
             data = Path(data).read_bytes()
         return {
-            "model": data,
-            "options": self._options,
+            "path_or_bytes": data,
+            "sess_options": self._options,
             "threads": self._threads,
             "max_memory": self._max_memory,
             "time_limit": self._time_limit,
@@ -317,31 +278,7 @@ class InferenceSession:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        limits = {name: state[name] for name in ("threads", "max_memory", "time_limit", "memory_budget")}
-        InferenceSession.__init__(self, state["model"], state["options"], **limits)
-
-    def _output_names(self, names: Sequence[str] | None) -> Sequence[str]:
-        if names is None or len(names) == 0:
-            return self._program.outputs
-        if isinstance(names, str):
-            raise InputError(f"output_names is the string {names!r}; expected a list of names")
-        for name in names:
-            if name not in self._outputs:
-                raise InputError(f"the model has no output {name!r}; it has {', '.join(map(repr, self._outputs))}")
-        return names
-
-    def _arrays(self, feed: Feed) -> list[Array]:
-        if not isinstance(feed, Mapping):
-            raise InputError(f"input_feed is a {type(feed).__name__}; expected a dict of name -> array")
-        for name in feed:
-            if name not in self._inputs:
-                raise InputError(f"the model has no input {name!r}; it has {', '.join(map(repr, self._inputs))}")
-        arrays = []
-        for name, value in self._inputs.items():
-            if name not in feed:
-                raise InputError(f"input {name!r} is missing; given are {', '.join(map(repr, feed)) or 'none'}")
-            arrays.append(_as_array(value, feed[name], self._limit))
-        return arrays
+        InferenceSession.__init__(self, **state)
 
     def _plan_for(self, key: PlanKey, types: Sequence[TensorType]) -> Plan:
         return self._plans.plan(key, lambda: self._made_plan(types))
@@ -362,18 +299,19 @@ class InferenceSession:
     @staticmethod
     def _targets(plan: Plan, wanted: Mapping[str, Array]) -> list[Array | None]:
         """An array for each output whose type is known: the caller's where it fits, else a new one."""
-        used: set[str] = set()
+        left = dict(wanted)
         targets: list[Array | None] = []
         for name, kind in zip(plan.program.outputs, plan.outputs, strict=True):
-            given = wanted.get(name) if name not in used else None
-            used.add(name)
+            given = left.pop(name, None)
             if kind is None:
                 targets.append(None)
-            elif given is not None:
-                targets.append(given)
             else:
-                targets.append(np.empty(kind.shape, kind.dtype))
+                targets.append(np.empty(kind.shape, kind.dtype) if given is None else given)
         return targets
+
+
+def _value(declared: ValueType) -> Value:
+    return Value(declared.name, declared.onnx_type, declared.dtype, declared.shape)
 
 
 def _thread_count(threads: int | None, options: SessionOptions) -> int:
@@ -398,75 +336,6 @@ def _tell_of_odd_weights(program: Any) -> None:
     for step in program.steps:
         if isinstance(step.op, HASHED_OPS) and not step.op.matrix.finite:
             log.warning("%s", step.explain("its weight vector holds NaN or Inf; zero inputs are not skipped"))
-
-
-def _node_arg(value: ValueType) -> NodeArg:
-    return NodeArg(value.name, value.onnx_type, list(value.shape or ()))
-
-
-def _as_array(value: ValueType, given: Any, limit: int) -> Array:
-    """`given` as a C-contiguous native array of the input's dtype. Raises InputError where it does not fit."""
-    what = f"input {value.name!r}"
-    if value.dtype is None:
-        return given  # type: ignore[no-any-return]
-    try:
-        array = np.asarray(given)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{what} cannot be made an array: {error}") from None
-    if value.dtype.kind in "OUS" and array.dtype.kind in "US":
-        array = array.astype(object)
-    if array.dtype.newbyteorder("=") != value.dtype:
-        raise InputError(f"{what} is {array.dtype}{list(array.shape)}; expected {value.dtype}{_shape_text(value)}")
-    _check_shape(value, array.shape)
-    if array.dtype.isnative and array.flags.c_contiguous and type(array) is np.ndarray:
-        return array
-    if array.nbytes > limit:
-        raise MemoryLimitError(f"{what} must be copied, {array.nbytes} bytes; at most {limit} are allowed")
-    return np.array(array, value.dtype, order="C")
-
-
-def _check_shape(value: ValueType, shape: tuple[int, ...]) -> None:
-    if value.shape is None:
-        return
-    fits = len(shape) == len(value.shape) and all(
-        not isinstance(e, int) or e == d for e, d in zip(value.shape, shape, strict=False)
-    )
-    if not fits:
-        raise InputError(f"input {value.name!r} has shape {list(shape)}; expected {_shape_text(value)}")
-
-
-def _shape_text(value: ValueType) -> str:
-    if value.shape is None:
-        return "of any shape"
-    return "[" + ", ".join("?" if d is None else str(d) for d in value.shape) + "]"
-
-
-def _given_outputs(
-    out: Sequence[Array] | Mapping[str, Array] | None,
-    names: Sequence[str],
-    plan: Plan,
-) -> dict[str, Array]:
-    """The caller's output arrays by name. Raises InputError unless they fit."""
-    if out is None:
-        return {}
-    if len(set(names)) != len(names):
-        raise InputError(f"out is given and an output is asked for twice: {', '.join(map(repr, names))}")
-    given = dict(out) if isinstance(out, Mapping) else dict(zip(names, out, strict=False))
-    if set(given) != set(names) or len(out) != len(names):
-        raise InputError(f"out holds {len(out)} arrays; expected one for each of {', '.join(map(repr, names))}")
-    types = dict(zip(plan.program.outputs, plan.outputs, strict=True))
-    for name, array in given.items():
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"out for {name!r} is a {type(array).__name__}; expected an array")
-        kind = types[name]
-        if kind is not None and (array.dtype != kind.dtype or array.shape != kind.shape):
-            raise InputError(f"out for {name!r} is {array.dtype}{list(array.shape)}; expected {kind}")
-        if not (array.flags.c_contiguous and array.flags.writeable and array.dtype.isnative):
-            raise InputError(f"out for {name!r} is not a C-contiguous writable array")
-    for position, array in enumerate(given.values()):
-        if any(np.may_share_memory(array, other) for other in list(given.values())[:position]):
-            raise InputError("two arrays of out share memory")
-    return given
 
 
 def _copy_out(name: str, value: Any, target: Array) -> None:
