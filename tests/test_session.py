@@ -550,7 +550,7 @@ def test_idle_buffers_are_bounded():
     session._plans.idle_bytes = 3 * session.plan({"x": batch(64).shape}).buffer_bytes
     for rows in range(1, 65):
         session(batch(rows))
-    kept = sum(bound.plan.buffer_bytes for _, bound in session._plans._idle)
+    kept = sum(bound.plan.buffer_bytes for bound in session._plans._idle)
     assert 0 < kept <= session._plans.idle_bytes
 
 

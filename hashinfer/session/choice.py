@@ -3,6 +3,7 @@
 A stand-in for the class of hashinfer.session.session, so that opening a library imports no compiler.
 """
 
+# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import os
@@ -13,7 +14,7 @@ from hashinfer.native.runtime import SUFFIXES
 
 
 def _engine() -> Any:
-    from hashinfer.session.session import InferenceSession as Engine  # noqa: PLC0415
+    from hashinfer.session.session import InferenceSession as Engine
 
     return Engine
 
@@ -29,13 +30,13 @@ class _Choice(type):
 
     def __call__(cls, path_or_bytes: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(path_or_bytes, str | os.PathLike) and os.fspath(path_or_bytes).endswith(SUFFIXES):
-            from hashinfer.session.compiled import CompiledSession  # noqa: PLC0415
+            from hashinfer.session.compiled import CompiledSession
 
             return CompiledSession(path_or_bytes, *args, **kwargs)
         return _engine()(path_or_bytes, *args, **kwargs)
 
     def __instancecheck__(cls, instance: object) -> bool:
-        from hashinfer.session.compiled import CompiledSession  # noqa: PLC0415
+        from hashinfer.session.compiled import CompiledSession
 
         engine = sys.modules.get("hashinfer.session.session")
         return isinstance(instance, CompiledSession) or (engine is not None and isinstance(instance, _engine()))

@@ -24,7 +24,7 @@ class PlanCache:
         self.idle_bytes = idle_bytes
         self.lock = threading.Lock()
         self._plans: OrderedDict[PlanKey, Plan] = OrderedDict()
-        self._idle: list[tuple[PlanKey, BoundPlan]] = []
+        self._idle: list[BoundPlan] = []
         self._last: list[BoundPlan] = []
 
     def plan(self, key: PlanKey, make: Callable[[], Plan]) -> Plan:
@@ -34,17 +34,17 @@ class PlanCache:
             if plan is None:
                 plan = self._plans[key] = make()
                 while len(self._plans) > PLANS_KEPT:
-                    self._forget(*self._plans.popitem(last=False))
+                    self._forget(self._plans.popitem(last=False)[1])
             else:
                 self._plans.move_to_end(key)
             return plan
 
-    def take(self, key: PlanKey, plan: Plan) -> BoundPlan | None:
+    def take(self, plan: Plan) -> BoundPlan | None:
         """An idle copy of this plan, if there is one; if not, others make room for the one that will be made."""
         with self.lock:
             for at in range(len(self._idle) - 1, -1, -1):
-                if self._idle[at][0] == key and self._idle[at][1].plan is plan:
-                    return self._idle.pop(at)[1]
+                if self._idle[at].plan is plan:
+                    return self._idle.pop(at)
             self._make_room(plan.buffer_bytes)
             return None
 
@@ -53,7 +53,7 @@ class PlanCache:
         with self.lock:
             if self._plans.get(key) is bound.plan:
                 self._make_room(bound.plan.buffer_bytes)
-                self._idle.append((key, bound))
+                self._idle.append(bound)
 
     def take_last(self, plan: Plan) -> BoundPlan | None:
         """The idle copy that the last call left with keep_last, if it is of this plan. Takes no lock."""
@@ -80,14 +80,13 @@ class PlanCache:
             self._idle.clear()
             self._last.clear()
 
-    def _forget(self, key: PlanKey, plan: Plan) -> None:
-        self._idle = [entry for entry in self._idle if entry[0] != key]
-        self._last = [bound for bound in self._last if bound.plan is not plan]
+    def _forget(self, plan: Plan) -> None:
+        self._idle, self._last = ([b for b in kept if b.plan is not plan] for kept in (self._idle, self._last))
 
     def _make_room(self, size: int) -> None:
-        total = size + sum(bound.plan.buffer_bytes for bound in (*(b for _, b in self._idle), *self._last))
+        total = size + sum(bound.plan.buffer_bytes for bound in (*self._idle, *self._last))
         if total > self.idle_bytes:
             total -= sum(bound.plan.buffer_bytes for bound in self._last)
             self._last = []
         while self._idle and total > self.idle_bytes:
-            total -= self._idle.pop(0)[1].plan.buffer_bytes
+            total -= self._idle.pop(0).plan.buffer_bytes

@@ -154,7 +154,7 @@ class InferenceSession(Session):
             if given is not None and targets is not None:
                 bound = (
                     self._plans.take_last(repeated.plan)
-                    or self._plans.take(repeated.key, repeated.plan)
+                    or self._plans.take(repeated.plan)
                     or BoundPlan(repeated.plan, self._pool, self._limit)
                 )
                 try:
@@ -165,8 +165,7 @@ class InferenceSession(Session):
         arrays = self._arrays(input_feed)
         if not all(isinstance(a, np.ndarray) for a in arrays):
             return self._interpret(names, arrays, out, seconds)
-        key = tuple((a.dtype.str, a.shape) for a in arrays)
-        plan = self._plan_for(key, [TensorType(a.dtype, a.shape) for a in arrays])
+        key, plan = self._plan_for([TensorType(a.dtype, a.shape) for a in arrays])
         self._repeated = Repeated.of(self._inputs, key, plan)
         kinds = {
             name: None if kind is None else (kind.dtype, kind.shape)
@@ -176,7 +175,7 @@ class InferenceSession(Session):
         outputs = self._targets(plan, wanted)
         if wanted:
             arrays = apart(arrays, wanted)
-        bound = self._plans.take(key, plan) or BoundPlan(plan, self._pool, self._limit)
+        bound = self._plans.take(plan) or BoundPlan(plan, self._pool, self._limit)
         try:
             results = bound.run(arrays, outputs, seconds)
         finally:
@@ -227,17 +226,15 @@ class InferenceSession(Session):
 
         Raises what `run` raises before any work.
         """
-        types = self._types(shapes)
-        return self._plan_for(tuple((t.dtype.str, t.shape) for t in types), types)
+        return self._plan_for(self._types(shapes))[1]
 
     def _types(self, shapes: Mapping[str, Sequence[int]] | None) -> list[TensorType]:
         types = []
-        for value in self._inputs.values():
-            given = (shapes or {}).get(value.name)
-            if given is None:
-                given = [d if isinstance(d, int) else 1 for d in value.shape or ()]
-            types.append(TensorType(value.dtype or np.dtype(np.float32), tuple(given)))
-            value.check_shape(tuple(given))
+        for name, value in self._inputs.items():
+            open_as_one = [d if isinstance(d, int) else 1 for d in value.shape or ()]
+            shape = tuple((shapes or {}).get(name, open_as_one))
+            value.check_shape(shape)
+            types.append(TensorType(value.dtype or np.dtype(np.float32), shape))
         return types
 
     def report(self, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
@@ -280,8 +277,9 @@ class InferenceSession(Session):
     def __setstate__(self, state: dict[str, Any]) -> None:
         InferenceSession.__init__(self, **state)
 
-    def _plan_for(self, key: PlanKey, types: Sequence[TensorType]) -> Plan:
-        return self._plans.plan(key, lambda: self._made_plan(types))
+    def _plan_for(self, types: Sequence[TensorType]) -> tuple[PlanKey, Plan]:
+        key = tuple((t.dtype.str, t.shape) for t in types)
+        return key, self._plans.plan(key, lambda: self._made_plan(types))
 
     def _made_plan(self, types: Sequence[TensorType]) -> Plan:
         plan = make_plan(self._program, types, self._threads, self._limit)
