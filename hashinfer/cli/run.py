@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 
 from hashinfer.cli.console import compiling_notice, print_json, row_progress
 from hashinfer.cli.inputs import load_inputs, load_labels
 from hashinfer.cli.memory import process_memory, readable
-from hashinfer.cli.stream import batch_axis, check_labels, chunk_rows, chunks
+from hashinfer.cli.stream import batch_axis, chunk_rows, chunks
 from hashinfer.cli.trade import budget_option
 from hashinfer.errors import InputError
 from hashinfer.files import NpyWriter, atomic_write
+from hashinfer.session.options import Array
 
 if TYPE_CHECKING:
     from hashinfer.session.session import InferenceSession
-
-Array = npt.NDArray[Any]
 
 SHOWN_ROWS = 10
 
@@ -36,7 +35,9 @@ SHOWN_ROWS = 10
 @click.option("-o", "--output", help="Write the output here: .npy, .npz for several outputs, - for standard output.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a run. Default: the processors there are.")
 @click.option("--labels", "labels_path", help="An .npy file of class numbers [N]: adds the accuracy.")
-@click.option("--top-k", type=click.IntRange(1), help="Show the K best classes of the first rows (1 by default).")
+@click.option(
+    "--top-k", type=click.IntRange(1), default=1, help="Show the K best classes of the first rows (1 by default)."
+)
 @click.option("--chunk", type=click.IntRange(1), help="Rows to run at a time. Default: see above.")
 @budget_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
@@ -46,7 +47,7 @@ def command(
     output: str | None,
     threads: int | None,
     labels_path: str | None,
-    top_k: int | None,
+    top_k: int,
     chunk: int | None,
     memory_budget: str | None,
     as_json: bool,
@@ -68,20 +69,24 @@ def command(
         loaded = time.perf_counter()
         feed = load_inputs(inputs, [v.name for v in session.get_inputs()])
         labels = None if labels_path is None else load_labels(labels_path)
-        run = _Run(session, feed, labels, top_k or 1, chunk)
+        run = _Run(session, feed, labels, top_k, chunk)
         run.prepare()
         compiled = time.perf_counter()
         run.everything(output)
-    figures = run.figures()
-    figures["time_ms"] = {
-        "load": 1000 * (loaded - started),
-        "first_run": 1000 * (compiled - loaded),
-        "run": 1000 * run.seconds,
-        "per_row": 1000 * run.seconds / max(run.rows, 1),
+    figures = {
+        "model": model,
+        "threads": session.threads,
+        "chunk_rows": run.chunk,
+        "rows_independent": run.independent,
+        **run.figures(),
+        "time_ms": {
+            "load": 1000 * (loaded - started),
+            "first_run": 1000 * (compiled - loaded),
+            "run": 1000 * run.seconds,
+            "per_row": 1000 * run.seconds / max(run.rows, 1),
+        },
+        "memory_bytes": _memory(session, run, floor),
     }
-    figures["memory_bytes"] = _memory(session, run, floor)
-    chunks_of = {"chunk_rows": run.chunk, "rows_independent": run.independent}
-    figures = {"model": model, "threads": session.threads, **chunks_of, **figures}
     to = sys.stderr if output == "-" else sys.stdout
     if as_json:
         print_json(figures, to)
@@ -89,41 +94,41 @@ def command(
         _show(figures, to, top_k)
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        session: InferenceSession,
-        feed: dict[str, Array],
-        labels: Array | None,
-        top_k: int,
-        chunk: int | None,
-    ) -> None:
-        self.session = session
-        self.feed = feed
-        self.labels = labels
-        self.top_k = top_k
-        self.names = [v.name for v in session.get_outputs()]
-        self.rows = 0
-        self.seconds = 0.0
-        self.shapes: list[tuple[int, ...]] = []
-        self.dtypes: list[str] = []
-        self.correct = 0
-        self.top: list[list[tuple[int, float]]] = []
-        self.chosen = chunk
-        self.chunk: int | None = None
-        self.independent = False
+    session: InferenceSession
+    feed: dict[str, Array]
+    labels: Array | None
+    top_k: int
+    chosen: int | None
+    rows: int = 0
+    seconds: float = 0.0
+    kinds: list[tuple[str, list[int]]] = field(default_factory=list)
+    correct: int = 0
+    top: list[list[dict[str, Any]]] = field(default_factory=list)
+    chunk: int | None = None
+    independent: bool = False
+
+    def __post_init__(self) -> None:
+        self.names = [v.name for v in self.session.get_outputs()]
 
     def prepare(self) -> None:
         """Check everything and compile what is needed, before an output file is begun."""
         rows = batch_axis(self.session, self.feed)
-        if self.labels is not None and rows is not None:
-            check_labels(self.labels, rows, self.names)
-        missing = [v.name for v in self.session.get_inputs() if v.name not in self.feed]
-        if not missing:
+        if rows is not None:
+            self._check_labels(rows)
+        if all(v.name in self.feed for v in self.session.get_inputs()):
             self.chunk, self.independent = chunk_rows(self.session, self.feed, self.chosen)
         outputs = self.session.run(None, self.first_part())
         if self.labels is not None:
-            _check_scores(outputs[0], self.names[0])
+            scores = np.asarray(outputs[0])
+            if scores.ndim != 2 or scores.dtype.kind not in "fiu":
+                found = f"{scores.dtype}{list(scores.shape)}"
+                raise InputError(f"output {self.names[0]!r} is {found}; labels need scores of shape [N, classes]")
+
+    def _check_labels(self, rows: int) -> None:
+        if self.labels is not None and len(self.labels) != rows:
+            raise InputError(f"there are {len(self.labels)} labels for {rows} rows of {self.names[0]!r}")
 
     def first_part(self) -> dict[str, Array]:
         """The inputs of the first chunk."""
@@ -131,9 +136,8 @@ class _Run:
 
     def everything(self, output: str | None) -> None:
         """Run all chunks; write them to `output` as they come."""
-        with ExitStack() as stack:
-            sink = _sink(stack, output, self.names)
-            told = stack.enter_context(row_progress(batch_axis(self.session, self.feed) or 1))
+        rows = batch_axis(self.session, self.feed) or 1
+        with _sink(output, self.names) as sink, row_progress(rows) as told:
             started = time.perf_counter()
             for start, rows, outputs in chunks(self.session, self.feed, self.chunk):
                 self.seconds += time.perf_counter() - started
@@ -146,66 +150,58 @@ class _Run:
     def _note(self, start: int, rows: int, outputs: list[Any]) -> None:
         self.rows = rows
         arrays = [np.asarray(value) for value in outputs]
-        if not self.shapes:
-            self.shapes = [a.shape if self.chunk is None else (rows, *a.shape[1:]) for a in arrays]
-            self.dtypes = [str(a.dtype) for a in arrays]
+        if not self.kinds:
+            shapes = [a.shape if self.chunk is None else (rows, *a.shape[1:]) for a in arrays]
+            self.kinds = [(str(a.dtype), list(shape)) for a, shape in zip(arrays, shapes, strict=True)]
         scores = arrays[0]
         if self.labels is not None:
             if self.chunk is None:
-                check_labels(self.labels, len(scores), self.names)
+                self._check_labels(len(scores))
             part = self.labels[start : start + len(scores)]
             self.correct += int((scores.argmax(axis=-1) == part).sum())
         if scores.ndim == 2 and scores.dtype.kind in "fiu" and scores.shape[1] > 1:
             for row in scores[: max(0, SHOWN_ROWS - len(self.top))]:
                 best = np.argsort(-row.astype(np.float64), kind="stable")[: self.top_k]
-                self.top.append([(int(k), float(row[k])) for k in best])
+                self.top.append([{"class": int(k), "score": float(row[k])} for k in best])
 
     def figures(self) -> dict[str, Any]:
         out: dict[str, Any] = {
             "outputs": [
-                {"name": n, "dtype": d, "shape": list(s)}
-                for n, d, s in zip(self.names, self.dtypes, self.shapes, strict=True)
+                {"name": name, "dtype": dtype, "shape": shape}
+                for name, (dtype, shape) in zip(self.names, self.kinds, strict=True)
             ],
             "rows": self.rows,
         }
         if self.top:
-            out["top"] = [[{"class": k, "score": score} for k, score in row] for row in self.top]
+            out["top"] = self.top
         if self.labels is not None:
             out["accuracy"] = self.correct / len(self.labels) if len(self.labels) else None
             out["correct"] = self.correct
         return out
 
 
-def _check_scores(scores: Any, name: str) -> None:
-    array = np.asarray(scores)
-    if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise InputError(
-            f"output {name!r} is {array.dtype}{list(array.shape)}; labels need scores of shape [N, classes]"
-        )
-
-
-def _sink(stack: ExitStack, output: str | None, names: list[str]) -> Any:
+@contextmanager
+def _sink(output: str | None, names: list[str]) -> Iterator[Callable[[list[Any], int, bool], None] | None]:
     """A function that takes each chunk's outputs, or None where nothing is written."""
     if output is None:
-        return None
-    if output.endswith(".npz"):
+        yield None
+    elif output.endswith(".npz"):
         parts: dict[str, list[Array]] = {name: [] for name in names}
-        file = stack.enter_context(atomic_write(output))
 
         def collect(outputs: list[Any], _rows: int, _split: bool) -> None:
             for name, value in zip(names, outputs, strict=True):
                 parts[name].append(np.asarray(value))
 
-        def finish() -> None:
+        with atomic_write(output) as file:
+            yield collect
             joined: Any = {n: p[0] if len(p) == 1 else np.concatenate(p) for n, p in parts.items()}
             np.savez(file, **joined)
-
-        stack.push(lambda kind, _value, _trace: finish() if kind is None else None)
-        return collect
-    if len(names) > 1:
+    elif len(names) > 1:
         raise InputError(f"the model has {len(names)} outputs; an .npy file holds one: give a name that ends in .npz")
-    writer = NpyWriter(sys.stdout.buffer if output == "-" else stack.enter_context(atomic_write(output)))
-    return lambda outputs, rows, split: writer.write(np.asarray(outputs[0]), rows, split)
+    else:
+        with nullcontext(sys.stdout.buffer) if output == "-" else atomic_write(output) as file:
+            writer = NpyWriter(file)
+            yield lambda outputs, rows, split: writer.write(np.asarray(outputs[0]), rows, split)
 
 
 def _memory(session: InferenceSession, run: _Run, floor: dict[str, int]) -> dict[str, Any]:
@@ -223,13 +219,13 @@ def _memory(session: InferenceSession, run: _Run, floor: dict[str, int]) -> dict
     return out
 
 
-def _show(figures: dict[str, Any], to: Any, top_k: int | None) -> None:
+def _show(figures: dict[str, Any], to: Any, top_k: int) -> None:
     say = partial(print, file=to)
     for entry in figures["outputs"]:
         say(f"output {entry['name']}  {entry['dtype']}{entry['shape']}")
-    if figures.get("top"):
-        _show_classes(figures["top"], figures["rows"], top_k or 1, say)
-    if "accuracy" in figures and figures["accuracy"] is not None:
+    if "top" in figures:
+        _show_classes(figures["top"], figures["rows"], top_k, say)
+    if figures.get("accuracy") is not None:
         wrong = figures["rows"] - figures["correct"]
         say(
             f"accuracy {100 * figures['accuracy']:.2f} %  ({figures['correct']} of {figures['rows']} right, "

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hashinfer.errors import HashinferError, InputError, MemoryLimitError
 from hashinfer.plan.limits import physical_memory
 from hashinfer.plan.rows import check_rows
+from hashinfer.session.options import Array
 
 if TYPE_CHECKING:
     from hashinfer.session.session import InferenceSession
-
-Array = npt.NDArray[Any]
 
 WHOLE_SHARE = 4
 """A run is split where it would take more than this part of the machine's memory."""
@@ -94,9 +92,3 @@ def chunks(
             if len(made) != here:
                 raise InputError(f"output {value.name!r} has {len(made)} rows for {here}: it cannot be run in chunks")
         yield start, total, outputs
-
-
-def check_labels(labels: Array, rows: int, outputs: Sequence[str]) -> None:
-    """Raise InputError unless there is one label for each row."""
-    if len(labels) != rows:
-        raise InputError(f"there are {len(labels)} labels for {rows} rows of {outputs[0]!r}")
