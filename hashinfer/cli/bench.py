@@ -1,5 +1,6 @@
 """`hashinfer bench`: cold start, warm times, memory and a profile of a model, beside its dense twin where asked."""
 
+# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import json
@@ -14,26 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 
 from hashinfer.cli.cold import STAGES
-from hashinfer.cli.console import compiling_notice, print_json
+from hashinfer.cli.console import compiling_notice, print_json, report_console, report_table
 from hashinfer.cli.inputs import load_inputs
 from hashinfer.cli.memory import readable
 from hashinfer.cli.rival import Rival, open_rival
-from hashinfer.cli.shapes import chosen_shapes, random_array
+from hashinfer.cli.shapes import chosen_shapes, dtype_name, random_array
 from hashinfer.cli.stream import batch_axis
 from hashinfer.cli.timing import alternate, ratio
 from hashinfer.cli.trade import budget_option
 from hashinfer.errors import HashinferError, InputError
 from hashinfer.files import atomic_write
+from hashinfer.session.options import Array, NodeArg
 
 if TYPE_CHECKING:
     from hashinfer.plan.profile import Profile
-    from hashinfer.session.options import NodeArg
     from hashinfer.session.session import InferenceSession
 
-Array = npt.NDArray[Any]
 Feed = dict[str, Array]
 
 COLD_STARTS = 3
@@ -83,7 +82,7 @@ def command(
     INPUT is what `run` takes; a batch is made of its rows, in turn and over again where there are too few. Inputs that
     are not given are random. Exit code 1 where the dense twin's answers differ: nothing is timed then.
     """
-    from hashinfer.session.session import InferenceSession  # noqa: PLC0415
+    from hashinfer.session.session import InferenceSession
 
     with compiling_notice(), _progress() as tell:
         tell("loading")
@@ -99,17 +98,19 @@ def command(
             "seed": None if len(given) == len(session.get_inputs()) else seed,
             "against": None,
         }
-        rivals: dict[int, Rival] = {}
+        rival = None
         if against is not None:
             tell("expanding the dense twin")
-            rivals = open_rival(model, counts)
-            figures["against"] = {"name": rivals[counts[0]].name, "dense_file_bytes": rivals[counts[0]].file_bytes}
-            figures["against"]["largest_difference"] = worst = max(
-                rivals[n].difference(session, feed) for n in counts for _, feed in cases
-            )
+            rival = open_rival(model, counts)
+            worst = max(rival.difference(session, feed) for _, feed in cases)
+            figures["against"] = {
+                "name": rival.name,
+                "dense_file_bytes": rival.file_bytes,
+                "largest_difference": worst,
+            }
             if not worst <= tolerance:
                 text = f"its answers differ by {worst:.3g} of the largest value; at most {tolerance:g} is allowed"
-                print(f"hashinfer: mismatch: {figures['against']['name']}: {text}", file=sys.stderr)
+                print(f"hashinfer: mismatch: {rival.name}: {text}", file=sys.stderr)
                 sys.exit(1)
         session.run(None, cases[0][1])
         tell("cold starts, in fresh processes")
@@ -119,12 +120,12 @@ def command(
             with InferenceSession(model, threads=count, memory_budget=memory_budget) as timed:
                 for rows, feed in cases:
                     tell(f"{_batch_text(rows)}, {_threads_text(count)}")
-                    figures["warm"].append(_warm(timed, rows, feed, rivals.get(count), seconds))
+                    figures["warm"].append(_warm(timed, rows, feed, rival, seconds))
         tell("profile")
-        profiles = [_profile(session, feed, seconds) for _, feed in cases]
-        figures["profiles"] = [_profile_figures(rows, p) for (rows, _), p in zip(cases, profiles, strict=True)]
+        profiles = [(rows, _profile(session, feed, seconds)) for rows, feed in cases]
+        figures["profiles"] = [_profile_figures(rows, found) for rows, found in profiles]
         if trace is not None:
-            _write_trace(trace, [rows for rows, _ in cases], profiles)
+            _write_trace(trace, profiles)
     if as_json:
         print_json(figures)
     else:
@@ -165,7 +166,7 @@ def _cases(
 
 def _tables(session: InferenceSession, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Rows of the smallest table that each name picks from: random ids are to reach over all of it."""
-    from hashinfer.ops.hashed import HashedLookup  # noqa: PLC0415
+    from hashinfer.ops.hashed import HashedLookup
 
     found: dict[str, int] = {}
     plan = session.plan(shapes)
@@ -186,8 +187,7 @@ def _checked(session: InferenceSession, feed: Feed) -> Feed:
     session.plan({name: array.shape for name, array in feed.items()})
     for value in session.get_inputs():
         array = feed[value.name]
-        kind = value.type.removeprefix("tensor(").removesuffix(")")
-        expected = {"float": "float32", "double": "float64", "string": "object"}.get(kind, kind)
+        expected = dtype_name(value.type)
         if expected != "object" and str(array.dtype) != expected:
             raise InputError(f"input {value.name!r} is {array.dtype}{list(array.shape)}; expected {expected}")
     return feed
@@ -240,7 +240,7 @@ def _warm(
 ) -> dict[str, Any]:
     functions: dict[str, Callable[[], Any]] = {"hashinfer": lambda: session.run(None, feed)}
     if rival is not None:
-        functions["against"] = lambda: rival.run(feed)
+        functions["against"] = lambda: rival.run(feed, session.threads)
     seen = alternate(functions, seconds, settled=rival is not None and session.threads > 1)
     out: dict[str, Any] = {
         "batch": rows,
@@ -259,11 +259,9 @@ def _profile(session: InferenceSession, feed: Feed, seconds: float) -> Profile:
     return session.profile(feed, max(3, min(PROFILE_REPEATS, int(1e9 * seconds / (4 * once)))))
 
 
-def _write_trace(path: str, batches: Sequence[int | None], profiles: Sequence[Profile]) -> None:
+def _write_trace(path: str, profiles: Sequence[tuple[int | None, Profile]]) -> None:
     """One trace of all profiles, a row for each."""
-    traces = [
-        p.chrome_trace(_batch_text(rows), k + 1) for k, (rows, p) in enumerate(zip(batches, profiles, strict=True))
-    ]
+    traces = [found.chrome_trace(_batch_text(rows), k) for k, (rows, found) in enumerate(profiles, 1)]
     whole = traces[0] | {"traceEvents": [event for t in traces for event in t["traceEvents"]]}
     with atomic_write(path) as file:
         file.write(json.dumps(whole, indent=1).encode())
@@ -286,7 +284,7 @@ def _profile_figures(rows: int | None, found: Profile) -> dict[str, Any]:
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """What is being measured, on standard error, where that is a terminal."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -313,20 +311,9 @@ def _microseconds(value: float) -> str:
 
 
 def _show(figures: Mapping[str, Any]) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.markup import escape
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 160
-
-    def table(title: str, *columns: str, left: int = 1) -> Table:
-        made = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for k, column in enumerate(columns):
-            made.add_column(column, justify="left" if k < left else "right")
-        return made
-
+    console = report_console(160)
     console.print(f"{figures['model']}  {readable(figures['file_bytes'])}", markup=False)
     if figures["seed"] is not None:
         console.print(f"inputs that were not given are random, seed {figures['seed']}")
@@ -338,12 +325,14 @@ def _show(figures: Mapping[str, Any]) -> None:
             markup=False,
         )
     cold = figures["cold"]
-    shown = table(f"Cold start, ms (median of {cold['starts']} fresh processes)", "", *STAGES)
-    shown.add_row("kernels from the cache", *(f"{cold['ms'][s]:.1f}" for s in STAGES))
-    if "first_ms" in cold:
-        shown.add_row("kernels compiled", *(f"{cold['first_ms'][s]:.1f}" for s in STAGES))
+    shown = report_table(f"Cold start, ms (median of {cold['starts']} fresh processes)", "", *STAGES, left=1)
+    for what, key in (("kernels from the cache", "ms"), ("kernels compiled", "first_ms")):
+        if key in cold:
+            shown.add_row(what, *(f"{cold[key][stage]:.1f}" for stage in STAGES))
     console.print(shown)
-    shown = table("Warm runs", "batch", "threads", "", "p50", "p90", "p99", "calls", "a row", "times faster", left=0)
+    shown = report_table(
+        "Warm runs", "batch", "threads", "", "p50", "p90", "p99", "calls", "a row", "times faster", left=0
+    )
     for case in figures["warm"]:
         rows = case["batch"]
         for who in ("hashinfer", "against"):
@@ -361,10 +350,10 @@ def _show(figures: Mapping[str, Any]) -> None:
                 "" if faster is None else f"{faster['median']:.2f} ({faster['p25']:.2f} to {faster['p75']:.2f})",
             )
     console.print(shown)
-    _show_memory(console, table, figures)
+    _show_memory(console, figures)
     for profile in figures["profiles"]:
         title = f"Profile, {_batch_text(profile['batch'])}, 1 thread (medians of {profile['repeats']} runs)"
-        shown = table(title, "step", "runs", "kernel", "time", "share", left=3)
+        shown = report_table(title, "step", "runs", "kernel", "time", "share", left=3)
         whole = profile["run_us"]
         for step in profile["steps"]:
             share = f"{100 * step['us'] / whole:.0f} %"
@@ -375,16 +364,19 @@ def _show(figures: Mapping[str, Any]) -> None:
         console.print(shown)
 
 
-def _show_memory(console: Any, table: Callable[..., Any], figures: Mapping[str, Any]) -> None:
-    shown = table("Memory", "", "")
+def _show_memory(console: Any, figures: Mapping[str, Any]) -> None:
+    shown = report_table("Memory", "", "", left=1)
     shown.add_row("stored weights (w and spectra)", readable(figures["weight_bytes"]))
     for case in figures["warm"]:
         what = f"plan buffers, {_batch_text(case['batch'])}, {_threads_text(case['threads'])}"
         shown.add_row(what, readable(case["plan_buffer_bytes"]))
     memory = figures["cold"].get("memory_bytes")
     if memory is not None:
-        shown.add_row("engine floor (resident after its imports)", readable(memory["engine_floor"]))
-        shown.add_row("anonymous over the floor, after load", readable(memory["anonymous_after_load"]))
-        shown.add_row("anonymous over the floor, after the first run", readable(memory["anonymous_after_run"]))
-        shown.add_row("peak over the floor", readable(memory["peak_over_floor"]))
+        for what, key in (
+            ("engine floor (resident after its imports)", "engine_floor"),
+            ("anonymous over the floor, after load", "anonymous_after_load"),
+            ("anonymous over the floor, after the first run", "anonymous_after_run"),
+            ("peak over the floor", "peak_over_floor"),
+        ):
+            shown.add_row(what, readable(memory[key]))
     console.print(shown)

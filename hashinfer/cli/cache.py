@@ -1,8 +1,7 @@
 """`hashinfer cache`: what is kept of compiled kernels."""
 
+# ruff: noqa: PLC0415
 from __future__ import annotations
-
-from typing import Any
 
 import click
 
@@ -30,11 +29,14 @@ def show(as_json: bool = False) -> None:
 
 
 def _show(as_json: bool = False) -> None:
-    from hashinfer.kernels.cache import base_folder, kept_sets  # noqa: PLC0415
+    from hashinfer.kernels.cache import base_folder, kept_sets
 
     base, sets = base_folder(), kept_sets()
     if as_json:
-        print_json({"folder": None if base is None else str(base), "sets": [_about(s) for s in sets]})
+        about = [
+            {"folder": str(s.folder), "in_use": s.current, "kernels": list(s.kernels), "bytes": s.size} for s in sets
+        ]
+        print_json({"folder": None if base is None else str(base), "sets": about})
         return
     print(f"folder   {base}" if base is not None else "no cache: HASHINFER_CACHE_DIR is empty, or there is no home")
     for each in sets:
@@ -47,8 +49,8 @@ def _show(as_json: bool = False) -> None:
 @click.option("--batch", type=click.IntRange(1), multiple=True, help="Rows to run; repeatable. Default: 1 and 64.")
 def warm(models: tuple[str, ...], batch: tuple[int, ...]) -> None:
     """Compile what runs of MODELs need, or every kernel where none is named, so that no later process has to."""
-    from hashinfer.kernels.cache import cache_folder  # noqa: PLC0415
-    from hashinfer.kernels.jit import every_kernel  # noqa: PLC0415
+    from hashinfer.kernels.cache import cache_folder
+    from hashinfer.kernels.jit import every_kernel
 
     if cache_folder() is None:
         raise InputError("there is no cache to warm: HASHINFER_CACHE_DIR is empty, or the folder cannot be used")
@@ -62,18 +64,14 @@ def warm(models: tuple[str, ...], batch: tuple[int, ...]) -> None:
 
 
 def _warm(model: str, batches: tuple[int, ...]) -> None:
-    import numpy as np  # noqa: PLC0415
+    from hashinfer.cli.shapes import chosen_shapes, random_inputs
+    from hashinfer.kernels import driver
+    from hashinfer.session.session import InferenceSession
 
-    from hashinfer.cli.shapes import chosen_shapes, random_array  # noqa: PLC0415
-    from hashinfer.kernels import driver  # noqa: PLC0415
-    from hashinfer.session.session import InferenceSession  # noqa: PLC0415
-
-    rng = np.random.default_rng(0)
     with InferenceSession(model) as session:
         inputs = session.get_inputs()
         for batch in batches:
-            shapes = chosen_shapes(inputs, batch, ())
-            session.run(None, {v.name: random_array(rng, v.type, shapes[v.name], below=1) for v in inputs})
+            session.run(None, random_inputs(inputs, chosen_shapes(inputs, batch, ()), below=1))
     for kernel in (driver.run_alone, driver.run_shared, driver.serve, driver.stop):
         _ = kernel.address
 
@@ -81,16 +79,7 @@ def _warm(model: str, batches: tuple[int, ...]) -> None:
 @command.command()
 def clear() -> None:
     """Remove everything that is kept of compiled kernels."""
-    from hashinfer.kernels.cache import clear as clear_sets  # noqa: PLC0415
+    from hashinfer.kernels.cache import clear as clear_sets
 
     removed = clear_sets()
     print(f"removed {len(removed)} sets, {readable(sum(s.size for s in removed))}")
-
-
-def _about(each: Any) -> dict[str, Any]:
-    return {
-        "folder": str(each.folder),
-        "in_use": each.current,
-        "kernels": list(each.kernels),
-        "bytes": each.size,
-    }

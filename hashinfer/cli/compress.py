@@ -1,5 +1,6 @@
 """`hashinfer compress`: a dense ONNX model becomes a hashed one."""
 
+# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import sys
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashinfer.cli.console import compiling_notice, print_json
+from hashinfer.cli.console import compiling_notice, print_json, report_console, report_table
 from hashinfer.cli.inputs import load_inputs
 from hashinfer.cli.memory import readable
 from hashinfer.errors import InputError
@@ -59,6 +60,7 @@ LINES_UNSEEN = 10
 @click.option("--rate", type=float, default=8e-3, show_default=True, help="The largest learning rate (Adam).")
 @click.option(
     "--weights",
+    "stored",
     type=click.Choice(["float32", "float16", "int8"]),
     default="float32",
     show_default=True,
@@ -71,17 +73,11 @@ def command(
     model: str,
     output: str,
     ratio: str,
-    scheme: str,
-    block: int,
-    layers: tuple[str, ...],
     data: tuple[str, ...],
     epochs: int | None,
-    batch: int,
-    rate: float,
-    weights: str,
-    seed: int,
     threads: int | None,
     as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Hash the weights of MODEL, any ONNX model with MatMul, Gemm, Conv or Gather weights, into an .hnet file.
 
@@ -89,27 +85,16 @@ def command(
     data the dense model teaches the hashed one its own answers. Ctrl-C ends the training early: the best so far is
     written, and the exit code is 130.
     """
-    from hashinfer.compress import Options, compress  # noqa: PLC0415
+    from hashinfer.compress import Options, compress
 
     asked, most = _ratio(ratio)
     if not data and (epochs is not None or threads is not None):
         raise InputError("--epochs and --threads are for distilling; expected --data with them")
-    options = Options(
-        ratio=asked,
-        max_error=most,
-        scheme=scheme,
-        block=block,
-        seed=seed,
-        layers=layers,
-        stored=weights,
-        epochs=epochs,
-        batch=batch,
-        rate=rate,
-    )
+    options = Options(asked, most, epochs=epochs, **chosen)
 
     def inputs(names: Sequence[str]) -> dict[str, Any]:
         if threads is not None:
-            import torch  # noqa: PLC0415
+            import torch
 
             torch.set_num_threads(threads)
         return load_inputs(data, names)
@@ -139,8 +124,8 @@ def _ratio(text: str) -> tuple[float | None, float | None]:
 @contextmanager
 def _training_progress() -> Iterator[Callable[[Progress], None]]:
     """A bar on standard error, or a few lines where that is no terminal."""
-    from rich import progress as rich_progress  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
+    from rich import progress as rich_progress
+    from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
     columns = (
@@ -157,18 +142,15 @@ def _training_progress() -> Iterator[Callable[[Progress], None]]:
 
         def told(now: Progress) -> None:
             nonlocal lines
-            held = _held(now.agreement, now.error)
+            epoch, held = f"{now.epoch} of {now.epochs}", _held(now.agreement, now.error)
             if console.is_terminal:
-                if lines < 0:
-                    bar.start_task(task)
-                    lines = 0
-                epoch = f"{now.epoch} of {now.epochs}"
+                bar.start_task(task)
                 bar.update(
                     task, total=now.steps, completed=now.step, visible=True, epoch=epoch, loss=now.loss, held=held
                 )
             elif now.step * LINES_UNSEEN // now.steps > lines and now.evaluated:
                 lines = now.step * LINES_UNSEEN // now.steps
-                console.print(f"epoch {now.epoch} of {now.epochs}, loss {now.loss:.4g}, held out: {held}")
+                console.print(f"epoch {epoch}, loss {now.loss:.4g}, held out: {held}")
 
         yield told
 
@@ -179,16 +161,11 @@ def _held(agreement: float | None, error: float) -> str:
 
 
 def _show(output: str, report: Report) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.markup import escape
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 200
-    table = Table(box=None, pad_edge=False)
-    for column in ("weight", "op", "shape", "what was done", "numbers", "factor", "error of W (least squares)"):
-        table.add_column(column)
+    console = report_console()
+    columns = ("weight", "op", "shape", "what was done", "numbers", "factor", "error of W (least squares)")
+    table = report_table(None, *columns)
     for layer in report.layers:
         before, after = layer.numbers
         hashed, done = layer.scheme, layer.done

@@ -7,16 +7,17 @@ from typing import Any
 import click
 
 from hashinfer.cli import trade
-from hashinfer.cli.console import compiling_notice, print_json
+from hashinfer.cli.console import compiling_notice, print_json, report_console, report_table
 from hashinfer.cli.memory import readable
-from hashinfer.cli.shapes import chosen_shapes, shape_options
+from hashinfer.cli.shapes import batch_option, chosen_shapes, shape_option
 from hashinfer.cli.trade import budget_option
 from hashinfer.errors import InputError
 
 
 @click.command()
 @click.argument("model", type=click.Path())
-@shape_options
+@batch_option
+@shape_option
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads to plan for.")
 @budget_option
 @click.option("--trade", "measured", is_flag=True, help="Also measure what a memory budget buys, from none upwards.")
@@ -35,9 +36,9 @@ def command(
     """Show the layers, sizes, kernels, buffers and fallbacks of MODEL for one batch size."""
     from hashinfer.session.session import InferenceSession  # noqa: PLC0415
 
-    if picture is not None and not measured:
-        raise InputError("--picture draws what --trade measures; give both")
     if picture is not None:
+        if not measured:
+            raise InputError("--picture draws what --trade measures; give both")
         trade.need_matplotlib()
     with compiling_notice():
         session = InferenceSession(model, threads=threads, memory_budget=memory_budget)
@@ -56,13 +57,9 @@ def command(
 
 
 def _show(path: str, report: dict[str, Any]) -> None:
-    from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 200
+    console = report_console()
     model, memory = report["model"], report["memory"]
     heading = f"{path}  {readable(model['file_bytes'])}, opset {model['opset']}, {model['producer']}"
     console.print(heading, markup=False)
@@ -76,9 +73,8 @@ def _show(path: str, report: dict[str, Any]) -> None:
         )
     hashed = [s for s in report["steps"] if "hashed" in s]
     if hashed:
-        table = Table(title="Hashed layers", title_justify="left", box=None, pad_edge=False)
-        for column in ("node", "scheme", "virtual W", "K", "block/width", "seed", "dtype", "factor", "bucket load"):
-            table.add_column(column)
+        columns = ("node", "scheme", "virtual W", "K", "block/width", "seed", "dtype", "factor", "bucket load")
+        table = report_table("Hashed layers", *columns)
         for step in hashed:
             h = step["hashed"]
             load = h["bucket_load"]
@@ -94,16 +90,12 @@ def _show(path: str, report: dict[str, Any]) -> None:
                 f"mean {load['mean']:.1f}, most {load['most_in_sample']} of {load['sampled']}",
             )
         console.print(table)
-    table = Table(title="Steps", title_justify="left", box=None, pad_edge=False)
-    for column in ("step", "runs", "kernel", "why", "output"):
-        table.add_column(column, overflow="fold")
+    table = report_table("Steps", "step", "runs", "kernel", "why", "output", overflow="fold")
     for step in report["steps"]:
         outputs = ", ".join(o["type"] for o in step["outputs"])
         table.add_row(escape(step["op"]), step["runs"], step.get("kernel", ""), step.get("reason", ""), escape(outputs))
     console.print(table)
-    table = Table(title="Buffers", title_justify="left", box=None, pad_edge=False)
-    for column in ("value", "where", "type", "bytes"):
-        table.add_column(column, justify="right" if column == "bytes" else "left")
+    table = report_table("Buffers", "value", "where", "type", "bytes", left=3)
     for b in report["buffers"]:
         where = f"arena +{b['offset']}" if b["kind"] == "arena" else f"{b['kind']} {b['number']}"
         table.add_row(escape(b["name"]), where, escape(f"{b['dtype']}{b['shape']}"), str(b["bytes"]))

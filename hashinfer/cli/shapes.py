@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 import numpy as np
-import numpy.typing as npt
 
 from hashinfer.errors import InputError
-from hashinfer.session.options import NodeArg
+from hashinfer.session.options import Array, NodeArg
 
-Array = npt.NDArray[Any]
-
-
-def shape_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --batch N and --shape NAME=2,3 (repeatable)."""
-    function = click.option(
-        "--shape", "shapes", multiple=True, metavar="NAME=D0,D1,...", help="The shape of one input. Repeatable."
-    )(function)
-    return click.option(
-        "--batch", type=click.IntRange(0), default=1, show_default=True, help="Size of the dimensions left open."
-    )(function)
+batch_option = click.option(
+    "--batch", type=click.IntRange(0), default=1, show_default=True, help="Size of the dimensions left open."
+)
+shape_option = click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=D0,D1,...", help="The shape of one input. Repeatable."
+)
 
 
 def chosen_shapes(inputs: Sequence[NodeArg], batch: int, shapes: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -48,19 +41,29 @@ def shape_in(text: str) -> tuple[str, tuple[int, ...]]:
     return name, shape
 
 
+def dtype_name(onnx_type: str) -> str:
+    """NumPy's name of the elements of a tensor type that is written as "tensor(float)"."""
+    kind = onnx_type.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64", "string": "object"}.get(kind, kind)
+
+
+def random_inputs(
+    inputs: Iterable[NodeArg], shapes: Mapping[str, tuple[int, ...]], seed: int = 0, below: int = 2
+) -> dict[str, Array]:
+    """An array of its shape for each input, as random_array makes them."""
+    rng = np.random.default_rng(seed)
+    return {v.name: random_array(rng, v.type, shapes[v.name], below) for v in inputs}
+
+
 def random_array(rng: np.random.Generator, onnx_type: str, shape: tuple[int, ...], below: int = 2) -> Array:
     """Normal floats, any bytes, whole numbers below `below` for other integers.
 
     Raises InputError for a type that has none.
     """
-    kind = onnx_type.removeprefix("tensor(").removesuffix(")")
-    dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind) if kind != "string" else "O")
+    dtype = np.dtype(dtype_name(onnx_type))
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
-    if dtype == np.uint8:
-        return rng.integers(0, 256, shape).astype(dtype)
-    if dtype.kind in "iu":
-        return rng.integers(0, below, shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(bool)
+    if dtype.kind in "biu":
+        most = 256 if dtype == np.uint8 else 2 if dtype.kind == "b" else below
+        return rng.integers(0, most, shape).astype(dtype)
     raise InputError(f"no random inputs are made for {onnx_type}; give the input")

@@ -36,7 +36,7 @@ class Samples:
     """Times of one function, in nanoseconds: `all`, and the median of each round's burst in `rounds`."""
 
     def __init__(self, bursts: list[list[int]]) -> None:
-        self.all: Floats = np.array([t for burst in bursts for t in burst], np.float64)
+        self.all: Floats = np.concatenate(bursts, dtype=np.float64)
         self.rounds: Floats = np.array([np.median(burst) for burst in bursts], np.float64)
 
     @property
@@ -44,15 +44,11 @@ class Samples:
         """Nanoseconds."""
         return float(np.median(self.all))
 
-    def percentiles(self, *shares: int) -> list[float]:
-        """Nanoseconds below which `shares` per cent of the calls stayed."""
-        return [float(v) for v in np.percentile(self.all, shares)]
-
     def summary(self) -> dict[str, Any]:
         """Microseconds: p25, p50, p75, p90, p99; and the number of calls."""
-        names = ("p25", "p50", "p75", "p90", "p99")
-        values = self.percentiles(25, 50, 75, 90, 99)
-        return {f"{n}_us": v / 1000 for n, v in zip(names, values, strict=True)} | {"calls": self.all.size}
+        shares = (25, 50, 75, 90, 99)
+        found = zip(shares, np.percentile(self.all, shares), strict=True)
+        return {f"p{share}_us": float(ns) / 1000 for share, ns in found} | {"calls": self.all.size}
 
 
 def alternate(

@@ -1,10 +1,10 @@
 """What a memory budget buys: the time of a run against the bytes of the matrices that it holds."""
 
+# ruff: noqa: PLC0415
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,11 +12,13 @@ import click
 import numpy as np
 
 from hashinfer.cli.memory import readable
-from hashinfer.cli.shapes import random_array
+from hashinfer.cli.shapes import random_inputs
+from hashinfer.cli.timing import alternate
 from hashinfer.errors import UnsupportedError
 from hashinfer.files import atomic_write
 
-RUNS, ROUNDS = 5, 15
+SECONDS = 0.2
+"""For each budget."""
 
 budget_option = click.option(
     "--memory-budget",
@@ -30,24 +32,17 @@ def trade(model: str, threads: int | None, shapes: Mapping[str, tuple[int, ...]]
 
     Random inputs of these shapes; the budgets take turns.
     """
-    from hashinfer.plan.budget import offers  # noqa: PLC0415
-    from hashinfer.session.session import InferenceSession  # noqa: PLC0415
+    from hashinfer.plan.budget import offers
+    from hashinfer.session.session import InferenceSession
 
-    bare, rng = InferenceSession(model, threads=threads), np.random.default_rng(0)
-    feed = {v.name: random_array(rng, v.type, shapes[v.name]) for v in bare.get_inputs()}
+    bare = InferenceSession(model, threads=threads)
+    feed = random_inputs(bare.get_inputs(), shapes)
     budgets = np.cumsum([offer.bytes for offer in offers(bare.plan())], dtype=np.int64)
     sessions = [bare, *(InferenceSession(model, threads=threads, memory_budget=int(b)) for b in budgets)]
-    found: list[list[float]] = [[] for _ in sessions]
-    for made in sessions:
-        made.run(None, feed)
-    for _ in range(ROUNDS):
-        for times, made in zip(found, sessions, strict=True):
-            started = time.perf_counter()
-            for _ in range(RUNS):
-                made.run(None, feed)
-            times.append((time.perf_counter() - started) / RUNS)
+    runs = {str(k): partial(made.run, None, feed) for k, made in enumerate(sessions)}
+    found = alternate(runs, SECONDS * len(runs)).values()
     points = [
-        {"bytes": made.materialised_bytes, "us": 1e6 * statistics.median(times)}
+        {"bytes": made.materialised_bytes, "us": times.median / 1000}
         for made, times in zip(sessions, found, strict=True)
     ]
     for made in sessions:
@@ -70,8 +65,8 @@ def need_matplotlib() -> None:
 
 def draw(points: Sequence[Mapping[str, Any]], title: str, path: str) -> None:
     """Time against bytes, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
