@@ -1,5 +1,6 @@
 """The command line: `hashinfer run`, `inspect`, `verify`, `bench`, `compress`, `build`, `cache`, `expand`."""
 
+# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import os
@@ -11,29 +12,26 @@ def main() -> None:
 
     `HASHINFER_DEBUG` set makes an unexpected error show its traceback.
     """
-    import gc  # noqa: PLC0415
+    import gc
 
-    import click  # noqa: PLC0415
+    import click
 
     # A short process that imports 400 modules would collect garbage some thirty times on the way.
     gc.set_threshold(100_000, 50, 50)
 
-    from hashinfer.cli.app import app  # noqa: PLC0415
-    from hashinfer.errors import HashinferError  # noqa: PLC0415
+    from hashinfer.cli.app import app
+    from hashinfer.errors import HashinferError
 
     try:
         sys.exit(app.main(standalone_mode=False) or 0)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except click.UsageError as error:
-        hint = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
-        _fail(error.format_message() + hint, 2)
     except click.ClickException as error:
-        _fail(error.format_message(), 2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        hint = "" if context is None else f" (see {context.command_path} --help)"
+        _fail(error.format_message() + hint, 2)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 2)
     except (HashinferError, MemoryError) as error:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 import click
 
 from hashinfer import __version__
 
 COMMANDS = {
-    "run": ("hashinfer.cli.run", "Run a model on inputs and show what comes out."),
-    "inspect": ("hashinfer.cli.inspect", "Show layers, sizes, kernels and buffers of a model."),
-    "verify": ("hashinfer.cli.verify", "Hold the kernels against the reference evaluator."),
-    "bench": ("hashinfer.cli.bench", "Measure start, time and memory of a model, beside onnxruntime if asked."),
-    "compress": ("hashinfer.cli.compress", "Hash the weights of a dense model; distil it where there is data."),
-    "build": ("hashinfer.cli.build", "Compile a model ahead of time, for this CPU or another one."),
-    "cache": ("hashinfer.cli.cache", "Show, warm or clear what is kept of compiled kernels."),
-    "expand": ("hashinfer.cli.expand", "Write the plain dense twin of a model."),
+    "run": "Run a model on inputs and show what comes out.",
+    "inspect": "Show layers, sizes, kernels and buffers of a model.",
+    "verify": "Hold the kernels against the reference evaluator.",
+    "bench": "Measure start, time and memory of a model, beside onnxruntime if asked.",
+    "compress": "Hash the weights of a dense model; distil it where there is data.",
+    "build": "Compile a model ahead of time, for this CPU or another one.",
+    "cache": "Show, warm or clear what is kept of compiled kernels.",
+    "expand": "Write the plain dense twin of a model.",
 }
 
 
@@ -28,12 +27,12 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: Any = import_module(COMMANDS[cmd_name][0]).command
-        return command  # type: ignore[no-any-return]
+        command: click.Command = import_module(f"hashinfer.cli.{cmd_name}").command
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

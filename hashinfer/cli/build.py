@@ -1,5 +1,6 @@
 """`hashinfer build`: a model as native code, for this CPU or another one."""
 
+# ruff: noqa: PLC0415
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,7 +16,7 @@ from hashinfer.errors import InputError
 def _list_targets(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    from hashinfer.native.emit.targets import PRESETS  # noqa: PLC0415
+    from hashinfer.native.emit.targets import PRESETS
 
     for target in PRESETS:
         print(f"{target.name:20} {target.triple or '(as found)':30} {target.cpu or '(as found)':14} {target.about}")
@@ -60,12 +61,12 @@ def command(
     A library opens as hashinfer.InferenceSession("model.so") with NumPy alone. An object needs memcpy, memset and libm.
     With --format wheel-dir OUTPUT is a new folder: `pip install OUTPUT` or `pip wheel OUTPUT`, then import its package.
     """
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from hashinfer.files import atomic_write  # noqa: PLC0415
-    from hashinfer.native.emit.build import build  # noqa: PLC0415
-    from hashinfer.native.emit.project import check_new, project_files, write_folder  # noqa: PLC0415
-    from hashinfer.native.emit.targets import resolve  # noqa: PLC0415
+    from hashinfer.files import atomic_write
+    from hashinfer.native.emit.build import build
+    from hashinfer.native.emit.project import check_new, project_files, write_folder
+    from hashinfer.native.emit.targets import resolve
 
     target = resolve(target_name, cpu, features)
     if kind == "wheel-dir":

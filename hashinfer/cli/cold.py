@@ -3,51 +3,53 @@
 Prints one JSON document: seconds of each stage, and what the process took after it. It imports nothing that an
 ordinary program with a session would not.
 """
+# ruff: noqa: E402, PLC0415
 
 import time
 
 _BEGUN = time.perf_counter()
 
-import json  # noqa: E402
-import sys  # noqa: E402
-from collections.abc import Mapping  # noqa: E402
-from typing import Any  # noqa: E402
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from hashinfer.cli.memory import process_memory, reset_peak  # noqa: E402
+from hashinfer.cli.memory import process_memory, reset_peak
 
 STAGES = ("import", "load", "plan", "compile", "first_run", "second_run")
+
+Result = TypeVar("Result")
 
 
 def main(model: str, inputs: str, threads: int) -> dict[str, Any]:
     """Seconds of each of STAGES, and bytes: `floor` after the imports, `loaded`, `done` after the first run."""
-    clock, seconds = time.perf_counter, {}
+    seconds = {}
 
-    from hashinfer.kernels import driver  # noqa: PLC0415
-    from hashinfer.session.session import InferenceSession  # noqa: PLC0415
+    def timed(stage: str, work: Callable[[], Result]) -> Result:
+        start = time.perf_counter()
+        result = work()
+        seconds[stage] = time.perf_counter() - start
+        return result
 
-    seconds["import"] = clock() - _BEGUN
+    from hashinfer.kernels import driver
+    from hashinfer.session.session import InferenceSession
+
+    seconds["import"] = time.perf_counter() - _BEGUN
     reset_peak()
-    floor, start = process_memory(), clock()
-    session = InferenceSession(model, threads=threads)
-    seconds["load"] = clock() - start
+    floor = process_memory()
+    session = timed("load", lambda: InferenceSession(model, threads=threads))
     loaded = process_memory()
 
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     with np.load(inputs) as arrays:
         feed: Mapping[str, Any] = {name: arrays[name] for name in arrays.files}
-    start = clock()
-    plan = session.plan({name: array.shape for name, array in feed.items()})
-    seconds["plan"] = clock() - start
-    start = clock()
-    kernels = {call.kernel for planned in plan.steps if planned.emission is not None for call in planned.emission.calls}
-    for kernel in (*kernels, driver.run_alone):
-        _ = kernel.address
-    seconds["compile"] = clock() - start
+    plan = timed("plan", lambda: session.plan({name: array.shape for name, array in feed.items()}))
+    emissions = [planned.emission for planned in plan.steps if planned.emission is not None]
+    kernels = {driver.run_alone, *(call.kernel for emission in emissions for call in emission.calls)}
+    timed("compile", lambda: [kernel.address for kernel in kernels])
     for stage in ("first_run", "second_run"):
-        start = clock()
-        session.run(None, feed)
-        seconds[stage] = clock() - start
+        timed(stage, lambda: session.run(None, feed))
     return {"seconds": seconds, "floor": floor, "loaded": loaded, "done": process_memory()}
 
 

@@ -1,5 +1,6 @@
 """`hashinfer expand`: the plain dense twin of a hashed model."""
 
+# ruff: noqa: PLC0415
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,12 +16,12 @@ from hashinfer.errors import InputError
 @click.option("-o", "--output", required=True, type=click.Path(), help="The ONNX file to write.")
 def command(model: str, output: str) -> None:
     """Write MODEL with every hashed weight matrix expanded: plain ONNX, for runtimes and tools that know no hashing."""
-    import onnx  # noqa: PLC0415
+    import onnx
 
-    from hashinfer.files import atomic_write  # noqa: PLC0415
-    from hashinfer.model.dense import dense_twin  # noqa: PLC0415
-    from hashinfer.model.read import read_model  # noqa: PLC0415
-    from hashinfer.plan.limits import physical_memory  # noqa: PLC0415
+    from hashinfer.files import atomic_write
+    from hashinfer.model.dense import dense_twin
+    from hashinfer.model.read import read_model
+    from hashinfer.plan.limits import physical_memory
 
     if Path(output).resolve() == Path(model).resolve():
         raise InputError(f"the output {output} is the model itself")

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hashinfer.errors import InputError
-
-Array = npt.NDArray[Any]
+from hashinfer.session.options import Array
 
 
 def load_inputs(arguments: Sequence[str], names: Sequence[str]) -> dict[str, Array]:
@@ -27,19 +25,18 @@ def load_inputs(arguments: Sequence[str], names: Sequence[str]) -> dict[str, Arr
     for argument in arguments:
         name, path = _split(argument, names)
         loaded = _load(path)
-        if name is not None and isinstance(loaded, dict):
+        if isinstance(loaded, dict):
+            if name is None and not len(loaded) == len(names) == 1:
+                for key, array in loaded.items():
+                    _add(given, key, array, names)
+                continue
             loaded = _only(loaded, path)
-        if isinstance(loaded, dict) and not (len(loaded) == 1 and len(names) == 1):
-            for key, array in loaded.items():
-                _add(given, key, array, names)
-            continue
-        array = _only(loaded, path) if isinstance(loaded, dict) else loaded
         if name is None:
             free = [n for n in names if n not in given]
             if not free:
                 raise InputError(f"{path} is one input too many; the model has {', '.join(map(repr, names))}")
             name = free[0]
-        _add(given, name, array, names)
+        _add(given, name, loaded, names)
     return given
 
 
