@@ -20,7 +20,7 @@ from torch.nn import functional
 from hashinfer.compress.prepare import first_line
 from hashinfer.errors import UnsupportedError, at_node
 from hashinfer.model.graph import Array, Node
-from hashinfer.ops.pool import Mode
+from hashinfer.ops.pool import window
 
 Result = Tensor | tuple[Tensor, ...]
 Function = Callable[..., Result]
@@ -263,8 +263,8 @@ def _pads(node: Node, x: Tensor, kernel: Sequence[int]) -> tuple[int, ...]:
     none, auto_pad = (0,) * (2 * len(kernel)), node.attrs.get("auto_pad", "NOTSET")
     if auto_pad in ("NOTSET", "VALID"):
         return node.attrs.get("pads", none) if auto_pad == "NOTSET" else none
-    mode, steps = Mode(auto_pad, ceil=False), _steps(node, len(kernel))
-    ends = [mode.window(*sizes, (0, 0)).pads for sizes in zip(x.shape[2:], kernel, *steps, strict=True)]
+    sizes = zip(x.shape[2:], kernel, *_steps(node, len(kernel)), strict=True)
+    ends = [window(auto_pad, False, *each, (0, 0)).pads for each in sizes]
     return (*(begin for begin, _ in ends), *(end for _, end in ends))
 
 
