@@ -321,6 +321,16 @@ def rename(model: ModelProto, _: ModelProto, rng: random.Random) -> None:
         part.append(rng.choice(names))
 
 
+def unname(model: ModelProto, _: ModelProto, rng: random.Random) -> None:
+    """An output of a node with several loses its name, and the graph that output."""
+    node = rng.choice([m for m in messages(model) if isinstance(m, onnx.NodeProto) and len(m.output) > 1])
+    at = rng.randrange(len(node.output))
+    kept = [value for value in model.graph.output if value.name != node.output[at]]
+    node.output[at] = ""
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+
+
 def other_op(model: ModelProto, _: ModelProto, rng: random.Random) -> None:
     node = rng.choice([m for m in messages(model) if isinstance(m, onnx.NodeProto)])
     node.domain, node.op_type = rng.choice(OP_TYPES)
@@ -436,6 +446,7 @@ MUTATIONS: tuple[Callable[[ModelProto, ModelProto, random.Random], None], ...] =
     cut_or_copy,
     drop_field,
     rename,
+    unname,
     other_op,
     more_nodes,
     hashed_product,

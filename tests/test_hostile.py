@@ -5,6 +5,7 @@ What test_bad_input holds, one wrong thing at a time with its message, is not re
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import subprocess
@@ -614,3 +615,45 @@ def test_errors_keep_their_types():
     assert issubclass(TimeLimitError, TimeoutError)
     assert issubclass(OpError, HashinferError)
     assert Xxh32(20, 9, 8, 3, 2).name == "xxh32"
+
+
+SEVERAL = {
+    "TopK": (("x", "k"), (F32, I64), {}),
+    "DynamicQuantizeLinear": (("x",), (np.uint8, np.float32, np.uint8), {}),
+    "Split": (("x",), (np.float32, np.float32), {"axis": 1, "num_outputs": 2}),
+    "Unique": (("x",), (np.float32, np.int64, np.int64, np.int64), {}),
+    "Dropout": (("x",), (np.float32, np.bool_), {}),
+    "LSTM": (("s", "w", "r"), (np.float32, np.float32, np.float32), {"hidden_size": 2}),
+    "GRU": (("s", "gw", "gr"), (np.float32, np.float32), {"hidden_size": 2}),
+    "LayerNormalization": (("x", "scale"), (np.float32, np.float32, np.float32), {}),
+    "MaxPool": (("image",), (np.float32, np.int64), {"kernel_shape": [2, 2]}),
+}
+
+
+@pytest.mark.parametrize("op", SEVERAL)
+def test_outputs_that_nobody_names_are_not_written(op):
+    names, dtypes, attributes = SEVERAL[op]
+    feed = {"x": nets.weights(20).reshape(5, 4), "s": nets.weights(24).reshape(3, 2, 4)}
+    feed["image"] = nets.weights(32).reshape(1, 2, 4, 4)
+    constants = {"k": np.array([2]), "scale": nets.weights(4)}
+    constants |= {"w": nets.weights(32).reshape(1, 8, 4), "r": nets.weights(16).reshape(1, 8, 2)}
+    constants |= {"gw": nets.weights(24).reshape(1, 6, 4), "gr": nets.weights(12).reshape(1, 6, 2)}
+    given = {n: feed[n] for n in names if n in feed}
+
+    def run(wanted):
+        outputs = [f"y{k}" if k in wanted else "" for k in range(len(dtypes))]
+        model = nets.model(
+            [nets.node(op, names, outputs, **attributes)],
+            {n: (np.float32, list(v.shape)) for n, v in given.items()},
+            {f"y{k}": (dtypes[k], None) for k in wanted},
+            {n: constants[n] for n in names if n in constants},
+        )
+        with hashinfer.InferenceSession(model.SerializeToString()) as session:
+            return [session.run(None, given), session.run(None, given)]
+
+    whole = run(range(len(dtypes)))[0]
+    for size in range(1, len(dtypes)):
+        for wanted in itertools.combinations(range(len(dtypes)), size):
+            for found in run(wanted):
+                for k, y in zip(wanted, found, strict=True):
+                    np.testing.assert_allclose(y, whole[k], rtol=1e-5, atol=1e-6)

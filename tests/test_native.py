@@ -367,12 +367,12 @@ def test_an_output_without_a_name_takes_nothing_along(tmp_path):
     """What leaves out an operand does not grow because another step grows an output that nobody names."""
     nodes = [
         nets.node("TopK", ["x", "k"], ["", "i"], name="top"),
-        nets.node("Clip", ["v", "", "high"], ["c"]),
+        nets.node("Gemm", ["v", "m", ""], ["c"]),
         nets.node("MatMul", ["x", "c"], ["y"]),
     ]
     inputs = {"x": (np.float32, ["N", 4]), "v": (np.float32, [4, 3])}
     outputs = {"y": (np.float32, ["N", 3]), "i": (np.int64, ["N", 2])}
-    model = nets.model(nodes, inputs, outputs, {"k": np.array([2]), "high": np.array(0.5, np.float32)})
+    model = nets.model(nodes, inputs, outputs, {"k": np.array([2]), "m": floats(3, 3)})
     check(tmp_path, model, {"x": floats(5, 4), "v": floats(4, 3)})
 
 

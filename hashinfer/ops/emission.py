@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -72,6 +72,20 @@ class Emission:
     ) -> Emission:
         """One call, which names the choice."""
         return cls([KernelCall(kernel, tiles, args, scratch, work)], choice=kernel.name, reason=reason)
+
+    def with_room_for(self, unnamed: Mapping[int, int]) -> Emission:
+        """The same with temporaries for outputs that nobody asked for: `unnamed` gives their bytes by their numbers."""
+        if not unnamed:
+            return self
+        numbers = {output: len(self.temps) + k for k, output in enumerate(unnamed)}
+
+        def placed(value: Argument) -> Argument:
+            if isinstance(value, Buffer) and value.kind == "out" and value.number in numbers:
+                return Buffer("temp", numbers[value.number], value.offset)
+            return value
+
+        calls = [replace(call, args={name: placed(value) for name, value in call.args.items()}) for call in self.calls]
+        return replace(self, calls=calls, temps=(*self.temps, *unnamed.values()))
 
     @property
     def scratch(self) -> int:
@@ -147,6 +161,9 @@ def aligned_empty(size: int) -> Array:
 
 class NativeOp(Op):
     """An op that runs as kernels. In a plan its calls join a native program; alone, `run` does the same."""
+
+    leaves_out = False
+    """Whether its kernels leave out an output whose address is 0, as it is where nobody asked for it."""
 
     def emits(self, call: Call, ins: Inputs) -> bool:
         """Whether there are kernels for operands of these types; if not, the op's own `run` is used."""

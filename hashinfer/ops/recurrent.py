@@ -26,6 +26,7 @@ class Recurrent(NativeOp):
     gates: int
     activations: tuple[str, ...]
     outputs: int
+    leaves_out = True
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         given = [text(name).lower() for name in call.get("activations", [])]

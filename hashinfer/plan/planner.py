@@ -261,6 +261,10 @@ class _Builder:
             assert isinstance(planned.op, NativeOp)  # noqa: S101
             ins = planned.step.given(self.operands)
             with planned.step.named_errors():
-                planned.emission = planned.op.emit(planned.step.call, ins, planned.types)
-            temps += [Lifetime(size, k, k) for size in planned.emission.temps]
+                emission = planned.op.emit(planned.step.call, ins, planned.types)
+            if not planned.op.leaves_out:
+                sizes = zip(planned.step.outputs, planned.types, strict=False)
+                emission = emission.with_room_for({n: t.nbytes for n, (name, t) in enumerate(sizes) if not name})
+            planned.emission = emission
+            temps += [Lifetime(size, k, k) for size in emission.temps]
         return temps
