@@ -27,7 +27,8 @@ from hashinfer.cli.timing import alternate, ratio
 from hashinfer.cli.trade import budget_option
 from hashinfer.errors import HashinferError, InputError
 from hashinfer.files import atomic_write
-from hashinfer.session.options import Array, NodeArg
+from hashinfer.session.face import Array
+from hashinfer.session.options import NodeArg
 
 if TYPE_CHECKING:
     from hashinfer.plan.profile import Profile

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hashinfer.errors import InputError
-from hashinfer.session.options import Array
+from hashinfer.session.face import Array
 
 
 def load_inputs(arguments: Sequence[str], names: Sequence[str]) -> dict[str, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hashinfer.errors import InputError
 from hashinfer.plan.limits import physical_memory
-from hashinfer.session.options import Array
+from hashinfer.session.face import Array
 
 if TYPE_CHECKING:
     from hashinfer.session.session import InferenceSession

@@ -21,7 +21,7 @@ from hashinfer.cli.stream import batch_axis, chunk_rows, chunks
 from hashinfer.cli.trade import budget_option
 from hashinfer.errors import InputError
 from hashinfer.files import NpyWriter, atomic_write
-from hashinfer.session.options import Array
+from hashinfer.session.face import Array
 
 if TYPE_CHECKING:
     from hashinfer.session.session import InferenceSession

@@ -8,7 +8,8 @@ import click
 import numpy as np
 
 from hashinfer.errors import InputError
-from hashinfer.session.options import Array, NodeArg
+from hashinfer.session.face import Array
+from hashinfer.session.options import NodeArg
 
 batch_option = click.option(
     "--batch", type=click.IntRange(0), default=1, show_default=True, help="Size of the dimensions left open."

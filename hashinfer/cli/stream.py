@@ -10,7 +10,7 @@ import numpy as np
 from hashinfer.errors import HashinferError, InputError, MemoryLimitError
 from hashinfer.plan.limits import physical_memory
 from hashinfer.plan.rows import check_rows
-from hashinfer.session.options import Array
+from hashinfer.session.face import Array
 
 if TYPE_CHECKING:
     from hashinfer.session.session import InferenceSession

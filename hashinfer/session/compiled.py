@@ -14,21 +14,8 @@ import numpy as np
 
 from hashinfer.errors import InputError, MemoryLimitError, TimeLimitError
 from hashinfer.native.runtime import LARGEST_BATCH, Library
-from hashinfer.session.options import (
-    Array,
-    Feed,
-    Kind,
-    ModelMetadata,
-    Out,
-    Providers,
-    RunOptions,
-    Session,
-    SessionOptions,
-    Value,
-    apart,
-    given_outputs,
-    seconds_of,
-)
+from hashinfer.session.face import Array, Feed, Kind, Out, Providers, Session, Value, apart, given_outputs, seconds_of
+from hashinfer.session.options import ModelMetadata, RunOptions, SessionOptions
 
 
 class CompiledSession(Session):

@@ -10,7 +10,7 @@ import numpy as np
 
 from hashinfer.ops.base import Array
 from hashinfer.plan.planner import Plan
-from hashinfer.session.options import Kind
+from hashinfer.session.face import Kind
 from hashinfer.session.plans import PlanKey
 
 

@@ -26,19 +26,8 @@ from hashinfer.plan.limits import Limits, physical_memory
 from hashinfer.plan.planner import HASHED_OPS, Plan, make_plan, matrices, weight_bytes
 from hashinfer.plan.profile import Profile, profile_plan
 from hashinfer.plan.report import plan_report
-from hashinfer.session.options import (
-    Feed,
-    ModelMetadata,
-    Out,
-    Providers,
-    RunOptions,
-    Session,
-    SessionOptions,
-    Value,
-    apart,
-    given_outputs,
-    seconds_of,
-)
+from hashinfer.session.face import Feed, Out, Providers, Session, Value, apart, given_outputs, seconds_of
+from hashinfer.session.options import ModelMetadata, RunOptions, SessionOptions
 from hashinfer.session.plans import PlanCache, PlanKey
 from hashinfer.session.repeated import Repeated
 from hashinfer.session.threads import MAX_THREADS, default_threads

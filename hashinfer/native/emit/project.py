@@ -16,7 +16,7 @@ from pathlib import Path
 from hashinfer.errors import InputError
 from hashinfer.native.emit.build import Built
 
-COPIED = ("errors", "native.runtime", "session.compiled", "session.options")
+COPIED = ("errors", "native.runtime", "session.compiled", "session.face", "session.options")
 INSIDE = "_hashinfer"
 
 PYPROJECT = """[build-system]
