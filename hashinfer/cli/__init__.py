@@ -1,6 +1,5 @@
 """The command line: `hashinfer run`, `inspect`, `verify`, `bench`, `compress`, `build`, `cache`, `expand`."""
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import os

@@ -1,6 +1,5 @@
 """`hashinfer bench`: cold start, warm times, memory and a profile of a model, beside its dense twin where asked."""
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import json

@@ -1,6 +1,5 @@
 """`hashinfer build`: a model as native code, for this CPU or another one."""
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,6 +1,5 @@
 """`hashinfer cache`: what is kept of compiled kernels."""
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import click

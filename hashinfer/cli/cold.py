@@ -3,7 +3,7 @@
 Prints one JSON document: seconds of each stage, and what the process took after it. It imports nothing that an
 ordinary program with a session would not.
 """
-# ruff: noqa: E402, PLC0415
+# ruff: noqa: E402
 
 import time
 

@@ -1,6 +1,5 @@
 """`hashinfer compress`: a dense ONNX model becomes a hashed one."""
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import sys

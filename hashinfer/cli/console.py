@@ -1,6 +1,5 @@
 """Printing: results to standard output, progress and notes to standard error, JSON where asked."""
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import json

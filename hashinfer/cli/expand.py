@@ -1,6 +1,5 @@
 """`hashinfer expand`: the plain dense twin of a hashed model."""
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 from pathlib import Path

@@ -34,7 +34,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the layers, sizes, kernels, buffers and fallbacks of MODEL for one batch size."""
-    from hashinfer.session.session import InferenceSession  # noqa: PLC0415
+    from hashinfer.session.session import InferenceSession
 
     if picture is not None:
         if not measured:
@@ -57,7 +57,7 @@ def command(
 
 
 def _show(path: str, report: dict[str, Any]) -> None:
-    from rich.markup import escape  # noqa: PLC0415
+    from rich.markup import escape
 
     console = report_console()
     model, memory = report["model"], report["memory"]

@@ -19,7 +19,7 @@ def process_memory() -> dict[str, int]:
                 found[_FIELDS[name]] = int(rest.split()[0]) * 1024
         return found
     with suppress(ImportError):
-        import resource  # noqa: PLC0415
+        import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
         found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,6 +1,5 @@
 """onnxruntime on a model's dense twin, as something to measure against."""
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -58,7 +58,7 @@ def command(
     goes to the model's next one. Where no row depends on another, or the whole would take more than a quarter of the
     memory, rows are run in chunks.
     """
-    from hashinfer.session.session import InferenceSession  # noqa: PLC0415
+    from hashinfer.session.session import InferenceSession
 
     if output is not None and output != "-" and Path(output).suffix not in (".npy", ".npz"):
         raise InputError(f"the output is {output!r}; expected a name that ends in .npy or .npz, or -")

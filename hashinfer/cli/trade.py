@@ -1,6 +1,5 @@
 """What a memory budget buys: the time of a run against the bytes of the matrices that it holds."""
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

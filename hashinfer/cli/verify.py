@@ -1,6 +1,5 @@
 """`hashinfer verify`: the kernels against onnx's reference evaluator, and onnxruntime where it is installed."""
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import sys

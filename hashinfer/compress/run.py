@@ -218,7 +218,7 @@ def _check_target(source: str | os.PathLike[str], target: str | os.PathLike[str]
 
 def _need_torch() -> None:
     try:
-        import hashinfer.torch  # noqa: F401, PLC0415
+        import hashinfer.torch  # noqa: F401
     except ImportError as error:
         raise InputError(f"distilling with data needs PyTorch: pip install 'hashinfer[torch]' ({error})") from error
 
@@ -236,7 +236,7 @@ class _Job:
         self.graph = read_model(self.dense_bytes).graph
         self.feed = feed
         if feed is not None:
-            from hashinfer.compress.interpret import check_trainable  # noqa: PLC0415
+            from hashinfer.compress.interpret import check_trainable
 
             check_trainable(self.graph)
         self.inputs = checked_model.graph.inputs
@@ -315,8 +315,8 @@ class _Job:
 
     def distilled(self, budget: Budget, fits: Fits, told: Callable[[Progress], None]) -> Outcome:
         """The outcome of training on the user's inputs."""
-        from hashinfer.compress.distil import Distiller, Recipe  # noqa: PLC0415
-        from hashinfer.compress.interpret import Net  # noqa: PLC0415
+        from hashinfer.compress.distil import Distiller, Recipe
+        from hashinfer.compress.interpret import Net
 
         options = self.options
         student = Net(self.graph, self.weights, budget.schemes, options.stored, trainable=True)

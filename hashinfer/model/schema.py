@@ -61,7 +61,7 @@ def check_node(proto: NodeProto, name: str, domain: str, opset: int, attributes:
     """
     if domain not in STANDARD_DOMAINS or (not domain and known_to_fit(proto, opset, attributes)):
         return
-    from onnx import defs  # noqa: PLC0415
+    from onnx import defs
 
     def malformed(text: str) -> ModelError:
         return ModelError(at_node(proto.op_type, name, text))
@@ -110,7 +110,7 @@ def takes_of(schema: Any) -> Takes:
 
 def table_of_onnx() -> dict[str, Any]:
     """The table that the installed onnx gives."""
-    from onnx import defs  # noqa: PLC0415
+    from onnx import defs
 
     schemas = [schema for schema in defs.get_all_schemas_with_history() if not schema.domain]
     ops: dict[str, tuple[list[int], list[Takes]]] = {}

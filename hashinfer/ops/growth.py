@@ -24,7 +24,7 @@ def small_value(value: Any) -> bytes | None:
 
 def output_types(model: Any) -> list[TensorType] | None:
     """Types of a model's outputs; None unless all are tensors whose shapes are known."""
-    from onnx import helper, shape_inference  # noqa: PLC0415
+    from onnx import helper, shape_inference
 
     try:
         inferred = shape_inference.infer_shapes(model, data_prop=True)

@@ -99,7 +99,7 @@ class ReferenceOp:
         return growth.least_bytes(types, call, ins)
 
     def _evaluator(self, call: Call, ins: Sequence[object | None]) -> ReferenceEvaluator:
-        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
+        from onnx.reference import ReferenceEvaluator
 
         kinds = tuple(_kind(value) for value in ins)
         if kinds not in self._evaluators:
@@ -108,7 +108,7 @@ class ReferenceOp:
 
     def _model(self, call: Call, ins: Sequence[object | None], shapes: bool = False) -> ModelProto:
         """A model of the one node. With `shapes`, its inputs have those, and small ones their values."""
-        from onnx import ValueInfoProto, helper, numpy_helper  # noqa: PLC0415
+        from onnx import ValueInfoProto, helper, numpy_helper
 
         given = {f"i{at}": value for at, value in enumerate(ins) if value is not None}
         constants: dict[str, Any] = {k: v for k, v in given.items() if shapes and growth.small_value(v) is not None}
@@ -136,15 +136,15 @@ class ReferenceOp:
 
 def _require(op_type: str, domain: str, opset: int | None) -> None:
     """Raise UnsupportedError unless onnx.reference implements the op."""
-    from onnx import defs  # noqa: PLC0415
-    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
-    from onnx.reference.op_run import RuntimeContextError  # noqa: PLC0415
+    from onnx import defs
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import RuntimeContextError
 
     try:
         if domain:
             import_module(f"onnx.reference.ops.{_LOADERS[domain]}").load_op(domain, op_type, opset)
         else:
-            from onnx.reference import ops  # noqa: PLC0415
+            from onnx.reference import ops
 
             # Names in the reference implementation go beyond those in the standard.
             defs.get_schema(op_type, opset or defs.onnx_opset_version(), domain)
@@ -158,7 +158,7 @@ def _require(op_type: str, domain: str, opset: int | None) -> None:
 
 
 def _attributes(op_type: str, domain: str, opset: int, attrs: Mapping[str, Any]) -> list[AttributeProto]:
-    from onnx import defs, helper  # noqa: PLC0415
+    from onnx import defs, helper
 
     known = defs.get_schema(op_type, opset, domain).attributes
     protos = []
@@ -170,7 +170,7 @@ def _attributes(op_type: str, domain: str, opset: int, attrs: Mapping[str, Any])
 
 
 def _attribute_value(value: Any) -> Any:
-    from onnx import numpy_helper  # noqa: PLC0415
+    from onnx import numpy_helper
 
     if isinstance(value, np.ndarray):
         return numpy_helper.from_array(value)
@@ -189,7 +189,7 @@ def _kind(value: object | None) -> object:
 
 
 def _type_proto(value: object, shapes: bool = False) -> TypeProto:
-    from onnx import TensorProto, helper  # noqa: PLC0415
+    from onnx import TensorProto, helper
 
     if isinstance(value, list):
         return helper.make_sequence_type_proto(_type_proto(value[0] if value else np.zeros(0, np.float32)))

@@ -3,7 +3,6 @@
 A stand-in for the class of hashinfer.session.session, so that opening a library imports no compiler.
 """
 
-# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import os

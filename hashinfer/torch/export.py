@@ -104,8 +104,8 @@ def _export(
 def _translation(scheme: type[Scheme]) -> Callable[..., Any]:
     # Not at the top: the layers are of use without onnxscript, which takes a second to import.
     try:
-        from onnx.defs import OpSchema  # noqa: PLC0415
-        from onnxscript import values  # noqa: PLC0415
+        from onnx.defs import OpSchema
+        from onnxscript import values
     except ImportError as error:
         raise ImportError("hashinfer.torch.save needs onnxscript: pip install 'hashinfer[torch]'") from error
 
