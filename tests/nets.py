@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -12,6 +12,9 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from hashinfer.model.write import expand_node, with_bodies
 from hashinfer.schemes import DOMAIN, DOMAIN_VERSION, Dyadic, Scheme, Xxh32
+
+if TYPE_CHECKING:
+    from hashinfer.compress.find import Weight
 
 OPSET = 20
 
@@ -24,6 +27,11 @@ def scheme(name: str, rows: int, cols: int, buckets: int, seed: int = 1, paramet
 def weights(count: int, seed: int = 0) -> np.ndarray:
     """Normal float32 numbers."""
     return np.random.default_rng(seed).standard_normal(count).astype(np.float32)
+
+
+def stored(weight: Weight, matrix: np.ndarray) -> np.ndarray:
+    """The initializer's array of a weight from its W [rows, cols]."""
+    return matrix if weight.form in ("plain", "table") else np.ascontiguousarray(matrix.T).reshape(weight.shape)
 
 
 def model(

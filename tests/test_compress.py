@@ -134,7 +134,7 @@ def test_weights_and_their_forms():
     weights = {w.name: w for w in find(prepared(cnn(), int8=False).graph)[0]}
     assert (weights["k2"].rows, weights["k2"].cols) == (72, 32)
     stored = nets.weights(16 * 27).reshape(16, 3, 3, 3)
-    assert np.array_equal(weights["k1"].stored(weights["k1"].matrix(stored)), stored)
+    assert np.array_equal(nets.stored(weights["k1"], weights["k1"].matrix(stored)), stored)
 
 
 def test_constants_and_identities_are_seen_through():
@@ -340,7 +340,7 @@ def hashed_already(model: ModelProto, ratio: float, wish: Wish) -> ModelProto:
         if w.name in budget.schemes:
             scheme = budget.schemes[w.name]
             exact = scheme.expand(nets.weights(scheme.buckets, 5) / np.float32(8))
-            tensors[w.name].CopyFrom(numpy_helper.from_array(w.stored(exact), w.name))
+            tensors[w.name].CopyFrom(numpy_helper.from_array(nets.stored(w, exact), w.name))
     return model
 
 

@@ -239,7 +239,7 @@ def test_net_with_hashed_weights_is_the_dense_net_of_their_w(name, scheme):
     net.load(values)
     dense = dict(graph.initializers)
     for w in weights:
-        dense[w.name] = w.stored(schemes[w.name].expand(values[w.name]))
+        dense[w.name] = nets.stored(w, schemes[w.name].expand(values[w.name]))
     twin = Net(graph)
     for key, array in dense.items():
         if key in twin.values:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
-from hashinfer.compress.prepare import DEFAULT_DOMAINS, FLOATS, captured_names, subgraphs
+from hashinfer.compress.prepare import FLOATS
 from hashinfer.errors import InputError
+from hashinfer.model.protos import DEFAULT_DOMAINS, attributes_of, captured_names, subgraphs
 
 HASHED_OPS = ("MatMul", "Gemm", "Conv", "Gather")
 PLAIN, TRANSPOSED, CONV, TABLE = "plain", "transposed", "conv", "table"
@@ -73,12 +73,6 @@ class Weight:
             return stored
         return stored.reshape(self.cols, self.rows).T
 
-    def stored(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The initializer's array from W: the inverse of `matrix`."""
-        if self.form in (PLAIN, TABLE):
-            return matrix
-        return np.ascontiguousarray(matrix.T).reshape(self.shape)
-
 
 @dataclass(frozen=True, slots=True)
 class Passed:
@@ -94,7 +88,7 @@ class Passed:
 def find(graph: GraphProto) -> tuple[list[Weight], list[Passed]]:
     """The weights of a prepared model's graph, in the order of their first use."""
     tensors = {t.name: t for t in graph.initializer}
-    captured, outputs = captured_names(graph), {v.name for v in graph.output}
+    captured, outputs = set[str]().union(*map(captured_names, graph.node)), {v.name for v in graph.output}
     weights: list[Weight] = []
     passed: list[Passed] = []
     for name, found in _uses(graph, tensors, captured | outputs).items():
@@ -133,11 +127,7 @@ def _uses(graph: GraphProto, tensors: dict[str, TensorProto], fixed: set[str]) -
 
 def _turns(node: NodeProto, tensor: TensorProto) -> bool:
     plain = node.op_type == "Transpose" and node.domain in DEFAULT_DOMAINS and len(tensor.dims) == 2
-    return plain and _attributes(node).get("perm", [1, 0]) == [1, 0]
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return plain and attributes_of(node).get("perm", [1, 0]) == [1, 0]
 
 
 def _turned(seen: str) -> str:
@@ -149,7 +139,7 @@ def _seen(node: NodeProto, at: int, rank: int) -> str:
     where = f"{node.op_type} node {node.name!r}"
     if node.domain not in DEFAULT_DOMAINS or node.op_type not in HASHED_OPS:
         return f"is also an input of {where}"
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     if node.op_type in ("MatMul", "Gemm"):
         if at != 1:
             return f"is the left operand of {where}" if at == 0 else f"is added by {where}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import prod
-from typing import Any
 
 import onnx
 import onnx.inliner
@@ -13,11 +11,11 @@ import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from hashinfer.errors import UnsupportedError
+from hashinfer.model.protos import DEFAULT_DOMAINS, captured_names, keep, opset_of, with_inner
 from hashinfer.schemes import DOMAIN
 from hashinfer.schemes.base import BODY_MIN_OPSET
 
 INT8_MIN_OPSET = 19
-DEFAULT_DOMAINS = ("", "ai.onnx")
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
@@ -55,7 +53,7 @@ def _complete_outputs(model: ModelProto) -> None:
 
 
 def _with_opset(model: ModelProto, least: int) -> ModelProto:
-    found = next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), 0)
+    found = opset_of(model)
     if found >= least:
         return model
     try:
@@ -96,7 +94,7 @@ def _lift_constants(graph: GraphProto) -> None:
 def _drop_identities(graph: GraphProto) -> None:
     """Uses of Identity(initializer), as exporters write for shared weights, become uses of the initializer."""
     initial = {t.name for t in graph.initializer}
-    fixed = {v.name for v in graph.output} | captured_names(graph)
+    fixed = {v.name for v in graph.output}.union(*map(captured_names, graph.node))
     rename: dict[str, str] = {}
     kept: list[NodeProto] = []
     for node in graph.node:
@@ -110,30 +108,9 @@ def _drop_identities(graph: GraphProto) -> None:
     keep(graph.node, kept)
 
 
-def keep(field: Any, messages: Iterable[Any]) -> None:
-    """Make `messages`, which may be some of the field's own, the whole of a repeated field."""
-    copies = [m.FromString(m.SerializeToString()) for m in messages]
-    del field[:]
-    field.extend(copies)
-
-
-def subgraphs(node: NodeProto) -> list[GraphProto]:
-    """The graphs in a node's attributes."""
-    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
-
-
-def captured_names(graph: GraphProto) -> set[str]:
-    """Every name that a subgraph of `graph` uses, its own among them."""
-    found: set[str] = set()
-    for inner in (g for node in graph.node for g in subgraphs(node)):
-        found.update(v.name for v in inner.output)
-        found.update(name for node in inner.node for name in node.input)
-        found |= captured_names(inner)
-    return found
-
-
 def float_numbers(graph: GraphProto) -> int:
     """How many numbers of weights a graph stores: elements of its float tensors with more than one, subgraphs' too."""
-    tensors = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.HasField("t"))]
-    own: int = sum(prod(t.dims) for t in tensors if t.data_type in FLOATS and prod(t.dims) > 1)
-    return own + sum(float_numbers(inner) for node in graph.node for inner in subgraphs(node))
+    graphs = list(with_inner(graph))
+    tensors = [t for g in graphs for t in g.initializer]
+    tensors += [a.t for g in graphs for node in g.node for a in node.attribute if a.HasField("t")]
+    return sum(prod(t.dims) for t in tensors if t.data_type in FLOATS and prod(t.dims) > 1)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hashinfer.compress.find import CONV, TRANSPOSED, Weight
-from hashinfer.compress.prepare import keep
+from hashinfer.model.protos import keep
 from hashinfer.model.write import expand_node
 from hashinfer.schemes import DOMAIN, DOMAIN_VERSION, Scheme
 

@@ -10,7 +10,15 @@ import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from hashinfer.errors import MemoryLimitError, ModelError, SchemeError, at_node
-from hashinfer.model.protos import DEFAULT_DOMAINS, plain_copy, subgraphs, with_inner
+from hashinfer.model.protos import (
+    DEFAULT_DOMAINS,
+    attributes_of,
+    captured_names,
+    keep,
+    plain_copy,
+    subgraphs,
+    with_inner,
+)
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, Scheme
 
 MAX_DENSE_BYTES = 2**31 - 2**20
@@ -64,7 +72,7 @@ def _small_constant(node: NodeProto, constants: dict[str, np.ndarray]) -> np.nda
     if node.domain not in DEFAULT_DOMAINS or not constants.keys() >= set(used):
         return None
     ins = [constants[name] for name in used]
-    attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    attrs = attributes_of(node)
     if node.op_type == "Constant" and "value" in attrs:
         return numpy_helper.to_array(attrs["value"])
     if node.op_type == "Identity":
@@ -95,12 +103,7 @@ def _keep_used(graph: GraphProto, nodes: list[NodeProto]) -> None:
     for node in reversed(nodes):
         if any(name in used for name in node.output):
             kept.append(node)
-            used.update(node.input)
-            for inner in (g for graph in subgraphs(node) for g in with_inner(graph)):
-                used.update(name for n in inner.node for name in n.input)
-                used.update(value.name for value in inner.output)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    initializers = [t for t in graph.initializer if t.name in used]
-    del graph.initializer[:], graph.value_info[:]
-    graph.initializer.extend(initializers)
+            used.update(node.input, captured_names(node))
+    keep(graph.node, reversed(kept))
+    keep(graph.initializer, [t for t in graph.initializer if t.name in used])
+    del graph.value_info[:]

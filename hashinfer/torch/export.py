@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hashinfer.errors import ModelError
+from hashinfer.model.protos import with_inner
 from hashinfer.model.write import save as write_model
 from hashinfer.schemes import BY_OP_TYPE, DOMAIN, DOMAIN_VERSION, Scheme
 from hashinfer.torch.layers import HashedModule
@@ -130,14 +131,11 @@ def _translation(scheme: type[Scheme]) -> Callable[..., Any]:
 def _strip(model: ModelProto) -> None:
     """Drop what the exporter notes about its run: stack traces, with the paths of source files, and the like."""
     del model.metadata_props[:]
-    graphs = [model.graph]
-    while graphs:
-        graph = graphs.pop()
+    for graph in with_inner(model.graph):
         for holder in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
             del holder.metadata_props[:]
         for node in graph.node:
             node.doc_string = ""
-            graphs.extend(attribute.g for attribute in node.attribute if attribute.HasField("g"))
 
 
 @contextmanager
