@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hashinfer.schemes import Scheme
-from hashinfer.schemes.base import CELLS_AT_ONCE
 
 
 def least_squares(matrix: npt.NDArray[Any], scheme: Scheme) -> tuple[npt.NDArray[np.float32], float]:
@@ -19,11 +18,8 @@ def least_squares(matrix: npt.NDArray[Any], scheme: Scheme) -> tuple[npt.NDArray
     Works by blocks of rows, in float64.
     """
     sums, counts, square = np.zeros(scheme.buckets), np.zeros(scheme.buckets, np.int64), 0.0
-    step = max(1, CELLS_AT_ONCE // scheme.cols)
-    for start in range(0, scheme.rows, step):
-        rows = np.arange(start, min(start + step, scheme.rows))
-        bucket, sign = scheme.cells(rows[:, None], np.arange(scheme.cols)[None, :])
-        block = matrix[rows[0] : rows[-1] + 1].astype(np.float64)
+    for rows, bucket, sign in scheme.blocks():
+        block = matrix[rows].astype(np.float64)
         flat = bucket.reshape(-1)
         sums += np.bincount(flat, (block * sign).reshape(-1), scheme.buckets)
         counts += np.bincount(flat, minlength=scheme.buckets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -112,6 +113,13 @@ W = Mul (magnitude, sign_w)
         """`cells` for the whole matrix: two arrays [rows, cols]."""
         return self.cells(np.arange(self.rows)[:, None], np.arange(self.cols)[None, :])
 
+    def blocks(self) -> Iterator[tuple[slice, Ints, npt.NDArray[np.int8]]]:
+        """`table` by blocks of about 2^18 cells: the rows, their buckets and their signs."""
+        step = max(1, CELLS_AT_ONCE // self.cols)
+        for start in range(0, self.rows, step):
+            end = min(start + step, self.rows)
+            yield slice(start, end), *self.cells(np.arange(start, end)[:, None], np.arange(self.cols)[None, :])
+
     def expand(self, w: npt.NDArray[Any], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """W [rows, cols] in the dtype of the weight vector `w` [buckets], into `out` where given.
 
@@ -120,9 +128,6 @@ W = Mul (magnitude, sign_w)
         if w.shape != (self.buckets,):
             raise SchemeError(f"the weight vector has shape {list(w.shape)}; expected [{self.buckets}]")
         dense = np.empty((self.rows, self.cols), w.dtype) if out is None else out
-        step = max(1, CELLS_AT_ONCE // self.cols)
-        for start in range(0, self.rows, step):
-            rows = np.arange(start, min(start + step, self.rows))
-            bucket, sign = self.cells(rows[:, None], np.arange(self.cols)[None, :])
-            dense[start : start + step] = w[bucket] * sign.astype(w.dtype)
+        for rows, bucket, sign in self.blocks():
+            dense[rows] = w[bucket] * sign.astype(w.dtype)
         return dense
