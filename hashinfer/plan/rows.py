@@ -24,7 +24,6 @@ from hashinfer.ops.quantised import IntegerConvolution, MatMulInteger, QLinearMa
 from hashinfer.ops.reduce import Reduction, TopK
 from hashinfer.ops.resize import Resize
 from hashinfer.plan.planner import Plan, PlannedStep, make_plan
-from hashinfer.plan.program import Program
 
 OTHER_BATCHES = (2, 3)
 
@@ -43,9 +42,9 @@ def value_types(plan: Plan) -> dict[str, TensorType]:
     return types
 
 
-def check_rows(program: Program, plan: Plan, open_inputs: Sequence[str], limit: int) -> frozenset[str]:
+def check_rows(plan: Plan, open_inputs: Sequence[str], limit: int) -> frozenset[str]:
     """Names of the carried values. Raises UnsupportedError, naming the node, where a batch is more than its rows."""
-    others = [_plan_for(program, plan, open_inputs, batch, limit) for batch in OTHER_BATCHES]
+    others = [_plan_for(plan, open_inputs, batch, limit) for batch in OTHER_BATCHES]
     types = [value_types(p) for p in (plan, *others)]
     carried = set(open_inputs)
     for planned, *same in zip(plan.steps, *(p.steps for p in others), strict=True):
@@ -61,19 +60,19 @@ def check_rows(program: Program, plan: Plan, open_inputs: Sequence[str], limit: 
             _check_growth(planned, [t[name] for t in types], grows)
             if grows:
                 carried.add(name)
-    for name in program.outputs:
+    for name in plan.program.outputs:
         if name not in carried:
             raise UnsupportedError(f"output {name!r} does not grow with the batch; give fixed shapes")
     return frozenset(carried)
 
 
-def _plan_for(program: Program, plan: Plan, open_inputs: Sequence[str], batch: int, limit: int) -> Plan:
+def _plan_for(plan: Plan, open_inputs: Sequence[str], batch: int, limit: int) -> Plan:
     shapes = [
         TensorType(t.dtype, (batch, *t.shape[1:])) if v.name in open_inputs else t
-        for v, t in zip(program.inputs, plan.inputs, strict=True)
+        for v, t in zip(plan.program.inputs, plan.inputs, strict=True)
     ]
     try:
-        return make_plan(program, shapes, plan.threads, limit)
+        return make_plan(plan.program, shapes, plan.threads, limit)
     except HashinferError as error:
         raise InputError(f"a batch of {batch} cannot be planned ({error}); give fixed shapes") from None
 

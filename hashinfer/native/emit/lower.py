@@ -113,7 +113,7 @@ def lower(model: Model, shapes: Mapping[str, tuple[int, ...]], limit: int, bits:
     plan = make_plan(program, [_one_row(v, shapes) for v in program.inputs], 1, limit)
     _check_native(plan)
     if open_inputs:
-        check_rows(program, plan, open_inputs, limit)
+        check_rows(plan, open_inputs, limit)
     out = Lowered([], [], bool(open_inputs))
     for value, kind in zip(program.inputs, plan.inputs, strict=True):
         grows = value.name in open_inputs
