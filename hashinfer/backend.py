@@ -16,6 +16,7 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 from hashinfer.errors import InputError, ModelError
 from hashinfer.model.protos import opset_of
 from hashinfer.model.read import MIN_OPSET
+from hashinfer.ops.reference import type_proto
 from hashinfer.session.session import InferenceSession
 
 
@@ -95,7 +96,7 @@ class HashinferBackend(Backend):
         graph = helper.make_graph(
             [node],
             node.op_type,
-            [helper.make_value_info(name, _type(value)) for name, value in feed.items()],
+            [helper.make_value_info(name, type_proto(value)) for name, value in feed.items()],
             [onnx.ValueInfoProto(name=name) for name in node.output if name],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in domains.items()])
@@ -137,15 +138,6 @@ def _renewed(model: ModelProto) -> ModelProto:
 def _newest(domain: str) -> int:
     versions = [schema.since_version for schema in onnx.defs.get_all_schemas() if schema.domain == domain]
     return onnx.defs.onnx_opset_version() if domain == "" else max(versions, default=1)
-
-
-def _type(value: Any) -> onnx.TypeProto:
-    """The ONNX type of a value: a tensor's with an open shape, or a sequence's."""
-    if isinstance(value, list):
-        return helper.make_sequence_type_proto(_type(value[0] if value else np.zeros(0, np.float32)))
-    dtype = np.asarray(value).dtype
-    number = onnx.TensorProto.STRING if dtype.kind in "OUS" else helper.np_dtype_to_tensor_dtype(dtype)
-    return helper.make_tensor_type_proto(number, None)
 
 
 is_compatible = HashinferBackend.is_compatible

@@ -38,6 +38,11 @@ class TimeLimitError(HashinferError, TimeoutError):
     """A run took longer than its time limit. Raised between two of its steps; the session stays usable."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the error's name where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def at_node(op: str, node: str, text: str) -> str:
     """`text` with the op and the node it is about in front, as every message about a node begins."""
     return f"{op} node {node!r}: {text}"

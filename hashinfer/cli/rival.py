@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashinfer.errors import InputError
+from hashinfer.errors import InputError, first_line
 from hashinfer.plan.limits import physical_memory
 from hashinfer.session.face import Array
 
@@ -50,11 +50,6 @@ def relative_error(x: Array, y: Array) -> float:
     wide, other = x[finite].astype(np.float64), y[finite].astype(np.float64)
     difference, largest = float(np.abs(wide - other).max()), float(np.abs(other).max())
     return difference / largest if largest else difference
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first; its type's name where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def open_runtime(model: bytes, threads: int = 0) -> Any:

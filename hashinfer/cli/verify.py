@@ -11,8 +11,9 @@ import numpy as np
 
 from hashinfer.cli.console import compiling_notice, print_json
 from hashinfer.cli.inputs import load_inputs
-from hashinfer.cli.rival import first_line, open_runtime, relative_error
+from hashinfer.cli.rival import open_runtime, relative_error
 from hashinfer.cli.shapes import batch_option, chosen_shapes, random_inputs, shape_option
+from hashinfer.errors import first_line
 from hashinfer.session.face import Array
 
 REFERENCE = "reference evaluator"

@@ -10,7 +10,7 @@ import onnx.shape_inference
 import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from hashinfer.errors import UnsupportedError
+from hashinfer.errors import UnsupportedError, first_line
 from hashinfer.model.protos import DEFAULT_DOMAINS, captured_names, keep, opset_of, with_inner
 from hashinfer.schemes import DOMAIN
 from hashinfer.schemes.base import BODY_MIN_OPSET
@@ -63,11 +63,6 @@ def _with_opset(model: ModelProto, least: int) -> ModelProto:
             f"the model's default-domain opset is {found}; hashed weights need {least}, and onnx cannot convert it: "
             f"{first_line(error)}"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or the error's name where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _lift_constants(graph: GraphProto) -> None:

@@ -17,8 +17,7 @@ from onnx import TensorProto
 from torch import Tensor
 from torch.nn import functional
 
-from hashinfer.compress.prepare import first_line
-from hashinfer.errors import UnsupportedError, at_node
+from hashinfer.errors import UnsupportedError, first_line
 from hashinfer.model.graph import Array, Node
 from hashinfer.ops.pool import window
 
@@ -363,7 +362,7 @@ def unsupported(node: Node) -> str | None:
         problem: str | None = f"the op {name}"
     else:
         problem = _problem(node)
-    return None if problem is None else at_node(node.op_type, node.name, f"{problem} has no form for training here")
+    return None if problem is None else node.explain(f"{problem} has no form for training here")
 
 
 def apply(node: Node, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -371,5 +370,5 @@ def apply(node: Node, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     try:
         made = OPS[node.op_type](node, *inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise UnsupportedError(at_node(node.op_type, node.name, f"PyTorch refuses it: {first_line(error)}")) from error
+        raise UnsupportedError(node.explain(f"PyTorch refuses it: {first_line(error)}")) from error
     return made if isinstance(made, tuple) else (made,)

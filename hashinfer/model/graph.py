@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hashinfer.errors import at_node
+
 Array = npt.NDArray[Any]
 
 
@@ -40,6 +42,10 @@ class Node:
     outputs: tuple[str, ...]
     attrs: Mapping[str, Any]
     opset: int
+
+    def explain(self, text: str) -> str:
+        """`text` with the op and the node in front."""
+        return at_node(self.op_type, self.name, text)
 
 
 @dataclass(frozen=True, slots=True)

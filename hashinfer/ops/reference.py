@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashinfer.errors import MemoryLimitError, OpError, UnsupportedError
+from hashinfer.errors import MemoryLimitError, OpError, UnsupportedError, first_line
 from hashinfer.ops import growth
 from hashinfer.ops.base import Call, TensorType
 
@@ -122,7 +122,7 @@ class ReferenceOp:
         graph = helper.make_graph(
             [node],
             self.op_type,
-            [helper.make_value_info(k, _type_proto(v, shapes)) for k, v in given.items() if k not in constants],
+            [helper.make_value_info(k, type_proto(v, shapes)) for k, v in given.items() if k not in constants],
             [
                 ValueInfoProto(name=name)
                 if shapes
@@ -188,11 +188,12 @@ def _kind(value: object | None) -> object:
     return value.dtype if isinstance(value, np.ndarray) else type(value)
 
 
-def _type_proto(value: object, shapes: bool = False) -> TypeProto:
+def type_proto(value: object, shapes: bool = False) -> TypeProto:
+    """The ONNX type of a value: a sequence's, or a tensor's, of an open shape unless `shapes`."""
     from onnx import TensorProto, helper
 
     if isinstance(value, list):
-        return helper.make_sequence_type_proto(_type_proto(value[0] if value else np.zeros(0, np.float32)))
+        return helper.make_sequence_type_proto(type_proto(value[0] if value else np.zeros(0, np.float32)))
     array = np.asarray(value)
     number = TensorProto.STRING if array.dtype.kind in "OUS" else helper.np_dtype_to_tensor_dtype(array.dtype)
     return helper.make_tensor_type_proto(number, array.shape if shapes else None)
@@ -211,8 +212,7 @@ def _reason(error: BaseException) -> str:
     """The first line of what went wrong first: onnx wraps errors into longer, vaguer ones."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)
 
 
 def _forget_lock() -> None:

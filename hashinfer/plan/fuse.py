@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.errors import HashinferError, ModelError, SchemeError, UnsupportedError, at_node
+from hashinfer.errors import HashinferError, ModelError, SchemeError, UnsupportedError
 from hashinfer.model.graph import Graph, Node
 from hashinfer.model.schema import STANDARD_DOMAINS
 from hashinfer.ops.base import Array, Call, Op
@@ -55,7 +55,7 @@ def scheme_of(node: Node, buckets: int) -> Scheme:
     try:
         return _scheme_class(node)(buckets, **node.attrs)
     except SchemeError as error:
-        raise ModelError(at_node(node.op_type, node.name, str(error))) from None
+        raise ModelError(node.explain(str(error))) from None
 
 
 def _scheme_class(node: Node) -> type[Scheme]:
@@ -64,7 +64,7 @@ def _scheme_class(node: Node) -> type[Scheme]:
     expected = ("seed", "rows", "cols", cls.parameter)
     if set(node.attrs) != set(expected):
         found = ", ".join(sorted(node.attrs)) or "none"
-        raise ModelError(at_node(node.op_type, node.name, f"attributes {found}; expected {', '.join(expected)}"))
+        raise ModelError(node.explain(f"attributes {found}; expected {', '.join(expected)}"))
     return cls
 
 
@@ -115,9 +115,7 @@ class _Fuser:
             self._add_expand(node)
             return
         if node.domain not in STANDARD_DOMAINS:
-            raise UnsupportedError(
-                at_node(node.op_type, node.name, f"no op of domain {node.domain!r} is known; expected a standard op")
-            )
+            raise UnsupportedError(node.explain(f"no op of domain {node.domain!r} is known; expected a standard op"))
         if not self._look_through(node) and not self._add_hashed(node):
             self._add_plain(node)
 
@@ -137,7 +135,7 @@ class _Fuser:
 
     def _add_expand(self, node: Node) -> None:
         if len(node.inputs) != 1 or len(node.outputs) != 1 or not (node.inputs[0] and node.outputs[0]):
-            raise ModelError(at_node(node.op_type, node.name, "expected one input, the weight vector, and one output"))
+            raise ModelError(node.explain("expected one input, the weight vector, and one output"))
         stored = self._stored_weights(node.inputs[0])
         if stored is None:
             self._materialise(*node.inputs)
@@ -145,9 +143,7 @@ class _Fuser:
             return
         w, scale = stored
         if w.ndim != 1:
-            raise ModelError(
-                at_node(node.op_type, node.name, f"the weight vector has shape {list(w.shape)}; expected rank 1")
-            )
+            raise ModelError(node.explain(f"the weight vector has shape {list(w.shape)}; expected rank 1"))
         scheme = scheme_of(node, w.size)
         if w.dtype not in (np.float32, np.float16, np.int8) or (w.dtype == np.float16 and scale is None):
             self.steps.append(_step(node, ExpandOp(type(scheme), node.attrs)))
