@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hashinfer.kernels import activations
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Operand, Outputs, Types, register
+from hashinfer.ops.base import REGISTRY, Array, Arrays, Call, Inputs, Op, Operand, Outputs, Types, register
 from hashinfer.ops.blockwise import blockwise
 from hashinfer.ops.checks import (
     FLOAT16,
@@ -59,19 +60,17 @@ def gelu(x: Array, by_tanh: bool) -> Array:
     return y
 
 
+@dataclass(eq=False)
 class Activation(KernelOrNumPy):
     """A function of x whose other parameters are attributes; `defaults` says which.
 
     kind: the one of hashinfer.kernels.activations that does it for float32, if there is one.
     """
 
-    def __init__(
-        self, function: Callable[..., Array], defaults: Mapping[str, float], kind: str = "", dtypes: DTypes = FLOATS
-    ) -> None:
-        self.function = function
-        self.defaults = defaults
-        self.kind = kind
-        self.dtypes = dtypes
+    function: Callable[..., Array]
+    defaults: Mapping[str, float]
+    kind: str = ""
+    dtypes: DTypes = FLOATS
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X", self.dtypes)
@@ -126,17 +125,12 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {
     "ThresholdedRelu": (lambda x, alpha: np.where(x > alpha, x, np.zeros_like(x)), {"alpha": 1.0}),
 }
 
-for _name, (_function, _defaults) in ACTIVATIONS.items():
-    register(_name)(partial(Activation, _function, _defaults, _name))
-register("Relu")(partial(Activation, lambda x: np.maximum(x, 0), {}, "Relu", FLOATS | SIGNED))
+REGISTRY.update({name: Activation(function, defaults, name) for name, (function, defaults) in ACTIVATIONS.items()})
+REGISTRY["Relu"] = Activation(lambda x: np.maximum(x, 0), {}, "Relu", FLOATS | SIGNED)
 
 
-@register("Gelu")
 class Gelu(Activation):
     """x Phi(x), exactly or by the tanh approximation."""
-
-    def __init__(self) -> None:
-        super().__init__(gelu, {}, "Gelu")
 
     def settings(self, call: Call) -> dict[str, Any]:
         return {"by_tanh": self.number(call) == activations.BY_TANH}
@@ -147,6 +141,9 @@ class Gelu(Activation):
     def number(self, call: Call) -> int:
         by_tanh = call.text("approximate", "none") == "tanh"
         return activations.BY_TANH if by_tanh else activations.GELU
+
+
+REGISTRY["Gelu"] = Gelu(gelu, {}, "Gelu")
 
 
 @register("PRelu")

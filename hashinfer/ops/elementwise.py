@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import elementwise
 from hashinfer.ops.base import (
+    REGISTRY,
     Array,
     Arrays,
     Call,
@@ -55,13 +56,13 @@ def need_no_zero(divisor: Array) -> None:
         raise OpError("an integer is divided by zero")
 
 
+@dataclass(eq=False)
 class UfuncOp(Op):
     """A ufunc of inputs of `dtypes`. `result` is the dtype of the output where that is not the inputs'."""
 
-    def __init__(self, function: np.ufunc, dtypes: DTypes, result: np.dtype[np.bool] | None = None) -> None:
-        self.function = function
-        self.dtypes = dtypes
-        self.result = result
+    function: np.ufunc
+    dtypes: DTypes
+    result: np.dtype[np.bool] | None
 
     @np.errstate(all="ignore")
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
@@ -288,8 +289,7 @@ TABLE: tuple[tuple[type[UfuncOp], DTypes, np.dtype[np.bool] | None, dict[str, np
 """Ops of a ufunc: how it is applied, to which dtypes, the dtype of the output where it is another."""
 
 for _kind, _dtypes, _result, _ufuncs in TABLE:
-    for _name, _ufunc in _ufuncs.items():
-        register(_name)(partial(_kind, _ufunc, _dtypes, _result))
+    REGISTRY.update({name: _kind(ufunc, _dtypes, _result) for name, ufunc in _ufuncs.items()})
 
 
 @register("Where")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hashinfer.errors import OpError, SchemeError
@@ -11,12 +12,12 @@ from hashinfer.ops.checks import array, need
 from hashinfer.schemes import Scheme
 
 
+@dataclass(eq=False)
 class ExpandOp(Op):
     """W [rows, cols] from w [K], in w's dtype."""
 
-    def __init__(self, scheme: type[Scheme], attributes: Mapping[str, Any]) -> None:
-        self.scheme = scheme
-        self.attributes = dict(attributes)
+    scheme: type[Scheme]
+    attributes: Mapping[str, Any]
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         w = need(ins, 0, "the weight vector")

@@ -6,7 +6,7 @@ words.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import ceil, log2, prod
 
 import numpy as np
@@ -73,15 +73,17 @@ def need_float32(ins: Inputs, what: str) -> Operand:
     return x
 
 
+@dataclass(eq=False)
 class HashedProduct(NativeOp):
     """y = epilogue(x @ W (+ bias)), x [..., inputs] float32; W, or its transpose, is the matrix. Inputs: x, bias."""
 
-    def __init__(self, matrix: HashedMatrix, transposed: bool = False, epilogue: Epilogue = Epilogue()) -> None:  # noqa: B008
-        self.matrix = matrix
-        self.transposed = transposed
-        self.epilogue = epilogue
-        scheme = matrix.scheme
-        self.inputs, self.outputs = (scheme.cols, scheme.rows) if transposed else (scheme.rows, scheme.cols)
+    matrix: HashedMatrix
+    transposed: bool = False
+    epilogue: Epilogue = field(default_factory=Epilogue)
+
+    def __post_init__(self) -> None:
+        sizes = self.matrix.scheme.rows, self.matrix.scheme.cols
+        self.inputs, self.outputs = sizes[::-1] if self.transposed else sizes
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         shape = matmul_shape(need_float32(ins, "x").shape, self.inputs, self.outputs)
@@ -95,13 +97,13 @@ class HashedProduct(NativeOp):
         return emit_product(self.matrix, source, self.transposed)
 
 
+@dataclass(eq=False)
 class HashedConv(NativeOp):
     """Convolution whose weights [O, I/group, kh, kw] are W [I/group kh kw, O] transposed. Inputs: x, None, bias."""
 
-    def __init__(self, matrix: HashedMatrix, weight_shape: tuple[int, ...], epilogue: Epilogue = Epilogue()) -> None:  # noqa: B008
-        self.matrix = matrix
-        self.weight_shape = weight_shape
-        self.epilogue = epilogue
+    matrix: HashedMatrix
+    weight_shape: tuple[int, ...]
+    epilogue: Epilogue = field(default_factory=Epilogue)
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         geometry = Geometry.of(call, need_float32(ins, "X").shape, self.weight_shape)
@@ -119,6 +121,7 @@ class HashedConv(NativeOp):
         return Emission(calls, choice=parts[0].choice, reason=f"{geometry.groups} groups, each a part of W's columns")
 
 
+@dataclass(eq=False)
 class HashedLookup(NativeOp):
     """Rows of W by ids (Gather, axis 0): y [*ids.shape, cols] float32. Inputs: ids, int32 or int64, of any shape.
 
@@ -126,10 +129,9 @@ class HashedLookup(NativeOp):
     [..., 1, cols] where keepdims.
     """
 
-    def __init__(self, matrix: HashedMatrix, bag: str = "", keepdims: bool = False) -> None:
-        self.matrix = matrix
-        self.bag = bag
-        self.keepdims = keepdims
+    matrix: HashedMatrix
+    bag: str = ""
+    keepdims: bool = False
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         ids, cols = need(ins, 0, "indices"), self.matrix.scheme.cols
@@ -167,11 +169,11 @@ class HashedLookup(NativeOp):
         return Emission.of(matrix.kernel(lookup, "xxh32_lookup"), tiles, args, lookup.SCRATCH_BYTES, work, reason)
 
 
+@dataclass(eq=False)
 class HashedExpand(NativeOp):
     """W itself, [rows, cols] float32: for the places where nothing can be fused with it. No inputs."""
 
-    def __init__(self, matrix: HashedMatrix) -> None:
-        self.matrix = matrix
+    matrix: HashedMatrix
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         return [TensorType(FLOAT32, (self.matrix.scheme.rows, self.matrix.scheme.cols))]

@@ -7,7 +7,8 @@ in the output's memory and take arrays of the reduced shape only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, wraps
+from dataclasses import dataclass
+from functools import wraps
 from math import prod
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -17,6 +18,7 @@ from hashinfer.errors import OpError
 from hashinfer.kernels import rowwise
 from hashinfer.kernels.jit import Kernel
 from hashinfer.ops.base import (
+    REGISTRY,
     Array,
     Arrays,
     Call,
@@ -110,11 +112,11 @@ def rows_emission(kernel: Kernel, shape: Shape, first: int, ns: float, **more: A
     return Emission.of(kernel, -(-rows // together), args, 0, ns * rows * cols)
 
 
+@dataclass(eq=False)
 class SoftmaxOp(NativeOp):
     """Along `axis`; before opset 13 over all axes from `axis` on, as if they were one."""
 
-    def __init__(self, function: Callable[[Array, Array, Axes], None]) -> None:
-        self.function = function
+    function: Callable[[Array, Array, Axes], None]
 
     def axes(self, call: Call, shape: Shape) -> Axes:
         if call.opset >= 13:
@@ -142,8 +144,8 @@ class SoftmaxOp(NativeOp):
             self.function(x, outs[0], self.axes(call, x.shape))
 
 
-register("Softmax")(partial(SoftmaxOp, softmax))
-register("LogSoftmax")(partial(SoftmaxOp, log_softmax))
+REGISTRY["Softmax"] = SoftmaxOp(softmax)
+REGISTRY["LogSoftmax"] = SoftmaxOp(log_softmax)
 
 
 @widened
@@ -178,6 +180,7 @@ def epsilon_of(call: Call) -> float:
     return float(call.get("epsilon", 1e-5))
 
 
+@dataclass(eq=False)
 class AxisNormalization(NativeOp):
     """LayerNormalization, and without `center` RMSNormalization: they work on all axes from `axis` on.
 
@@ -185,8 +188,7 @@ class AxisNormalization(NativeOp):
     asks for them, have that dtype: the mean, and one over the standard deviation.
     """
 
-    def __init__(self, center: bool) -> None:
-        self.center = center
+    center: bool
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         return int(call.get("stash_type", 1)) in ONNX_DTYPES and self.stash(call) in FLOATS
@@ -232,8 +234,8 @@ class AxisNormalization(NativeOp):
             value[...] = stat
 
 
-register("LayerNormalization")(partial(AxisNormalization, center=True))
-register("RMSNormalization")(partial(AxisNormalization, center=False))
+REGISTRY["LayerNormalization"] = AxisNormalization(center=True)
+REGISTRY["RMSNormalization"] = AxisNormalization(center=False)
 
 
 def per_channel(values: Array, rank: int) -> Array:

@@ -8,6 +8,7 @@ slices.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 
@@ -16,7 +17,7 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, optional, register
+from hashinfer.ops.base import REGISTRY, Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, optional, register
 from hashinfer.ops.checks import FLOAT32, FLOATS, DTypes, array, need, need_rank, tensor
 from hashinfer.ops.convolution import AUTO_PADS, WHOLE, Window, meetings, shared_padding
 from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Emission, NativeOp
@@ -138,11 +139,11 @@ class AveragePool(Pool):
         return made
 
 
+@dataclass(eq=False)
 class GlobalPool(Op):
     """All spatial axes to one element each. float16 takes a float32 array of the output's size."""
 
-    def __init__(self, reduce: Callable[[Array, Axes, Array], None]) -> None:
-        self.reduce = reduce
+    reduce: Callable[[Array, Axes, Array], None]
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X", FLOATS)
@@ -157,5 +158,5 @@ class GlobalPool(Op):
         self.reduce(x, tuple(range(2, x.ndim)), outs[0])
 
 
-register("GlobalAveragePool")(partial(GlobalPool, mean))
-register("GlobalMaxPool")(partial(GlobalPool, partial(extreme, np.maximum, lowest)))
+REGISTRY["GlobalAveragePool"] = GlobalPool(mean)
+REGISTRY["GlobalMaxPool"] = GlobalPool(partial(extreme, np.maximum, lowest))

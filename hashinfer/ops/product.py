@@ -171,11 +171,11 @@ def pixel_work(source: Rows) -> float:
     return lanes * source.inputs * (NS_PER_MULTIPLY * source.outputs + read)
 
 
+@dataclass(eq=False)
 class Fusible(NativeOp):
     """An op whose kernels do an epilogue on the way out."""
 
-    def __init__(self, epilogue: Epilogue = Epilogue()) -> None:
-        self.epilogue = epilogue
+    epilogue: Epilogue = Epilogue()
 
 
 @register("MatMul")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any
@@ -12,7 +13,19 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import reductions
 from hashinfer.kernels.elementwise import TILE
-from hashinfer.ops.base import Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, normalize_axis, register
+from hashinfer.ops.base import (
+    REGISTRY,
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Op,
+    Outputs,
+    TensorType,
+    Types,
+    normalize_axis,
+    register,
+)
 from hashinfer.ops.checks import (
     BOOL,
     FLOAT16,
@@ -67,6 +80,7 @@ def sum_of_squares(x: Array, axes: Axes, out: Array) -> None:
         np.copyto(target, np.einsum(x, letters, x, letters, kept), casting="unsafe")
 
 
+@dataclass(eq=False)
 class Reduction(KernelOrNumPy):
     """`axes` (an attribute before opset `since`) folded into one element each; all axes by default.
 
@@ -74,19 +88,11 @@ class Reduction(KernelOrNumPy):
     hashinfer.kernels.reductions that does it for float32 over neighbouring axes, if there is one.
     """
 
-    def __init__(
-        self,
-        reduce: Callable[[Array, Axes, Array], None],
-        kind: str = "",
-        since: int = 18,
-        dtypes: DTypes = NUMERIC,
-        needs_elements: bool = False,
-    ) -> None:
-        self.reduce = reduce
-        self.kind = kind
-        self.since = since
-        self.dtypes = dtypes
-        self.needs_elements = needs_elements
+    reduce: Callable[[Array, Axes, Array], None]
+    kind: str = ""
+    since: int = 18
+    dtypes: DTypes = NUMERIC
+    needs_elements: bool = False
 
     def axes(self, call: Call, ins: Inputs, rank: int) -> Axes:
         axes = ints_setting(call, ins, "axes", 1, self.since)
@@ -191,27 +197,27 @@ def log_sum_exp(x: Array, axes: Axes, out: Array) -> None:
     np.copyto(out, np.log(np.add.reduce(powers, axis=axes, keepdims=True)) + top, casting="unsafe")
 
 
-register("ReduceSum")(partial(Reduction, partial(total, np.add), "sum", since=13))
-register("ReduceProd")(partial(Reduction, partial(total, np.multiply)))
-register("ReduceMax")(partial(Reduction, partial(extreme, np.maximum, lowest), "max", dtypes=NUMERIC | BOOL))
-register("ReduceMin")(partial(Reduction, partial(extreme, np.minimum, highest), "min", dtypes=NUMERIC | BOOL))
-register("ReduceMean")(partial(Reduction, any_mean, "mean", needs_elements=True))
+REGISTRY["ReduceSum"] = Reduction(partial(total, np.add), "sum", since=13)
+REGISTRY["ReduceProd"] = Reduction(partial(total, np.multiply))
+REGISTRY["ReduceMax"] = Reduction(partial(extreme, np.maximum, lowest), "max", dtypes=NUMERIC | BOOL)
+REGISTRY["ReduceMin"] = Reduction(partial(extreme, np.minimum, highest), "min", dtypes=NUMERIC | BOOL)
+REGISTRY["ReduceMean"] = Reduction(any_mean, "mean", needs_elements=True)
 # Takes an array as large as the input on the way.
-register("ReduceL1")(partial(Reduction, lambda x, axes, out: total(np.add, np.abs(x), axes, out)))
-register("ReduceSumSquare")(partial(Reduction, sum_of_squares))
-register("ReduceL2")(partial(Reduction, norm))
-register("ReduceLogSum")(partial(Reduction, log_sum))
-register("ReduceLogSumExp")(partial(Reduction, log_sum_exp))
+REGISTRY["ReduceL1"] = Reduction(lambda x, axes, out: total(np.add, np.abs(x), axes, out))
+REGISTRY["ReduceSumSquare"] = Reduction(sum_of_squares)
+REGISTRY["ReduceL2"] = Reduction(norm)
+REGISTRY["ReduceLogSum"] = Reduction(log_sum)
+REGISTRY["ReduceLogSumExp"] = Reduction(log_sum_exp)
 
 
+@dataclass(eq=False)
 class ArgReduction(Op):
     """The index of the largest or smallest element of an axis; of equal ones the first, or the last if asked.
 
     NumPy takes a copy of an input whose axis is not the last.
     """
 
-    def __init__(self, function: Any) -> None:
-        self.function = function
+    function: Any
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "data", NUMERIC)
@@ -232,8 +238,8 @@ class ArgReduction(Op):
             self.function(x, axis=axis, out=out)
 
 
-register("ArgMax")(partial(ArgReduction, np.argmax))
-register("ArgMin")(partial(ArgReduction, np.argmin))
+REGISTRY["ArgMax"] = ArgReduction(np.argmax)
+REGISTRY["ArgMin"] = ArgReduction(np.argmin)
 
 
 @register("TopK")

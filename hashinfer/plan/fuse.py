@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
@@ -344,9 +343,7 @@ class _Fuser:
         epilogue = _activation(follower, op.epilogue, self.constants)
         if epilogue is None:
             return None
-        op = copy(op)
-        op.epilogue = epilogue
-        return _followed(product, follower, op)
+        return _followed(product, follower, replace(op, epilogue=epilogue))
 
     def _with_bag(self, lookup: Step, op: HashedLookup, follower: Step) -> Step | None:
         """A lookup with the sum or mean over the last axis of its ids in it."""
