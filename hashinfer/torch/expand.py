@@ -135,12 +135,16 @@ def _fold_dyadic(grad: Tensor, scheme: Dyadic) -> Tensor:
 
 
 def _expand_xxh32(w: Tensor, scheme: Xxh32) -> Tensor:
-    index = index_cache.get(scheme, w.device)
-    return torch.cat([w, -w]).index_select(0, index).view(scheme.rows, scheme.cols)
+    return pick_cells(w, index_cache.get(scheme, w.device)).view(scheme.rows, scheme.cols)
 
 
 def _fold_xxh32(grad: Tensor, scheme: Xxh32) -> Tensor:
     return fold_cells(grad, index_cache.get(scheme, grad.device), scheme.buckets)
+
+
+def pick_cells(w: Tensor, index: Tensor) -> Tensor:
+    """The numbers of `w`, signs applied, of cells with this signed index."""
+    return torch.cat([w, -w]).index_select(0, index)
 
 
 def fold_cells(grad: Tensor, index: Tensor, buckets: int) -> Tensor:

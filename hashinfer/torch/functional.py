@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from hashinfer.schemes import Dyadic, Scheme, Xxh32
 from hashinfer.torch import transform
-from hashinfer.torch.expand import cell_index, expand, fold_cells, wide
+from hashinfer.torch.expand import cell_index, expand, fold_cells, pick_cells, wide
 
 
 class _Layout(NamedTuple):
@@ -99,35 +99,24 @@ def hashed_lookup(ids: Tensor, w: Tensor, scheme: Scheme) -> Tensor:
         return functional.embedding(ids, expand(w, scheme))
     if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < scheme.rows):
         raise IndexError(f"ids from {int(ids.min())} to {int(ids.max())}; the table has rows 0 to {scheme.rows - 1}")
-    found: Tensor = _Rows.apply(w, ids, scheme)  # type: ignore[no-untyped-call]
+    found: Tensor = _Rows.apply(w, ids, scheme, False)  # type: ignore[no-untyped-call]
     return found
 
 
 class _Rows(Function):
+    """Rows of W, [*ids.shape, cols], of w [buckets]; folded: the transpose of that, which is its gradient."""
+
     @staticmethod
-    def forward(ctx: Any, w: Tensor, ids: Tensor, scheme: Xxh32) -> Tensor:
+    def forward(ctx: Any, values: Tensor, ids: Tensor, scheme: Xxh32, folded: bool) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.scheme = scheme
-        index = cell_index(scheme, ids).to(w.device)
-        return torch.cat([w, -w]).index_select(0, index).view(*ids.shape, scheme.cols)
+        ctx.scheme, ctx.folded = scheme, folded
+        index = cell_index(scheme, ids).to(values.device)
+        if folded:
+            return fold_cells(values.to(wide(values.dtype)), index, scheme.buckets).to(values.dtype)
+        return pick_cells(values, index).view(*ids.shape, scheme.cols)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (ids,) = ctx.saved_tensors
-        grad: Tensor = _RowsGradient.apply(grads[0], ids, ctx.scheme)  # type: ignore[no-untyped-call]
-        return grad, None, None
-
-
-class _RowsGradient(Function):
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, ids: Tensor, scheme: Xxh32) -> Tensor:
-        ctx.save_for_backward(ids)
-        ctx.scheme = scheme
-        index = cell_index(scheme, ids).to(grad.device)
-        return fold_cells(grad.to(wide(grad.dtype)), index, scheme.buckets).to(grad.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (ids,) = ctx.saved_tensors
-        found: Tensor = _Rows.apply(grads[0], ids, ctx.scheme)  # type: ignore[no-untyped-call]
-        return found, None, None
+        found: Tensor = _Rows.apply(grads[0], ids, ctx.scheme, not ctx.folded)  # type: ignore[no-untyped-call]
+        return found, None, None, None
