@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hashinfer.schemes import Scheme
+
+if TYPE_CHECKING:
+    from hashinfer.ops.matrix import HashedMatrix
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -19,6 +23,12 @@ def virtual(scheme: Scheme, w: np.ndarray) -> np.ndarray:
             bucket, sign = scheme.cell(i, j)
             out[i, j] = sign * float(w[bucket])
     return out
+
+
+def dense(matrix: HashedMatrix) -> np.ndarray:
+    """W [rows, cols] of a matrix at rest, float32."""
+    w = matrix.w.view(np.float16) if matrix.w.dtype == np.uint16 else matrix.w
+    return matrix.scheme.expand(w.astype(np.float32)) * np.float32(matrix.scale)
 
 
 def hadamard_matrix(width: int) -> np.ndarray:

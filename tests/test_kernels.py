@@ -782,7 +782,7 @@ def test_expand(scheme, dtype):
     m = matrix(scheme, dtype)
     y = run(HashedExpand(m), CALL)
     np.testing.assert_allclose(y, unit_virtual(scheme, dtype) * float(np.float32(m.scale)), rtol=EPS, atol=0)
-    assert np.array_equal(y, m.dense())
+    assert np.array_equal(y, naive.dense(m))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

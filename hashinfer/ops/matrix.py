@@ -72,12 +72,6 @@ class HashedMatrix:
         """block or width."""
         return int(getattr(self.scheme, self.scheme.parameter))
 
-    def dense(self) -> Array:
-        """W [rows, cols], float32. For tests, `verify` and `expand`; the engine never calls it."""
-        w = self.w.view(np.float16) if self.w.dtype == np.uint16 else self.w
-        values: Array = self.scheme.expand(w.astype(np.float32)) * np.float32(self.scale)
-        return values
-
     def take_spectrum(self) -> Array:
         """H w_g / width of all groups, float32, unscaled, as hashinfer.kernels.dyadic lays it out; taken once.
 
