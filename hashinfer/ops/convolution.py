@@ -76,12 +76,17 @@ def need_auto_pad(call: Call) -> str:
     return auto
 
 
-def need_pads(call: Call, spatial: int) -> Shape:
-    """The attribute `pads`, by default zeros. Raises OpError unless it is two numbers for each spatial axis."""
-    pads = tuple(int(v) for v in call.get("pads", (0,) * (2 * spatial)))
-    if len(pads) != 2 * spatial or any(v < 0 for v in pads):
-        raise OpError(f"pads is {list(pads)}; expected {2 * spatial} numbers, none below 0")
-    return pads
+def need_numbers(call: Call, name: str, count: int, default: int, least: int) -> Shape:
+    """An attribute of `count` numbers, by default all `default`. Raises OpError for another number, or a lower one."""
+    found = tuple(int(v) for v in call.get(name, (default,) * count))
+    if len(found) != count or any(v < least for v in found):
+        raise OpError(f"{name} is {list(found)}; expected {count} numbers, none below {least}")
+    return found
+
+
+def need_pads(call: Call, auto: str, spatial: int) -> Shape:
+    """Begins and ends of the spatial axes: the attribute `pads`, zeros where it is not given or `auto` makes them."""
+    return need_numbers(call, "pads", 2 * spatial, 0, 0) if auto == "NOTSET" else (0,) * (2 * spatial)
 
 
 def shared_padding(auto: str, total: int) -> tuple[int, int]:
@@ -140,7 +145,7 @@ class Geometry:
         strides = _above_zero(call.get("strides", (1,) * spatial), spatial, "strides")
         dilations = _above_zero(call.get("dilations", (1,) * spatial), spatial, "dilations")
         auto = need_auto_pad(call)
-        pads = need_pads(call, spatial) if auto == "NOTSET" else (0,) * (2 * spatial)
+        pads = need_pads(call, auto, spatial)
         ends = zip(pads[:spatial], pads[spatial:], strict=True)
         found = [_window(auto, *each) for each in zip(x[2:], kernel, strides, dilations, ends, strict=True)]
         return cls(x[0], x[1], w[0], groups, (WHOLE if spatial == 1 else found[0], found[-1]), spatial)

@@ -106,12 +106,18 @@ class Gather(Op):
         return [tensor(x.dtype, with_dims(x.shape, axis, *indices.shape))]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        x, indices = arrays(ins, 2)
-        axis = axis_of(call, x.shape, 0)
-        need_index_range(indices, x.shape[axis])
+        x, indices, axis = along_indices(call, ins)
         if outs[0].size:
             # mode="raise" would write to a copy of `out` first.
             np.take(x, indices, axis=axis, out=outs[0], mode="wrap")
+
+
+def along_indices(call: Call, ins: Arrays) -> tuple[Array, Array, int]:
+    """Data, indices and the axis they go along. Raises OpError for an index out of range."""
+    x, indices = arrays(ins, 2)
+    axis = axis_of(call, x.shape, 0)
+    need_index_range(indices, x.shape[axis])
+    return x, indices, axis
 
 
 def need_elements_indices(call: Call, x: Operand, indices: Operand) -> int:
@@ -136,9 +142,7 @@ class GatherElements(Op):
         return [TensorType(x.dtype, indices.shape)]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        x, indices = arrays(ins, 2)
-        axis = axis_of(call, x.shape, 0)
-        need_index_range(indices, x.shape[axis])
+        x, indices, axis = along_indices(call, ins)
         if indices.size == 0:
             return
         flat = indices.astype(np.int64)
@@ -227,12 +231,10 @@ class ScatterElements(ScatterOp):
         return [x.type]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        x, indices, updates = arrays(ins, 3)
-        axis = axis_of(call, x.shape, 0)
-        need_index_range(indices, x.shape[axis])
+        x, indices, axis = along_indices(call, ins)
         grid: list[Array] = list(np.ogrid[tuple(slice(dim) for dim in indices.shape)])
         grid[axis] = indices
-        self.scatter(call, x, tuple(grid), updates, outs[0])
+        self.scatter(call, x, tuple(grid), array(ins, 2), outs[0])
 
 
 @register("ScatterND")

@@ -24,7 +24,6 @@ from hashinfer.ops.base import (
     Call,
     Inputs,
     Op,
-    Operand,
     Outputs,
     Shape,
     TensorType,
@@ -243,10 +242,12 @@ def per_channel(values: Array, rank: int) -> Array:
     return values.reshape(-1, *[1] * (rank - 2))
 
 
-def need_vector(operand: Operand, length: int, what: str) -> None:
-    need_dtype(operand, FLOATS, what)
-    if operand.shape != (length,):
-        raise OpError(f"{what} is {operand.type}; expected shape [{length}]")
+def need_vectors(ins: Inputs, length: int, *whats: str) -> None:
+    """Raise OpError unless the inputs from number 1 on are float vectors of that length."""
+    for at, what in enumerate(whats, 1):
+        operand = need(ins, at, what, FLOATS)
+        if operand.shape != (length,):
+            raise OpError(f"{what} is {operand.type}; expected shape [{length}]")
 
 
 @register("BatchNormalization")
@@ -259,8 +260,7 @@ class BatchNormalization(Op):
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "X", FLOATS)
         channels = x.shape[1] if x.rank > 1 else 1
-        for at, what in enumerate(("scale", "B", "input_mean", "input_var"), 1):
-            need_vector(need(ins, at, what), channels, what)
+        need_vectors(ins, channels, "scale", "B", "input_mean", "input_var")
         return [x.type]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
@@ -287,7 +287,7 @@ class InstanceNormalization(KernelOrNumPy):
         need_rank(x, 3, "input")
         for at, what in enumerate(("scale", "B"), 1):
             need_same_dtype(x, need(ins, at, what), what)
-            need_vector(need(ins, at, what), x.shape[1], what)
+        need_vectors(ins, x.shape[1], "scale", "B")
         return [x.type]
 
     def emits(self, call: Call, ins: Inputs) -> bool:
@@ -322,8 +322,7 @@ class GroupNormalization(Op):
         groups, channels = int(call.get("num_groups", 0)), x.shape[1]
         if groups < 1 or channels % groups:
             raise OpError(f"num_groups is {groups}; expected a divisor of the {channels} channels")
-        for at, what in enumerate(("scale", "bias"), 1):
-            need_vector(need(ins, at, what), channels if call.opset >= 21 else groups, what)
+        need_vectors(ins, channels if call.opset >= 21 else groups, "scale", "bias")
         return [x.type]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:

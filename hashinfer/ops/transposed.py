@@ -6,7 +6,6 @@ product over the channels, and outputs that are padding are left out of the slic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -15,19 +14,12 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.ops.base import Arrays, Call, Inputs, Op, Outputs, Shape, Types, optional, register
 from hashinfer.ops.checks import FLOATS, array, need, need_dtype, need_rank, need_same_dtype, tensor
-from hashinfer.ops.convolution import Window, meetings, need_auto_pad, need_pads, shared_padding
+from hashinfer.ops.convolution import Window, meetings, need_auto_pad, need_numbers, need_pads, shared_padding
 
 
 @register("ConvTranspose")
 class ConvTranspose(Op):
     """X [N, C, ...] and W [C, M / group, ...] to [N, M, ...]. Sums in float32 at least."""
-
-    def numbers(self, call: Call, name: str, spatial: int, default: int, least: int) -> Shape:
-        """An attribute of one number for each spatial axis. Raises OpError for another."""
-        found = tuple(int(v) for v in call.get(name, (default,) * spatial))
-        if len(found) != spatial or any(v < least for v in found):
-            raise OpError(f"{name} is {list(found)}; expected {spatial} numbers, none below {least}")
-        return found
 
     def windows(self, call: Call, x: Shape, w: Shape) -> list[Window]:
         """How the kernel goes along each axis of the output, once for each input.
@@ -38,34 +30,29 @@ class ConvTranspose(Op):
         groups = int(call.get("group", 1))
         if len(w) != len(x) or groups < 1 or x[1] != w[0] or w[0] % groups:
             raise OpError(f"X has shape {list(x)}, W {list(w)} and group {groups}: ranks or channels do not fit")
-        kernel = self.numbers(call, "kernel_shape", spatial, 1, 1) if "kernel_shape" in call.attrs else w[2:]
+        kernel = need_numbers(call, "kernel_shape", spatial, 1, 1) if "kernel_shape" in call.attrs else w[2:]
         if kernel != w[2:] or 0 in kernel:
             raise OpError(f"kernel_shape is {list(kernel)}; W has shape {list(w)}")
-        strides = self.numbers(call, "strides", spatial, 1, 1)
-        dilations = self.numbers(call, "dilations", spatial, 1, 1)
-        more = self.numbers(call, "output_padding", spatial, 0, 0)
+        strides = need_numbers(call, "strides", spatial, 1, 1)
+        dilations = need_numbers(call, "dilations", spatial, 1, 1)
+        more = need_numbers(call, "output_padding", spatial, 0, 0)
         auto = need_auto_pad(call)
         parts = zip(x[2:], kernel, strides, dilations, more, strict=True)
         whole = [s * (n - 1) + p + d * (k - 1) + 1 for n, k, s, d, p in parts]
-        if "output_shape" in call.attrs:
-            out = self.numbers(call, "output_shape", spatial, 1, 0)
-            before = self.shared(auto, whole, out)
-        elif auto.startswith("SAME"):
+        if "output_shape" in call.attrs or auto.startswith("SAME"):
             out = tuple(n * s for n, s in zip(x[2:], strides, strict=True))
-            before = self.shared(auto, whole, out)
+            if "output_shape" in call.attrs:
+                out = need_numbers(call, "output_shape", spatial, 1, 0)
+            # What is left over is shared by both ends.
+            before = tuple(shared_padding(auto, n - m)[0] for n, m in zip(whole, out, strict=True))
         else:
-            pads = need_pads(call, spatial) if auto == "NOTSET" else (0,) * (2 * spatial)
+            pads = need_pads(call, auto, spatial)
             before = pads[:spatial]
             out = tuple(n - a - b for n, a, b in zip(whole, before, pads[spatial:], strict=True))
         if any(n < 0 for n in out) or 0 in x[2:]:
             raise OpError(f"the output would have shape {list(out)}")
         ends = [(pad, 0) for pad in before]
         return [Window(*each) for each in zip(out, kernel, strides, dilations, ends, x[2:], strict=True)]
-
-    @staticmethod
-    def shared(auto: str, whole: Sequence[int], out: Sequence[int]) -> Shape:
-        """Padding before each axis where what is left over is shared by both ends."""
-        return tuple(shared_padding(auto, n - m)[0] for n, m in zip(whole, out, strict=True))
 
     def supports(self, call: Call, ins: Inputs) -> bool:
         x = optional(ins, 0)
