@@ -115,23 +115,22 @@ def _kept(made: Sequence[Any], columns: Sequence[list[Any]], limits: Limits) -> 
 def _all_stacked(
     columns: Sequence[list[Any]], declared: Sequence[ValueType], axes: Sequence[int], limits: Limits
 ) -> list[Any]:
-    """Each column as one array; the parts go as soon as they are in it."""
+    """Each column as one array; the parts go as soon as they are in it.
+
+    Of no trips, an empty one of the declared type, open dimensions being 0.
+    """
     made = []
     for column, value, axis in zip(columns, declared, axes, strict=False):
-        made.append(_stacked(column, value, axis, limits))
-        column.clear()
+        if column:
+            size = sum(part.nbytes for part in column)
+            if size > limits.bytes:
+                raise MemoryLimitError(f"the scan output {value.name!r} takes {size} bytes; {limits.bytes} are left")
+            made.append(np.stack(column, axis))
+            column.clear()
+        else:
+            shape = [d if isinstance(d, int) else 0 for d in value.shape or ()]
+            made.append(np.empty([*shape[:axis], 0, *shape[axis:]], value.dtype or np.float32))
     return made
-
-
-def _stacked(parts: list[Any], declared: ValueType, axis: int, limits: Limits) -> Any:
-    """Scan outputs as one array; of no trips, an empty one of the declared type, open dimensions being 0."""
-    if not parts:
-        shape = [d if isinstance(d, int) else 0 for d in declared.shape or ()]
-        return np.empty([*shape[:axis], 0, *shape[axis:]], declared.dtype or np.float32)
-    size = sum(part.nbytes for part in parts)
-    if size > limits.bytes:
-        raise MemoryLimitError(f"the scan output {declared.name!r} takes {size} bytes; {limits.bytes} are left")
-    return np.stack(parts, axis)
 
 
 def _run_scan(step: Step, ins: Sequence[Any], values: Values, limits: Limits) -> list[Any]:

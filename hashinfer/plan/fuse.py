@@ -49,14 +49,6 @@ def fuse(graph: Graph) -> Program:
     return _Fuser(graph).program()
 
 
-def scheme_of(node: Node, buckets: int) -> Scheme:
-    """The scheme that an Expand node describes, for a weight vector of `buckets`. Raises ModelError naming the node."""
-    try:
-        return _scheme_class(node)(buckets, **node.attrs)
-    except SchemeError as error:
-        raise ModelError(node.explain(str(error))) from None
-
-
 def _scheme_class(node: Node) -> type[Scheme]:
     """The scheme of an Expand node. Raises ModelError unless the node has all of its attributes and no other."""
     cls = BY_OP_TYPE[node.op_type]
@@ -143,7 +135,10 @@ class _Fuser:
         w, scale = stored
         if w.ndim != 1:
             raise ModelError(node.explain(f"the weight vector has shape {list(w.shape)}; expected rank 1"))
-        scheme = scheme_of(node, w.size)
+        try:
+            scheme = _scheme_class(node)(w.size, **node.attrs)
+        except SchemeError as error:
+            raise ModelError(node.explain(str(error))) from None
         if w.dtype not in (np.float32, np.float16, np.int8) or (w.dtype == np.float16 and scale is None):
             self.steps.append(_step(node, ExpandOp(type(scheme), node.attrs)))
             return
@@ -183,17 +178,15 @@ class _Fuser:
         view = self.views.get(node.inputs[0]) if node.inputs else None
         if view is None or view.conv_shape is not None:
             return False
-        seen: View | None = None
-        if node.op_type == "Identity":
-            seen = view
-        elif node.op_type == "Transpose" and tuple(node.attrs.get("perm", (1, 0))) == (1, 0):
-            seen = replace(view, transposed=not view.transposed)
+        if node.op_type == "Transpose" and tuple(node.attrs.get("perm", (1, 0))) == (1, 0):
+            view = replace(view, transposed=not view.transposed)
         elif node.op_type == "Reshape" and view.transposed:
-            shape = self._conv_weight_shape(view, self.constants.get(node.inputs[1]))
-            seen = None if shape is None else replace(view, conv_shape=shape)
-        if seen is None:
+            view = replace(view, conv_shape=self._conv_weight_shape(view, self.constants.get(node.inputs[1])))
+            if view.conv_shape is None:
+                return False
+        elif node.op_type != "Identity":
             return False
-        self.views[node.outputs[0]] = seen
+        self.views[node.outputs[0]] = view
         return True
 
     @staticmethod
