@@ -11,7 +11,8 @@ import pytest
 from onnx import defs, helper
 
 from hashinfer.model import schema
-from hashinfer.model.schema import known_to_fit, table, table_of_onnx, takes_of
+from hashinfer.model.schema import known_to_fit, table
+from tests.schemas import table_of_onnx, takes_of
 
 
 def fits(op: str, ins: list[str], outs: list[str], opset: int = 18, **attributes: object) -> bool:

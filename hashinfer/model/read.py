@@ -7,7 +7,7 @@ checked here, kernels rely on: hash parameters (hashinfer.schemes), tensor sizes
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -383,27 +383,16 @@ class _Builder:
 
     def _value(self, attribute: AttributeProto, node: str, scope: _Scope) -> Any:
         kind, where = attribute.type, f"attribute {attribute.name!r} of node {node!r}"
-        if kind == AttributeProto.FLOAT:
-            return attribute.f
-        if kind == AttributeProto.INT:
-            return attribute.i
-        if kind == AttributeProto.STRING:
-            return _text(attribute.s)
         if kind == AttributeProto.TENSOR:
             return self._array(attribute.t, where)
-        if kind == AttributeProto.GRAPH:
-            return self._graph(attribute.g, _Scope(self._prefix(node), scope.opsets, scope.attributes, scope))
-        if kind == AttributeProto.FLOATS:
-            return tuple(attribute.floats)
-        if kind == AttributeProto.INTS:
-            return tuple(attribute.ints)
-        if kind == AttributeProto.STRINGS:
-            return tuple(_text(s) for s in attribute.strings)
         if kind == AttributeProto.TENSORS:
             return tuple(self._array(t, where) for t in attribute.tensors)
-        if kind == AttributeProto.TYPE_PROTO:
-            return attribute.tp.SerializeToString()
-        raise UnsupportedError(f"{where} is of kind {AttributeProto.AttributeType.Name(kind)}, which is not read here")
+        if kind == AttributeProto.GRAPH:
+            return self._graph(attribute.g, _Scope(self._prefix(node), scope.opsets, scope.attributes, scope))
+        if kind not in _PLAIN_VALUES:
+            shown = AttributeProto.AttributeType.Name(kind)
+            raise UnsupportedError(f"{where} is of kind {shown}, which is not read here")
+        return _PLAIN_VALUES[kind](attribute)
 
 
 def _attributes(proto: NodeProto, name: str, given: Mapping[str, AttributeProto]) -> dict[str, AttributeProto]:
@@ -435,6 +424,18 @@ def _text(data: bytes) -> str | bytes:
         return data.decode()
     except UnicodeDecodeError:
         return data
+
+
+_PLAIN_VALUES: dict[int, Callable[[AttributeProto], Any]] = {
+    AttributeProto.FLOAT: lambda a: a.f,
+    AttributeProto.INT: lambda a: a.i,
+    AttributeProto.STRING: lambda a: _text(a.s),
+    AttributeProto.FLOATS: lambda a: tuple(a.floats),
+    AttributeProto.INTS: lambda a: tuple(a.ints),
+    AttributeProto.STRINGS: lambda a: tuple(map(_text, a.strings)),
+    AttributeProto.TYPE_PROTO: lambda a: a.tp.SerializeToString(),
+}
+"""Values of attributes that hold neither tensors nor graphs, by their kind."""
 
 
 def _undefined(name: str, producers: Mapping[str, NodeProto]) -> str:

@@ -2,16 +2,12 @@
 
 Asked for one schema, onnx makes all, which takes 7 MB and 10 ms. So a node is first held to schemas.json.gz,
 a table of what default-domain ops take; only one that does not fit there, or is not in it, is shown to onnx.
-
-    python -m hashinfer.model.schema > hashinfer/model/schemas.json.gz
-
-writes the table anew, from the onnx that is installed.
+The module tests.schemas makes the table.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import zlib
 from bisect import bisect_right
 from functools import cache
@@ -92,39 +88,3 @@ def check_node(proto: NodeProto, name: str, domain: str, opset: int, attributes:
     for key, expected in schema.attributes.items():
         if expected.required and key not in attributes:
             raise malformed(f"it has no attribute {key!r}, which the op needs")
-
-
-def takes_of(schema: Any) -> Takes:
-    """What one of onnx's schemas takes."""
-    optional = type(schema).FormalParameterOption.Optional
-    return (
-        schema.min_input,
-        schema.max_input,
-        schema.min_output,
-        schema.max_output,
-        "".join(str(int(formal.option == optional)) for formal in schema.inputs),
-        {name: a.type.value for name, a in sorted(schema.attributes.items())},
-        sorted(name for name, a in schema.attributes.items() if a.required),
-    )
-
-
-def table_of_onnx() -> dict[str, Any]:
-    """The table that the installed onnx gives."""
-    from onnx import defs
-
-    schemas = [schema for schema in defs.get_all_schemas_with_history() if not schema.domain]
-    ops: dict[str, tuple[list[int], list[Takes]]] = {}
-    for schema in sorted(schemas, key=lambda schema: (schema.name, schema.since_version)):
-        since, takes = ops.setdefault(schema.name, ([], []))
-        found = takes_of(schema)
-        if not takes or takes[-1] != found:
-            since.append(schema.since_version)
-            takes.append(found)
-    return {"opset": defs.onnx_opset_version(), "ops": ops}
-
-
-if __name__ == "__main__":
-    import gzip
-
-    text = json.dumps(table_of_onnx(), separators=(",", ":"))
-    sys.stdout.buffer.write(gzip.compress(text.encode(), mtime=0))
