@@ -17,17 +17,13 @@ def command(ctx: click.Context) -> None:
     A set serves one state of sources, versions and CPU; clearing costs a compilation, nothing else.
     """
     if ctx.invoked_subcommand is None:
-        _show()
+        ctx.invoke(show)
 
 
 @command.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the sets as JSON.")
-def show(as_json: bool = False) -> None:
+def show(as_json: bool) -> None:
     """Show where compiled kernels are kept, which, and their sizes."""
-    _show(as_json)
-
-
-def _show(as_json: bool = False) -> None:
     from hashinfer.kernels.cache import base_folder, kept_sets
 
     base, sets = base_folder(), kept_sets()
@@ -46,7 +42,8 @@ def _show(as_json: bool = False) -> None:
 @command.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...", type=click.Path())
 @click.option("--batch", type=click.IntRange(1), multiple=True, help="Rows to run; repeatable. Default: 1 and 64.")
-def warm(models: tuple[str, ...], batch: tuple[int, ...]) -> None:
+@click.pass_context
+def warm(ctx: click.Context, models: tuple[str, ...], batch: tuple[int, ...]) -> None:
     """Compile what runs of MODELs need, or every kernel where none is named, so that no later process has to."""
     from hashinfer.kernels.cache import cache_folder
     from hashinfer.kernels.jit import every_kernel
@@ -59,7 +56,7 @@ def warm(models: tuple[str, ...], batch: tuple[int, ...]) -> None:
                 _ = kernel.address
         for model in models:
             _warm(model, batch or (1, 64))
-    _show()
+    ctx.invoke(show)
 
 
 def _warm(model: str, batches: tuple[int, ...]) -> None:

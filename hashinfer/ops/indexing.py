@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite, prod
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -106,18 +106,26 @@ class Gather(Op):
         return [tensor(x.dtype, with_dims(x.shape, axis, *indices.shape))]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        x, indices, axis = along_indices(call, ins)
+        x, indices, axis = along_axis(call, ins)
         if outs[0].size:
             # mode="raise" would write to a copy of `out` first.
             np.take(x, indices, axis=axis, out=outs[0], mode="wrap")
 
 
-def along_indices(call: Call, ins: Arrays) -> tuple[Array, Array, int]:
+def along_axis(call: Call, ins: Arrays) -> tuple[Array, Array, int]:
     """Data, indices and the axis they go along. Raises OpError for an index out of range."""
     x, indices = arrays(ins, 2)
     axis = axis_of(call, x.shape, 0)
     need_index_range(indices, x.shape[axis])
     return x, indices, axis
+
+
+def elements(call: Call, ins: Arrays) -> tuple[Array, tuple[Array, ...]]:
+    """Data, and what picks an element of it for each of the indices. Raises OpError for an index out of range."""
+    x, indices, axis = along_axis(call, ins)
+    grid: list[Array] = list(np.ogrid[tuple(slice(dim) for dim in indices.shape)])
+    grid[axis] = indices
+    return x, tuple(grid)
 
 
 def need_elements_indices(call: Call, x: Operand, indices: Operand) -> int:
@@ -134,7 +142,7 @@ def need_elements_indices(call: Call, x: Operand, indices: Operand) -> int:
 
 @register("GatherElements")
 class GatherElements(Op):
-    """out[i, j] = data[indices[i, j], j], for axis 0. Takes an int64 array of the output's size on the way."""
+    """out[i, j] = data[indices[i, j], j], for axis 0. Takes an array as large as the output on the way."""
 
     def infer(self, call: Call, ins: Inputs) -> Types:
         x, indices = need_all(ins, "data", "indices")
@@ -142,17 +150,8 @@ class GatherElements(Op):
         return [TensorType(x.dtype, indices.shape)]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        x, indices, axis = along_indices(call, ins)
-        if indices.size == 0:
-            return
-        flat = indices.astype(np.int64)
-        flat += x.shape[axis] * (flat < 0)
-        flat *= prod(x.shape[axis + 1 :])
-        for other in range(x.ndim):
-            if other != axis:
-                steps = np.arange(indices.shape[other]) * prod(x.shape[other + 1 :])
-                flat += steps.reshape(-1, *[1] * (x.ndim - 1 - other))
-        np.take(x.reshape(-1), flat, out=outs[0], mode="clip")
+        x, picked = elements(call, ins)
+        np.copyto(outs[0], x[picked])
 
 
 def tuple_depth(x: Operand, indices: Operand, batch: int = 0) -> int:
@@ -231,10 +230,8 @@ class ScatterElements(ScatterOp):
         return [x.type]
 
     def run(self, call: Call, ins: Arrays, outs: Outputs) -> None:
-        x, indices, axis = along_indices(call, ins)
-        grid: list[Array] = list(np.ogrid[tuple(slice(dim) for dim in indices.shape)])
-        grid[axis] = indices
-        self.scatter(call, x, tuple(grid), array(ins, 2), outs[0])
+        x, picked = elements(call, ins)
+        self.scatter(call, x, picked, array(ins, 2), outs[0])
 
 
 @register("ScatterND")
