@@ -70,19 +70,14 @@ def _lift_constants(graph: GraphProto) -> None:
     outputs = {v.name for v in graph.output}
     kept: list[NodeProto] = []
     for node in graph.node:
-        value = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
-        if (
-            value is None
-            or node.domain not in DEFAULT_DOMAINS
-            or value.name != "value"
-            or value.t.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-            or node.output[0] in outputs
-        ):
+        plain = node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS and node.output[0] not in outputs
+        value = node.attribute[0].t if plain and [a.name for a in node.attribute] == ["value"] else TensorProto()
+        if value.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(value)
+            tensor.name = node.output[0]
+        else:
             kept.append(node)
-            continue
-        tensor = graph.initializer.add()
-        tensor.CopyFrom(value.t)
-        tensor.name = node.output[0]
     keep(graph.node, kept)
 
 

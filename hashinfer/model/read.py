@@ -270,11 +270,11 @@ class _Builder:
         for tensor in proto.initializer:
             name = self._define(scope, tensor.name, f"initializer {tensor.name!r}")
             initializers[name] = self._array(tensor, f"initializer {tensor.name!r}")
-        inputs = []
-        for value in proto.input:
-            if value.name in scope.rename:
-                continue
-            inputs.append(_value_type(value, self._define(scope, value.name, f"input {value.name!r} of {where}")))
+        inputs = [
+            _value_type(value, self._define(scope, value.name, f"input {value.name!r} of {where}"))
+            for value in proto.input
+            if value.name not in scope.rename
+        ]
         nodes = self._nodes(proto.node, scope)
         outputs = []
         for value in proto.output:

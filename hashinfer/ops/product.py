@@ -154,12 +154,10 @@ def as_matrices(a: Shape, b: Shape) -> tuple[Shape, Shape, Shape, int]:
 
 
 def block_tiles(rows: int, outputs: int) -> int:
-    """Tiles of a block kernel."""
     return -(-rows // blocks.ROW_BLOCK) * -(-outputs // blocks.STRIP)
 
 
 def pixel_tiles(source: Rows) -> int:
-    """Tiles of a pixel block kernel."""
     images = source.rows // source.image_rows
     return images * -(-source.image_rows // pixel_blocks.BLOCK) * -(-source.outputs // blocks.STRIP)
 

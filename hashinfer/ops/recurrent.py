@@ -116,15 +116,11 @@ class Recurrent(NativeOp):
 
 @register("LSTM")
 class Lstm(Recurrent):
-    """Long short-term memory."""
-
     kernel, gates, outputs = recurrent.lstm, 4, 3
     activations = ("sigmoid", "tanh", "tanh")
 
 
 @register("GRU")
 class Gru(Recurrent):
-    """A gated recurrent unit."""
-
     kernel, gates, outputs = recurrent.gru, 3, 2
     activations = ("sigmoid", "tanh")

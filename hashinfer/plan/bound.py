@@ -14,7 +14,7 @@ from hashinfer.ops.base import Array
 from hashinfer.ops.emission import NativeOp, Relocation, aligned_empty, assemble
 from hashinfer.plan.control import keep, run_step
 from hashinfer.plan.limits import Limits
-from hashinfer.plan.planner import Place, Plan, PlannedStep
+from hashinfer.plan.planner import Plan, PlannedStep
 from hashinfer.plan.program import Step
 
 WORTH_SHARING_NS = 40_000
@@ -57,7 +57,8 @@ class BoundPlan:
         self.externals: list[External] = []
         for name, place in plan.places.items():
             if place.kind == "arena":
-                self.values[name] = self._view(place)
+                part = self.memory[place.index : place.index + place.type.nbytes]
+                self.values[name] = part.view(place.type.dtype).reshape(place.type.shape)
         self.input_aliases = [(name, place) for name, place in plan.places.items() if place.kind != "arena"]
         self.dynamic_names = {name for p in plan.steps if p.dynamic for name in p.step.outputs if name}
         self.dying = {
@@ -76,11 +77,6 @@ class BoundPlan:
         return in_place and all(
             p.kind in ("alias", "folded") or (p.kind == "native" and not _checks(p)) for p in self.plan.steps
         )
-
-    def _view(self, place: Place) -> Array:
-        part = self.memory[place.index : place.index + place.type.nbytes]
-        view: Array = part.view(place.type.dtype).reshape(place.type.shape)
-        return view
 
     def run(
         self, inputs: Sequence[Array], outputs: Sequence[Array | None], seconds: float | None = None

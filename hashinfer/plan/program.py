@@ -13,6 +13,7 @@ import numpy as np
 from hashinfer.errors import HashinferError, MemoryLimitError, OpError, at_node
 from hashinfer.model.graph import ValueType
 from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, is_native
+from hashinfer.ops.checks import operands
 from hashinfer.ops.reference import ReferenceOp
 from hashinfer.plan.limits import Limits, in_time
 
@@ -156,12 +157,12 @@ def evaluate(step: Step, ins: Sequence[Any], limits: Limits) -> list[Any]:
     """
     if not all(x is None or isinstance(x, np.ndarray) for x in ins):
         return _by_reference(step, ins, limits)
-    operands = [None if x is None else Operand.of(x) for x in ins]
-    op = step.native_op(operands)
+    known = operands(ins)
+    op = step.native_op(known)
     if op is None:
         return _by_reference(step, ins, limits)
     with step.named_errors():
-        types = op.infer(step.call, operands)
+        types = op.infer(step.call, known)
         if types is None:
             raise OpError("its output's shape cannot be told from its inputs")
         check_size(step, types, limits.bytes)

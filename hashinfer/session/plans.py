@@ -34,7 +34,9 @@ class PlanCache:
             if plan is None:
                 plan = self._plans[key] = make()
                 while len(self._plans) > PLANS_KEPT:
-                    self._forget(self._plans.popitem(last=False)[1])
+                    _, gone = self._plans.popitem(last=False)
+                    self._idle = [b for b in self._idle if b.plan is not gone]
+                    self._last = [b for b in self._last if b.plan is not gone]
             else:
                 self._plans.move_to_end(key)
             return plan
@@ -79,9 +81,6 @@ class PlanCache:
             self._plans.clear()
             self._idle.clear()
             self._last.clear()
-
-    def _forget(self, plan: Plan) -> None:
-        self._idle, self._last = ([b for b in kept if b.plan is not plan] for kept in (self._idle, self._last))
 
     def _make_room(self, size: int) -> None:
         total = size + sum(bound.plan.buffer_bytes for bound in (*self._idle, *self._last))
