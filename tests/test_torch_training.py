@@ -46,6 +46,11 @@ def apart(found: Tensor, expected: Tensor) -> float:
     return float((found.detach().double() - expected).norm() / expected.norm())
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 # W and its transpose.
 
 
