@@ -54,6 +54,7 @@ Numba's bounds checking does not see the vector loads and stores. Each has a sca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -69,12 +70,34 @@ _F32, _F64, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.Int
 _INDEX = ir.IntType(types.intp.bitwidth)
 _VECTOR, _WORDS, _MASK = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(1), LANES)
 _REGISTER = ir.VectorType(_F32, REGISTER)
+_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
 _FAST = ("reassoc", "nsz", "contract")
 
 
-def intrinsic(function: Callable[..., Any]) -> Any:
-    """Numba's decorator, typed."""
-    return extending.intrinsic(function)
+ARRAY = None
+"""Any array: what is emitted gets the pointer to its first element."""
+
+
+def emits(result: Any, *kinds: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator that makes an intrinsic of a function (builder, one value for each of `kinds`) which writes its IR."""
+
+    def decorate(emit: Callable[..., Any]) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            values = [
+                context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+                for kind, value in zip(signature.args, args, strict=True)
+            ]
+            made = emit(builder, *values)
+            return context.get_dummy_value() if result is types.none else made
+
+        # Numba asks for the parameters' names, and leaves out the first.
+        @wraps(emit)
+        def typed(_context: Any, *given: Any) -> Any:
+            return result(*(one if kind is ARRAY else kind for kind, one in zip(kinds, given, strict=True))), codegen
+
+        return extending.intrinsic(typed)
+
+    return decorate
 
 
 class Float32x16(types.Type):  # type: ignore[misc]
@@ -93,129 +116,21 @@ class _Float32x16Model(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, fe_type, _VECTOR)
 
 
-def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
-    return context.make_array(array_type)(context, builder, array).data
-
-
 def _at(builder: Any, data: Any, offset: Any, kind: Any = _VECTOR) -> Any:
     return builder.bitcast(builder.gep(data, [offset]), kind.as_pointer())
 
 
-def _vector_pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
-    return _at(builder, _data(context, builder, array_type, array), offset)
-
-
 def _splat(builder: Any, scalar: Any, lanes: int = LANES) -> Any:
-    undefined = ir.Constant(ir.VectorType(_F32, lanes), ir.Undefined)
-    first = builder.insert_element(undefined, scalar, _I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
+    kind = ir.VectorType(scalar.type, lanes)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, _I32(0))
+    return _shuffled(builder, first, [0] * lanes)
 
 
-@intrinsic
-def load16(_context: Any, array: Any, offset: Any) -> Any:
-    """array[offset : offset + 16] of a float32 array."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.load(_vector_pointer(context, builder, sig.args[0], *args), align=4)
-
-    return float32x16(array, types.intp), codegen
-
-
-@intrinsic
-def store16(_context: Any, array: Any, offset: Any, value: Any) -> Any:
-    """array[offset : offset + 16] = value."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.store(args[2], _vector_pointer(context, builder, sig.args[0], args[0], args[1]), align=4)
-        return context.get_dummy_value()
-
-    return types.none(array, types.intp, float32x16), codegen
-
-
-@intrinsic
-def splat16(_context: Any, value: Any) -> Any:
-    """Sixteen copies of a float32."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return _splat(builder, args[0])
-
-    return float32x16(types.float32), codegen
-
-
-def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    name = f"llvm.{'fma' if FUSES else 'fmuladd'}.v{a.type.count}f32"
-    kind = ir.FunctionType(a.type, [a.type, a.type, a.type])
-    return builder.call(builder.module.declare_intrinsic(name, fnty=kind), [a, b, c])
-
-
-def _binary(instruction: str) -> Any:
-    @intrinsic
-    def operation(_context: Any, a: Any, b: Any) -> Any:
-        def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-            return getattr(builder, instruction)(*args, flags=_FAST)
-
-        return float32x16(float32x16, float32x16), codegen
-
-    return operation
-
-
-add16, mul16 = _binary("fadd"), _binary("fmul")
-
-
-@intrinsic
-def fma16(_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once where the CPU can."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return _fma(builder, *args)
-
-    return float32x16(float32x16, float32x16, float32x16), codegen
-
-
-def _rounded(instruction: str) -> Any:
-    @intrinsic
-    def operation(_context: Any, a: Any, b: Any) -> Any:
-        def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-            # Numba gives all of its flags to what has none; this one lets nothing be reordered or fused.
-            return getattr(builder, instruction)(*args, flags=("nsz",))
-
-        return types.float32(types.float32, types.float32), codegen
-
-    return operation
-
-
-product, quotient = _rounded("fmul"), _rounded("fdiv")
-"""Of two float32, rounded as they stand."""
-
-
-@intrinsic
-def sum16(_context: Any, value: Any) -> Any:
-    """The sum of the lanes, in a fixed order."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        value, undefined = args[0], ir.Constant(_VECTOR, ir.Undefined)
-        for distance in (8, 4, 2, 1):
-            order = ir.Constant(_WORDS, [(lane + distance) % LANES for lane in range(LANES)])
-            value = builder.fadd(value, builder.shuffle_vector(value, undefined, order))
-        return builder.extract_element(value, _I32(0))
-
-    return types.float32(float32x16), codegen
-
-
-@intrinsic
-def relu16(_context: Any, value: Any) -> Any:
-    """0 in the lanes below 0, the others as they are."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        zero = ir.Constant(_VECTOR, [0.0] * LANES)
-        return builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
-
-    return float32x16(float32x16), codegen
-
-
-def _spread(builder: Any, word: Any) -> Any:
-    undefined = ir.Constant(_WORDS, ir.Undefined)
-    return builder.shuffle_vector(builder.insert_element(undefined, word, _I32(0)), undefined, _words(0))
+def _shuffled(builder: Any, value: Any, order: Iterable[int]) -> Any:
+    """The lanes of a vector that `order` names."""
+    numbers = list(order)
+    places = ir.Constant(ir.VectorType(_I32, len(numbers)), numbers)
+    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), places)
 
 
 def _words(number: int) -> Any:
@@ -226,84 +141,128 @@ def _words_of(numbers: Iterable[int]) -> Any:
     return ir.Constant(_WORDS, list(numbers))
 
 
-@intrinsic
-def flip16(_context: Any, value: Any, negative: Any) -> Any:
+@emits(float32x16, ARRAY, types.intp)
+def load16(builder: Any, array: Any, offset: Any) -> Any:
+    """array[offset : offset + 16] of a float32 array."""
+    return builder.load(_at(builder, array, offset), align=4)
+
+
+@emits(types.none, ARRAY, types.intp, float32x16)
+def store16(builder: Any, array: Any, offset: Any, value: Any) -> None:
+    """array[offset : offset + 16] = value."""
+    builder.store(value, _at(builder, array, offset), align=4)
+
+
+@emits(float32x16, types.float32)
+def splat16(builder: Any, value: Any) -> Any:
+    """Sixteen copies of a float32."""
+    return _splat(builder, value)
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    name = f"llvm.{'fma' if FUSES else 'fmuladd'}.v{a.type.count}f32"
+    kind = ir.FunctionType(a.type, [a.type, a.type, a.type])
+    return builder.call(builder.module.declare_intrinsic(name, fnty=kind), [a, b, c])
+
+
+def _binary(instruction: str, kind: Any, flags: tuple[str, ...]) -> Any:
+    @emits(kind, kind, kind)
+    def operation(builder: Any, a: Any, b: Any) -> Any:
+        return getattr(builder, instruction)(a, b, flags=flags)
+
+    return operation
+
+
+add16, mul16 = (_binary(name, float32x16, _FAST) for name in ("fadd", "fmul"))
+# Numba gives all of its flags to what has none; this one lets nothing be reordered or fused.
+product, quotient = (_binary(name, types.float32, ("nsz",)) for name in ("fmul", "fdiv"))
+"""Of two float32, rounded as they stand."""
+
+
+@emits(float32x16, float32x16, float32x16, float32x16)
+def fma16(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once where the CPU can."""
+    return _fma(builder, a, b, c)
+
+
+@emits(types.float32, float32x16)
+def sum16(builder: Any, value: Any) -> Any:
+    """The sum of the lanes, in a fixed order."""
+    for distance in (8, 4, 2, 1):
+        turned = _shuffled(builder, value, ((lane + distance) % LANES for lane in range(LANES)))
+        value = builder.fadd(value, turned)
+    return builder.extract_element(value, _I32(0))
+
+
+@emits(float32x16, float32x16)
+def relu16(builder: Any, value: Any) -> Any:
+    """0 in the lanes below 0, the others as they are."""
+    return builder.select(builder.fcmp_ordered("<", value, _ZEROS), _ZEROS, value)
+
+
+@emits(float32x16, float32x16, types.uint16)
+def flip16(builder: Any, value: Any, negative: Any) -> Any:
     """value, negated in each lane whose bit of `negative` (uint16) is set."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        if ISA == AVX512:
-            mask = builder.bitcast(args[1], _MASK)
-        else:
-            each = builder.and_(_spread(builder, builder.zext(args[1], _I32)), _words_of(1 << k for k in range(LANES)))
-            mask = builder.icmp_unsigned("!=", each, _words(0))
-        bits = builder.xor(builder.bitcast(args[0], _WORDS), builder.select(mask, _words(1 << 31), _words(0)))
-        return builder.bitcast(bits, _VECTOR)
-
-    return float32x16(float32x16, types.uint16), codegen
+    if ISA == AVX512:
+        mask = builder.bitcast(negative, _MASK)
+    else:
+        each = builder.and_(_splat(builder, builder.zext(negative, _I32)), _words_of(1 << k for k in range(LANES)))
+        mask = builder.icmp_unsigned("!=", each, _words(0))
+    bits = builder.xor(builder.bitcast(value, _WORDS), builder.select(mask, _words(1 << 31), _words(0)))
+    return builder.bitcast(bits, _VECTOR)
 
 
-@intrinsic
-def ramp16(_context: Any, first: Any, step: Any) -> Any:
+@emits(float32x16, types.uint32, types.uint32)
+def ramp16(builder: Any, first: Any, step: Any) -> Any:
     """The words first, first + step, ..., first + 15 step (uint32), as sixteen lanes of bits."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        lane = ir.Constant(_WORDS, list(range(LANES)))
-        words = builder.add(_spread(builder, args[0]), builder.mul(lane, _spread(builder, args[1])))
-        return builder.bitcast(words, _VECTOR)
-
-    return float32x16(types.uint32, types.uint32), codegen
+    words = builder.add(_splat(builder, first), builder.mul(_words_of(range(LANES)), _splat(builder, step)))
+    return builder.bitcast(words, _VECTOR)
 
 
-@intrinsic
-def add_word16(_context: Any, words: Any, amount: Any) -> Any:
+@emits(float32x16, float32x16, types.uint32)
+def add_word16(builder: Any, words: Any, amount: Any) -> Any:
     """Sixteen words plus a uint32."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return builder.bitcast(builder.add(builder.bitcast(args[0], _WORDS), _spread(builder, args[1])), _VECTOR)
-
-    return float32x16(float32x16, types.uint32), codegen
+    return builder.bitcast(builder.add(builder.bitcast(words, _WORDS), _splat(builder, amount)), _VECTOR)
 
 
-@intrinsic
-def xxh32_slots16(_context: Any, words: Any, slots: Any) -> Any:
+@emits(float32x16, float32x16, types.uint32)
+def xxh32_slots16(builder: Any, words: Any, slots: Any) -> Any:
     """Signed slots, below `slots` (uint32), of sixteen states of XXH32 to which the last four bytes have been added."""
 
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        def mixed(h: Any, right: int, multiplier: int) -> Any:
-            return builder.mul(builder.xor(h, builder.lshr(h, _words(right))), _words(multiplier))
+    def mixed(h: Any, right: int, multiplier: int) -> Any:
+        return builder.mul(builder.xor(h, builder.lshr(h, _words(right))), _words(multiplier))
 
-        h = builder.bitcast(args[0], _WORDS)
-        h = builder.or_(builder.shl(h, _words(17)), builder.lshr(h, _words(15)))
-        h = mixed(mixed(builder.mul(h, _words(0x27D4EB2F)), 15, 0x85EBCA77), 13, 0xC2B2AE3D)
-        h = builder.xor(h, builder.lshr(h, _words(16)))
-        # The upper halves of 32 x 32 bit products, even and odd lanes apart: what vectors can multiply.
-        pairs = ir.VectorType(_I64, LANES // 2)
-        half, low = ir.Constant(pairs, [32] * (LANES // 2)), ir.Constant(pairs, [0xFFFFFFFF] * (LANES // 2))
-        high = ir.Constant(pairs, [0xFFFFFFFF << 32] * (LANES // 2))
-        h = builder.bitcast(h, pairs)
-        factor = builder.and_(builder.bitcast(_spread(builder, args[1]), pairs), low)
-        even = builder.lshr(builder.mul(builder.and_(h, low), factor), half)
-        odd = builder.and_(builder.mul(builder.lshr(h, half), factor), high)
-        return builder.bitcast(builder.or_(even, odd), _VECTOR)
-
-    return float32x16(float32x16, types.uint32), codegen
+    h = builder.bitcast(words, _WORDS)
+    h = builder.or_(builder.shl(h, _words(17)), builder.lshr(h, _words(15)))
+    h = mixed(mixed(builder.mul(h, _words(0x27D4EB2F)), 15, 0x85EBCA77), 13, 0xC2B2AE3D)
+    h = builder.xor(h, builder.lshr(h, _words(16)))
+    # The upper halves of 32 x 32 bit products, even and odd lanes apart: what vectors can multiply.
+    pairs = ir.VectorType(_I64, LANES // 2)
+    half, low = ir.Constant(pairs, [32] * (LANES // 2)), ir.Constant(pairs, [0xFFFFFFFF] * (LANES // 2))
+    high = ir.Constant(pairs, [0xFFFFFFFF << 32] * (LANES // 2))
+    h = builder.bitcast(h, pairs)
+    factor = builder.and_(builder.bitcast(_splat(builder, slots), pairs), low)
+    even = builder.lshr(builder.mul(builder.and_(h, low), factor), half)
+    odd = builder.and_(builder.mul(builder.lshr(h, half), factor), high)
+    return builder.bitcast(builder.or_(even, odd), _VECTOR)
 
 
-@intrinsic
-def flip_odd16(_context: Any, value: Any, slots: Any) -> Any:
+@emits(float32x16, float32x16, float32x16)
+def flip_odd16(builder: Any, value: Any, slots: Any) -> Any:
     """value, negated in each lane whose signed slot is odd."""
+    sign = builder.shl(builder.bitcast(slots, _WORDS), _words(31))
+    return builder.bitcast(builder.xor(builder.bitcast(value, _WORDS), sign), _VECTOR)
 
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        sign = builder.shl(builder.bitcast(args[1], _WORDS), _words(31))
-        return builder.bitcast(builder.xor(builder.bitcast(args[0], _WORDS), sign), _VECTOR)
 
-    return float32x16(float32x16, float32x16), codegen
+def _width(kind: Any) -> int:
+    """Bits of a stored weight: of float32, int8, or float16 as i16."""
+    return int(getattr(kind, "width", 32))
 
 
 def _widened(builder: Any, values: Any) -> Any:
-    """Stored weights, one or sixteen, as floats: of float32, int8, or float16 as i16."""
+    """Stored weights, one or sixteen, as floats."""
     one = not isinstance(values.type, ir.VectorType)
-    bits = getattr(values.type if one else values.type.element, "width", 32)
+    bits = _width(values.type if one else values.type.element)
     floats, words = (_F32, _I32) if one else (_VECTOR, _WORDS)
 
     def number(value: float, kind: Any = words) -> Any:
@@ -323,37 +282,24 @@ def _widened(builder: Any, values: Any) -> Any:
     return values
 
 
-@intrinsic
-def weights16(_context: Any, w: Any, offset: Any) -> Any:
+@emits(float32x16, ARRAY, types.intp)
+def weights16(builder: Any, w: Any, offset: Any) -> Any:
     """w[offset : offset + 16] as floats, of a weight vector of any stored dtype."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = _data(context, builder, sig.args[0], args[0])
-        kind = ir.VectorType(data.type.pointee, LANES)
-        size = context.get_abi_sizeof(data.type.pointee)
-        return _widened(builder, builder.load(_at(builder, data, args[1], kind), align=size))
-
-    return float32x16(w, types.intp), codegen
+    kind = ir.VectorType(w.type.pointee, LANES)
+    return _widened(builder, builder.load(_at(builder, w, offset, kind), align=_width(w.type.pointee) // 8))
 
 
 def _flipped_bytes(builder: Any, data: Any, offset: Any, flip: Any, count: int = LANES) -> Any:
     """<count x i8> from an offset on, the bits of `flip` changed."""
     kind = ir.VectorType(ir.IntType(8), count)
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(undefined, flip, _I32(0))
-    spread = builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, count), [0] * count))
-    return builder.xor(builder.load(_at(builder, data, offset, kind), align=1), spread)
+    return builder.xor(builder.load(_at(builder, data, offset, kind), align=1), _splat(builder, flip, count))
 
 
 def _bytes(as_floats: bool) -> Any:
-    @intrinsic
-    def operation(_context: Any, array: Any, offset: Any, flip: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            data = _data(context, builder, sig.args[0], args[0])
-            words = builder.zext(_flipped_bytes(builder, data, args[1], args[2]), _WORDS)
-            return builder.sitofp(words, _VECTOR) if as_floats else builder.bitcast(words, _VECTOR)
-
-        return float32x16(array, types.intp, types.uint8), codegen
+    @emits(float32x16, ARRAY, types.intp, types.uint8)
+    def operation(builder: Any, array: Any, offset: Any, flip: Any) -> Any:
+        words = builder.zext(_flipped_bytes(builder, array, offset, flip), _WORDS)
+        return builder.sitofp(words, _VECTOR) if as_floats else builder.bitcast(words, _VECTOR)
 
     return operation
 
@@ -362,47 +308,31 @@ bytes16, byte_words16 = _bytes(True), _bytes(False)
 """array[offset : offset + 16] of a uint8 array as floats, as words; the bits of `flip` (uint8) are changed first."""
 
 
-@intrinsic
-def byte_pairs16(_context: Any, array: Any, offset: Any, other: Any, flip: Any, less: Any) -> Any:
+@emits(float32x16, ARRAY, types.intp, types.intp, types.uint8, float32x16)
+def byte_pairs16(builder: Any, array: Any, offset: Any, other: Any, flip: Any, less: Any) -> Any:
     """Words of two int16: byte k from `offset` on and byte k from `other` on, each less word k of `less`."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data, less = _data(context, builder, sig.args[0], args[0]), builder.bitcast(args[4], _WORDS)
-        found = [builder.zext(_flipped_bytes(builder, data, at, args[3]), _WORDS) for at in args[1:3]]
-        low, high = (builder.sub(words, less) for words in found)
-        return builder.bitcast(_paired(builder, low, high), _VECTOR)
-
-    return float32x16(array, types.intp, types.intp, types.uint8, float32x16), codegen
+    less = builder.bitcast(less, _WORDS)
+    found = [builder.zext(_flipped_bytes(builder, array, at, flip), _WORDS) for at in (offset, other)]
+    low, high = (builder.sub(words, less) for words in found)
+    return builder.bitcast(_paired(builder, low, high), _VECTOR)
 
 
-@intrinsic
-def byte_run16(_context: Any, array: Any, offset: Any, flip: Any, less: Any) -> Any:
+@emits(float32x16, ARRAY, types.intp, types.uint8, types.uint16)
+def byte_run16(builder: Any, array: Any, offset: Any, flip: Any, less: Any) -> Any:
     """array[offset : offset + 32] of a uint8 array, each less `less` (uint16), as words of two int16."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = _data(context, builder, sig.args[0], args[0])
-        kind = ir.VectorType(ir.IntType(16), 2 * LANES)
-        undefined = ir.Constant(kind, ir.Undefined)
-        none = ir.Constant(ir.VectorType(_I32, 2 * LANES), [0] * 2 * LANES)
-        spread = builder.shuffle_vector(builder.insert_element(undefined, args[3], _I32(0)), undefined, none)
-        found = builder.zext(_flipped_bytes(builder, data, args[1], args[2], 2 * LANES), kind)
-        return builder.bitcast(builder.sub(found, spread), _VECTOR)
-
-    return float32x16(array, types.intp, types.uint8, types.uint16), codegen
+    kind = ir.VectorType(ir.IntType(16), 2 * LANES)
+    found = builder.zext(_flipped_bytes(builder, array, offset, flip, 2 * LANES), kind)
+    return builder.bitcast(builder.sub(found, _splat(builder, less, 2 * LANES)), _VECTOR)
 
 
 def _paired(builder: Any, low: Any, high: Any) -> Any:
     return builder.or_(builder.and_(low, _words(0xFFFF)), builder.shl(high, _words(16)))
 
 
-@intrinsic
-def pair16(_context: Any, low: Any, high: Any) -> Any:
+@emits(float32x16, float32x16, float32x16)
+def pair16(builder: Any, low: Any, high: Any) -> Any:
     """Sixteen words of two int16 each, of whole numbers that these can hold."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return builder.bitcast(_paired(builder, *(builder.fptosi(value, _WORDS) for value in args)), _VECTOR)
-
-    return float32x16(float32x16, float32x16), codegen
+    return builder.bitcast(_paired(builder, builder.fptosi(low, _WORDS), builder.fptosi(high, _WORDS)), _VECTOR)
 
 
 def _halves_product(builder: Any, a: Any, b: Any) -> Any:
@@ -417,133 +347,92 @@ def _halves_product(builder: Any, a: Any, b: Any) -> Any:
         return builder.add(builder.mul(*low), builder.mul(*high))
     halves, words = ir.VectorType(ir.IntType(16), 2 * lanes), ir.VectorType(_I32, lanes)
     function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(words, [halves, halves]))
-    undefined, parts = ir.Constant(_WORDS, ir.Undefined), []
+    parts = []
     for first in range(0, LANES, lanes):
-        order = ir.Constant(words, list(range(first, first + lanes)))
-        cut = [builder.bitcast(builder.shuffle_vector(v, undefined, order), halves) for v in (a, b)]
+        cut = [builder.bitcast(_shuffled(builder, v, range(first, first + lanes)), halves) for v in (a, b)]
         parts.append(builder.call(function, cut))
     return parts[0] if len(parts) == 1 else builder.shuffle_vector(*parts, _words_of(range(LANES)))
 
 
-@intrinsic
-def dot16(_context: Any, total: Any, a: Any, b: Any) -> Any:
+@emits(float32x16, float32x16, float32x16, float32x16)
+def dot16(builder: Any, total: Any, a: Any, b: Any) -> Any:
     """Word by word: total (int32) and the products of both int16 halves of a and b, added up; it wraps around."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        total, a, b = (builder.bitcast(value, _WORDS) for value in args)
-        return builder.bitcast(builder.add(total, _halves_product(builder, a, b)), _VECTOR)
-
-    return float32x16(float32x16, float32x16, float32x16), codegen
+    total, a, b = (builder.bitcast(value, _WORDS) for value in (total, a, b))
+    return builder.bitcast(builder.add(total, _halves_product(builder, a, b)), _VECTOR)
 
 
-@intrinsic
-def pick16(_context: Any, w: Any, slots: Any, offset: Any) -> Any:
+@emits(float32x16, ARRAY, ARRAY, types.intp)
+def pick16(builder: Any, w: Any, slots: Any, offset: Any) -> Any:
     """w[slot >> 1] for the sixteen signed slots from slots[offset] on (int32), of any stored dtype, without signs."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data, listed = (_data(context, builder, sig.args[k], args[k]) for k in (0, 1))
-        found = ir.Constant(ir.VectorType(data.type.pointee, LANES), ir.Undefined)
-        for lane in range(0, LANES, 2):
-            place = builder.bitcast(builder.gep(listed, [builder.add(args[2], _INDEX(lane))]), _I64.as_pointer())
-            pair = builder.load(place, align=4)
-            first = builder.and_(builder.lshr(pair, _I64(1)), _I64(0x7FFFFFFF))
-            for k, index in enumerate((first, builder.lshr(pair, _I64(33)))):
-                found = builder.insert_element(found, builder.load(builder.gep(data, [index])), _I32(lane + k))
-        return _widened(builder, found)
-
-    return float32x16(w, slots, types.intp), codegen
+    found = ir.Constant(ir.VectorType(w.type.pointee, LANES), ir.Undefined)
+    for lane in range(0, LANES, 2):
+        place = builder.bitcast(builder.gep(slots, [builder.add(offset, _INDEX(lane))]), _I64.as_pointer())
+        pair = builder.load(place, align=4)
+        first = builder.and_(builder.lshr(pair, _I64(1)), _I64(0x7FFFFFFF))
+        for k, index in enumerate((first, builder.lshr(pair, _I64(33)))):
+            found = builder.insert_element(found, builder.load(builder.gep(w, [index])), _I32(lane + k))
+    return _widened(builder, found)
 
 
-@intrinsic
-def largest16(_context: Any, largest: Any, value: Any) -> Any:
+@emits(float32x16, float32x16, float32x16)
+def largest16(builder: Any, largest: Any, value: Any) -> Any:
     """Lane by lane the larger of `largest` and |value|; Inf is above all numbers, NaN above Inf."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        before = builder.bitcast(args[0], _WORDS)
-        magnitude = builder.and_(builder.bitcast(args[1], _WORDS), _words(0x7FFFFFFF))
-        return builder.bitcast(
-            builder.select(builder.icmp_unsigned(">", magnitude, before), magnitude, before), _VECTOR
-        )
-
-    return float32x16(float32x16, float32x16), codegen
+    before = builder.bitcast(largest, _WORDS)
+    magnitude = builder.and_(builder.bitcast(value, _WORDS), _words(0x7FFFFFFF))
+    larger = builder.select(builder.icmp_unsigned(">", magnitude, before), magnitude, before)
+    return builder.bitcast(larger, _VECTOR)
 
 
-@intrinsic
-def max16(_context: Any, a: Any, b: Any) -> Any:
+@emits(float32x16, float32x16, float32x16)
+def max16(builder: Any, a: Any, b: Any) -> Any:
     """Lane by lane the larger of two, NaN where one is."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        a, b = args
-        larger = builder.select(builder.fcmp_ordered(">", b, a), b, a)
-        return builder.select(builder.fcmp_unordered("uno", b, b), b, larger)
-
-    return float32x16(float32x16, float32x16), codegen
+    larger = builder.select(builder.fcmp_ordered(">", b, a), b, a)
+    return builder.select(builder.fcmp_unordered("uno", b, b), b, larger)
 
 
-@intrinsic
-def load_even16(_context: Any, array: Any, offset: Any) -> Any:
+@emits(float32x16, ARRAY, types.intp)
+def load_even16(builder: Any, array: Any, offset: Any) -> Any:
     """array[offset : offset + 32 : 2] of a float32 array; the element after the last is read as well."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        halves = []
-        for half in (0, LANES):
-            at = builder.add(args[1], _INDEX(half))
-            halves.append(builder.load(_vector_pointer(context, builder, sig.args[0], args[0], at), align=4))
-        return builder.shuffle_vector(*halves, ir.Constant(_WORDS, list(range(0, 2 * LANES, 2))))
-
-    return float32x16(array, types.intp), codegen
+    halves = [builder.load(_at(builder, array, k), align=4) for k in _offsets(builder, offset, _INDEX(LANES), 2)]
+    return builder.shuffle_vector(*halves, _words_of(range(0, 2 * LANES, 2)))
 
 
-@intrinsic
-def nonzero16(_context: Any, value: Any) -> Any:
+@emits(types.intp, float32x16)
+def nonzero16(builder: Any, value: Any) -> Any:
     """How many lanes are not zero (NaN is not)."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        mask = builder.fcmp_unordered("!=", args[0], ir.Constant(_VECTOR, [0.0] * LANES))
-        return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(16))), _INDEX)
-
-    return types.intp(float32x16), codegen
+    mask = builder.fcmp_unordered("!=", value, _ZEROS)
+    return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(16))), _INDEX)
 
 
-@intrinsic
-def transpose16(_context: Any, x: Any, at: Any, step: Any, y: Any, to: Any, y_step: Any) -> Any:
+@emits(types.none, ARRAY, types.intp, types.intp, ARRAY, types.intp, types.intp)
+def transpose16(builder: Any, x: Any, at: Any, step: Any, y: Any, to: Any, y_step: Any) -> None:
     """y[to + i y_step + k] = x[at + k step + i] for i, k < 16, both float32 arrays."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        source, target = (_data(context, builder, sig.args[k], args[k]) for k in (0, 3))
-        rows = [builder.load(_at(builder, source, k), align=4) for k in _offsets(builder, args[1], args[2], LANES)]
-        for distance in (8, 4, 2, 1):
-            # Lanes of a pair of rows change places where they are on the wrong side of the diagonal.
-            first = _words_of(LANES + (i ^ distance) if i & distance else i for i in range(LANES))
-            second = _words_of(LANES + i if i & distance else i ^ distance for i in range(LANES))
-            for i in range(LANES):
-                if i & distance == 0:
-                    a, b = rows[i], rows[i + distance]
-                    rows[i] = builder.shuffle_vector(a, b, first)
-                    rows[i + distance] = builder.shuffle_vector(a, b, second)
-        for row, k in zip(rows, _offsets(builder, args[4], args[5], LANES), strict=True):
-            builder.store(row, _at(builder, target, k), align=4)
-        return context.get_dummy_value()
-
-    return types.none(x, types.intp, types.intp, y, types.intp, types.intp), codegen
+    rows = [builder.load(_at(builder, x, k), align=4) for k in _offsets(builder, at, step, LANES)]
+    for distance in (8, 4, 2, 1):
+        # Lanes of a pair of rows change places where they are on the wrong side of the diagonal.
+        first = _words_of(LANES + (i ^ distance) if i & distance else i for i in range(LANES))
+        second = _words_of(LANES + i if i & distance else i ^ distance for i in range(LANES))
+        for i in range(LANES):
+            if i & distance == 0:
+                a, b = rows[i], rows[i + distance]
+                rows[i] = builder.shuffle_vector(a, b, first)
+                rows[i + distance] = builder.shuffle_vector(a, b, second)
+    for row, k in zip(rows, _offsets(builder, to, y_step, LANES), strict=True):
+        builder.store(row, _at(builder, y, k), align=4)
 
 
 def _swapped(builder: Any, value: Any, distance: int) -> Any:
-    order = ir.Constant(_WORDS, [i ^ distance for i in range(LANES)])
     sign = ir.Constant(_VECTOR, [-1.0 if i & distance else 1.0 for i in range(LANES)])
-    other = builder.shuffle_vector(value, ir.Constant(_VECTOR, ir.Undefined), order)
+    other = _shuffled(builder, value, (i ^ distance for i in range(LANES)))
     return builder.fadd(other, builder.fmul(value, sign, flags=_FAST), flags=_FAST)
 
 
 def _lane_butterfly(distance: int) -> Any:
     """Lane i becomes v[i] + v[i ^ distance] where bit `distance` of i is clear, v[i ^ distance] - v[i] where set."""
 
-    @intrinsic
-    def operation(_context: Any, value: Any) -> Any:
-        def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-            return _swapped(builder, args[0], distance)
-
-        return float32x16(float32x16), codegen
+    @emits(float32x16, float32x16)
+    def operation(builder: Any, value: Any) -> Any:
+        return _swapped(builder, value, distance)
 
     return operation
 
@@ -580,19 +469,14 @@ def _offsets(builder: Any, first: Any, step: Any, count: int) -> list[Any]:
 def _butterflies(radix: int) -> Any:
     """The transform over `radix` vectors v[at], v[at + step], ... in place."""
 
-    @intrinsic
-    def operation(_context: Any, v: Any, at: Any, step: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            data = _data(context, builder, sig.args[0], args[0])
-            for first in range(0, LANES, REGISTER):
-                offsets = _offsets(builder, builder.add(args[1], _INDEX(first)), args[2], radix)
-                places = [_at(builder, data, offset, _REGISTER) for offset in offsets]
-                values = [builder.load(place, align=4) for place in places]
-                for place, value in zip(places, _transform(builder, values), strict=True):
-                    builder.store(value, place, align=4)
-            return context.get_dummy_value()
-
-        return types.none(v, types.intp, types.intp), codegen
+    @emits(types.none, ARRAY, types.intp, types.intp)
+    def operation(builder: Any, v: Any, at: Any, step: Any) -> None:
+        for first in range(0, LANES, REGISTER):
+            offsets = _offsets(builder, builder.add(at, _INDEX(first)), step, radix)
+            places = [_at(builder, v, offset, _REGISTER) for offset in offsets]
+            values = [builder.load(place, align=4) for place in places]
+            for place, value in zip(places, _transform(builder, values), strict=True):
+                builder.store(value, place, align=4)
 
     return operation
 
@@ -600,25 +484,18 @@ def _butterflies(radix: int) -> Any:
 butterflies2, butterflies4, butterflies8, butterflies16 = (_butterflies(radix) for radix in (2, 4, 8, 16))
 
 
-@intrinsic
-def columns8(_context: Any, x: Any, first: Any, v: Any, at: Any, step: Any) -> Any:
+@emits(types.none, ARRAY, types.intp, ARRAY, types.intp, types.intp)
+def columns8(builder: Any, x: Any, first: Any, v: Any, at: Any, step: Any) -> None:
     """v[at + c], v[at + c + step], ... = the transform of x[first + c], x[first + c + step], ..., eight each, c < 4.
 
     One by one, but by the same addresses. x: floats or stored weights, in another place than v or in the very same.
     """
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        source, target = (_data(context, builder, sig.args[k], args[k]) for k in (0, 2))
-        step = args[4]
-        reads = [builder.gep(source, [k]) for k in _offsets(builder, args[1], step, 8)]
-        writes = [builder.gep(target, [k]) for k in _offsets(builder, args[3], step, 8)]
-        for column in range(4):
-            values = [_widened(builder, builder.load(builder.gep(place, [_I32(column)]))) for place in reads]
-            for place, value in zip(writes, _stages(builder, values, builder.fsub), strict=True):
-                builder.store(value, builder.gep(place, [_I32(column)]))
-        return context.get_dummy_value()
-
-    return types.none(x, types.intp, v, types.intp, types.intp), codegen
+    reads = [builder.gep(x, [k]) for k in _offsets(builder, first, step, 8)]
+    writes = [builder.gep(v, [k]) for k in _offsets(builder, at, step, 8)]
+    for column in range(4):
+        values = [_widened(builder, builder.load(builder.gep(place, [_I32(column)]))) for place in reads]
+        for place, value in zip(writes, _stages(builder, values, builder.fsub), strict=True):
+            builder.store(value, builder.gep(place, [_I32(column)]))
 
 
 def _places(builder: Any, u: Any, place: Any, lanes: int) -> Any:
@@ -626,8 +503,7 @@ def _places(builder: Any, u: Any, place: Any, lanes: int) -> Any:
     if lanes == LANES:
         return builder.load(builder.gep(u, [place]))
     found = builder.load(_at(builder, u, builder.mul(place, _INDEX(LANES // lanes))), align=4)
-    repeat = _words_of(lane // lanes for lane in range(LANES))
-    return builder.shuffle_vector(found, ir.Constant(_VECTOR, ir.Undefined), repeat)
+    return _shuffled(builder, found, (lane // lanes for lane in range(LANES)))
 
 
 def _times_places(builder: Any, factor: Any, places: Any, lanes: int) -> Any:
@@ -649,37 +525,22 @@ def _modulated(lanes: int) -> Any:
     readable for 15 floats past its end where lanes < 16.
     """
 
-    @intrinsic
+    @emits(types.none, ARRAY, types.intp, ARRAY, types.intp, types.intp, ARRAY, types.intp, types.intp)
     def operation(
-        _context: Any,
-        spectrum: Any,
-        at: Any,
-        u: Any,
-        h: Any,
-        h_step: Any,
-        v: Any,
-        to: Any,
-        step: Any,
-    ) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            stored, folded, out = (_data(context, builder, sig.args[k], args[k]) for k in (0, 2, 5))
-            places = [_places(builder, folded, h, lanes) for h in _offsets(builder, args[3], args[4], RADIX)]
-            targets = _offsets(builder, args[6], args[7], RADIX)
-            piece = REGISTER if lanes == LANES else LANES
-            for first in range(0, LANES, piece):
-                values = []
-                for k, place in enumerate(places):
-                    source = builder.add(args[1], _INDEX(LANES * k + first))
-                    factor = builder.load(_at(builder, stored, source, ir.VectorType(_F32, piece)), align=4)
-                    values.append(_times_places(builder, factor, place, lanes))
-                values = _transform(builder, values)
-                for target, value in zip(targets, values, strict=True):
-                    to = _at(builder, out, builder.add(target, _INDEX(first)), value.type)
-                    builder.store(value, to, align=4)
-            return context.get_dummy_value()
-
-        whole = types.intp
-        return types.none(spectrum, whole, u, whole, whole, v, whole, whole), codegen
+        builder: Any, spectrum: Any, at: Any, u: Any, h: Any, h_step: Any, v: Any, to: Any, step: Any
+    ) -> None:
+        places = [_places(builder, u, k, lanes) for k in _offsets(builder, h, h_step, RADIX)]
+        targets = _offsets(builder, to, step, RADIX)
+        piece = REGISTER if lanes == LANES else LANES
+        for first in range(0, LANES, piece):
+            values = []
+            for k, place in enumerate(places):
+                source = builder.add(at, _INDEX(LANES * k + first))
+                factor = builder.load(_at(builder, spectrum, source, ir.VectorType(_F32, piece)), align=4)
+                values.append(_times_places(builder, factor, place, lanes))
+            values = _transform(builder, values)
+            for target, value in zip(targets, values, strict=True):
+                builder.store(value, _at(builder, v, builder.add(target, _INDEX(first)), value.type), align=4)
 
     return operation
 
@@ -700,25 +561,22 @@ def _joined(builder: Any, pieces: list[Any]) -> Any:
 def _signed_sum(count: int) -> Any:
     """Sum over k < count of (-1)^popcount(k & beta) v[at + 16 k : + 16]: one output of a transform over them."""
 
-    @intrinsic
-    def operation(_context: Any, v: Any, at: Any, beta: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            data, bits, signs = _data(context, builder, sig.args[0], args[0]), builder.trunc(args[2], _I32), []
-            for _ in range(count.bit_length() - 1):
-                negative = builder.shl(builder.and_(bits, _I32(1)), _I32(31))
-                one = builder.bitcast(builder.or_(negative, _I32(0x3F800000)), _F32)
-                signs.append(_splat(builder, one, REGISTER))
-                bits = builder.lshr(bits, _I32(1))
-            pieces = []
-            for first in range(0, LANES, REGISTER):
-                places = _offsets(builder, builder.add(args[1], _INDEX(first)), _INDEX(LANES), count)
-                values = [builder.load(_at(builder, data, place, _REGISTER), align=4) for place in places]
-                for sign in signs:
-                    values = [_fma(builder, b, sign, a) for a, b in zip(values[::2], values[1::2], strict=True)]
-                pieces += values
-            return _joined(builder, pieces)
-
-        return float32x16(v, types.intp, types.intp), codegen
+    @emits(float32x16, ARRAY, types.intp, types.intp)
+    def operation(builder: Any, v: Any, at: Any, beta: Any) -> Any:
+        bits, signs = builder.trunc(beta, _I32), []
+        for _ in range(count.bit_length() - 1):
+            negative = builder.shl(builder.and_(bits, _I32(1)), _I32(31))
+            one = builder.bitcast(builder.or_(negative, _I32(0x3F800000)), _F32)
+            signs.append(_splat(builder, one, REGISTER))
+            bits = builder.lshr(bits, _I32(1))
+        pieces = []
+        for first in range(0, LANES, REGISTER):
+            places = _offsets(builder, builder.add(at, _INDEX(first)), _INDEX(LANES), count)
+            values = [builder.load(_at(builder, v, place, _REGISTER), align=4) for place in places]
+            for sign in signs:
+                values = [_fma(builder, b, sign, a) for a, b in zip(values[::2], values[1::2], strict=True)]
+            pieces += values
+        return _joined(builder, pieces)
 
     return operation
 
@@ -728,55 +586,39 @@ signed_sum2, signed_sum4, signed_sum8, signed_sum16 = (_signed_sum(count) for co
 
 def _lanes_from(builder: Any, first: Any, count: Any) -> Any:
     """The mask of the lanes first ... first + count - 1."""
-    lane = ir.Constant(_WORDS, list(range(LANES)))
-    start, length = (_spread(builder, builder.trunc(v, _I32)) for v in (first, count))
-    return builder.icmp_unsigned("<", builder.sub(lane, start), length)
+    start, length = (_splat(builder, builder.trunc(v, _I32)) for v in (first, count))
+    return builder.icmp_unsigned("<", builder.sub(_words_of(range(LANES)), start), length)
 
 
-@intrinsic
-def store_lanes16(_context: Any, array: Any, offset: Any, value: Any, first: Any, count: Any) -> Any:
+@emits(types.none, ARRAY, types.intp, float32x16, types.intp, types.intp)
+def store_lanes16(builder: Any, array: Any, offset: Any, value: Any, first: Any, count: Any) -> None:
     """array[offset : offset + count] = the lanes of value from `first` on. Nothing else is touched."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = _data(context, builder, sig.args[0], args[0])
-        place = _at(builder, data, builder.sub(args[1], args[3]))
-        kind = ir.FunctionType(ir.VoidType(), [_VECTOR, place.type, _I32, _MASK])
-        function = builder.module.declare_intrinsic("llvm.masked.store.v16f32.p0", fnty=kind)
-        builder.call(function, [args[2], place, _I32(4), _lanes_from(builder, args[3], args[4])])
-        return context.get_dummy_value()
-
-    return types.none(array, types.intp, float32x16, types.intp, types.intp), codegen
+    place = _at(builder, array, builder.sub(offset, first))
+    kind = ir.FunctionType(ir.VoidType(), [_VECTOR, place.type, _I32, _MASK])
+    function = builder.module.declare_intrinsic("llvm.masked.store.v16f32.p0", fnty=kind)
+    builder.call(function, [value, place, _I32(4), _lanes_from(builder, first, count)])
 
 
-@intrinsic
-def load_lanes16(_context: Any, array: Any, offset: Any, first: Any, count: Any) -> Any:
+@emits(float32x16, ARRAY, types.intp, types.intp, types.intp)
+def load_lanes16(builder: Any, array: Any, offset: Any, first: Any, count: Any) -> Any:
     """Zeros, and array[offset + first : offset + first + count] in the lanes from `first` on; nothing else is read."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place = _at(builder, _data(context, builder, sig.args[0], args[0]), args[1])
-        kind = ir.FunctionType(_VECTOR, [place.type, _I32, _MASK, _VECTOR])
-        function = builder.module.declare_intrinsic("llvm.masked.load.v16f32.p0", fnty=kind)
-        zeros = ir.Constant(_VECTOR, [0.0] * LANES)
-        return builder.call(function, [place, _I32(4), _lanes_from(builder, args[2], args[3]), zeros])
-
-    return float32x16(array, types.intp, types.intp, types.intp), codegen
+    place = _at(builder, array, offset)
+    kind = ir.FunctionType(_VECTOR, [place.type, _I32, _MASK, _VECTOR])
+    function = builder.module.declare_intrinsic("llvm.masked.load.v16f32.p0", fnty=kind)
+    return builder.call(function, [place, _I32(4), _lanes_from(builder, first, count), _ZEROS])
 
 
-@intrinsic
-def intp_at(_context: Any, address: Any) -> Any:
+@emits(types.CPointer(types.intp), types.intp)
+def intp_at(builder: Any, address: Any) -> Any:
     """An address as a pointer to intp."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], _INDEX.as_pointer())
-
-    return types.CPointer(types.intp)(types.intp), codegen
+    return builder.inttoptr(address, _INDEX.as_pointer())
 
 
 def _array(element: Any) -> Any:
     """The array [length] that begins at an address."""
     kind = types.Array(element, 1, "C")
 
-    @intrinsic
+    @extending.intrinsic  # type: ignore[untyped-decorator]
     def operation(_context: Any, address: Any, length: Any) -> Any:
         def codegen(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
             array = context.make_array(kind)(context, builder)
@@ -803,12 +645,9 @@ uint8_array, float64_array = _array(types.uint8), _array(types.float64)
 
 
 def _index(kind: Any) -> Any:
-    @intrinsic
-    def operation(_context: Any, value: Any) -> Any:
-        def codegen(_context: Any, _builder: Any, _sig: Any, args: Any) -> Any:
-            return args[0]
-
-        return kind(kind), codegen
+    @emits(kind, kind)
+    def operation(builder: Any, value: Any) -> Any:
+        return value
 
     return operation
 
@@ -818,81 +657,50 @@ intp, uintp = _index(types.intp), _index(types.uintp)
 host's."""
 
 
-@intrinsic
-def float32_bits(_context: Any, bits: Any) -> Any:
+@emits(types.float32, types.intp)
+def float32_bits(builder: Any, bits: Any) -> Any:
     """The float32 whose bits are the lower half of a number."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return builder.bitcast(builder.trunc(args[0], _I32), _F32)
-
-    return types.float32(types.intp), codegen
+    return builder.bitcast(builder.trunc(bits, _I32), _F32)
 
 
-@intrinsic
-def float_bits(_context: Any, bits: Any) -> Any:
+@emits(types.float64, types.int64)
+def float_bits(builder: Any, bits: Any) -> Any:
     """The float64 whose bits an int64 holds."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _F64)
-
-    return types.float64(types.int64), codegen
+    return builder.bitcast(bits, _F64)
 
 
-@intrinsic
-def call_entry(_context: Any, function: Any, arguments: Any, tile: Any, scratch: Any) -> Any:
+@emits(types.none, types.intp, types.CPointer(types.intp), types.intp, types.intp)
+def call_entry(builder: Any, function: Any, arguments: Any, tile: Any, scratch: Any) -> None:
     """Call the entry at address `function` with a pointer to its int64 arguments, a tile and a scratch address."""
-
-    def codegen(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [_I64.as_pointer(), _I64, _I64])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), list(args[1:]))
-        return context.get_dummy_value()
-
-    return types.none(types.intp, types.CPointer(types.intp), types.intp, types.intp), codegen
+    kind = ir.FunctionType(ir.VoidType(), [_I64.as_pointer(), _I64, _I64])
+    builder.call(builder.inttoptr(function, kind.as_pointer()), [arguments, tile, scratch])
 
 
-@intrinsic
-def atomic_add(_context: Any, pointer: Any, index: Any, amount: Any) -> Any:
+@emits(types.intp, types.CPointer(types.intp), types.intp, types.intp)
+def atomic_add(builder: Any, pointer: Any, index: Any, amount: Any) -> Any:
     """Add to pointer[index] and return what was there."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", builder.gep(args[0], [args[1]]), args[2], "seq_cst")
-
-    return types.intp(types.CPointer(types.intp), types.intp, types.intp), codegen
+    return builder.atomic_rmw("add", builder.gep(pointer, [index]), amount, "seq_cst")
 
 
-@intrinsic
-def atomic_load(_context: Any, pointer: Any, index: Any) -> Any:
+@emits(types.intp, types.CPointer(types.intp), types.intp)
+def atomic_load(builder: Any, pointer: Any, index: Any) -> Any:
     """pointer[index], ordered after every earlier store."""
-
-    def codegen(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        return builder.load_atomic(builder.gep(args[0], [args[1]]), "seq_cst", 8)
-
-    return types.intp(types.CPointer(types.intp), types.intp), codegen
+    return builder.load_atomic(builder.gep(pointer, [index]), "seq_cst", 8)
 
 
-@intrinsic
-def atomic_store(_context: Any, pointer: Any, index: Any, value: Any) -> Any:
+@emits(types.none, types.CPointer(types.intp), types.intp, types.intp)
+def atomic_store(builder: Any, pointer: Any, index: Any, value: Any) -> None:
     """pointer[index] = value, ordered before every later load."""
-
-    def codegen(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-        builder.store_atomic(args[2], builder.gep(args[0], [args[1]]), "seq_cst", 8)
-        return context.get_dummy_value()
-
-    return types.none(types.CPointer(types.intp), types.intp, types.intp), codegen
+    builder.store_atomic(value, builder.gep(pointer, [index]), "seq_cst", 8)
 
 
-@intrinsic
-def relax(_context: Any) -> Any:
+@emits(types.none)
+def relax(builder: Any) -> None:
     """Tell the core that this is a spin loop."""
-
-    def codegen(context: Any, builder: Any, _sig: Any, _args: Any) -> Any:
-        triple, void = llvm.get_process_triple(), ir.VoidType()
-        if triple.startswith(("x86_64", "i386", "i686", "amd64")):
-            pause = builder.module.declare_intrinsic("llvm.x86.sse2.pause", fnty=ir.FunctionType(void, []))
-            builder.call(pause, [])
-        elif triple.startswith(("aarch64", "arm64")):
-            hint = builder.module.declare_intrinsic("llvm.aarch64.hint", fnty=ir.FunctionType(void, [_I32]))
-            builder.call(hint, [_I32(1)])
-        return context.get_dummy_value()
-
-    return types.none(), codegen
+    triple, void = llvm.get_process_triple(), ir.VoidType()
+    if triple.startswith(("x86_64", "i386", "i686", "amd64")):
+        pause = builder.module.declare_intrinsic("llvm.x86.sse2.pause", fnty=ir.FunctionType(void, []))
+        builder.call(pause, [])
+    elif triple.startswith(("aarch64", "arm64")):
+        hint = builder.module.declare_intrinsic("llvm.aarch64.hint", fnty=ir.FunctionType(void, [_I32]))
+        builder.call(hint, [_I32(1)])
