@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels.pool import Pool, Program
+from hashinfer.native.runtime import address
 from hashinfer.ops.base import Array
 from hashinfer.ops.emission import NativeOp, Relocation, aligned_empty, assemble
 from hashinfer.plan.control import keep, run_step
@@ -30,15 +30,6 @@ Action = Callable[[Values], None]
 External = tuple[memoryview, int, bool, int, int]
 """A place in a native program that takes the address of one of the call's own arrays: the program's cells, which of
 them, whether the array is an output, its number, and an offset in bytes."""
-
-
-def address(array: Array) -> int:
-    """Where a C-contiguous array's bytes begin."""
-    try:
-        # A third of the time of the array interface, which serves read-only and empty arrays.
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
-    except (TypeError, ValueError, BufferError):
-        return int(array.__array_interface__["data"][0])
 
 
 class BoundPlan:
