@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -155,9 +155,7 @@ define void @{exported}({takes}) {{
 }}
 """
     module = llvm.parse_assembly(text)
-    for item in (*module.functions, *module.global_variables):
-        if not item.is_declaration and item.name != exported:
-            item.linkage = "internal"
+    make_internal(module, [exported])
     triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     machine = llvm.Target.from_triple(triple).create_target_machine(
         cpu=cpu, features=features, opt=3, reloc="pic", codemodel="default"
@@ -168,6 +166,13 @@ define void @{exported}({takes}) {{
     passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(0)))
     refuse_others(module, MATHS | SYSTEM)
     return bytes(machine.emit_object(module))
+
+
+def make_internal(module: Any, exported: Sequence[str]) -> None:
+    """Nothing that a module defines is seen from outside but `exported`."""
+    for item in (*module.functions, *module.global_variables):
+        if not item.is_declaration and item.name not in exported:
+            item.linkage = "internal"
 
 
 def refuse_others(module: Any, known: frozenset[str]) -> None:

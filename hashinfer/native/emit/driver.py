@@ -149,17 +149,23 @@ class _Driver:
         size = self.size
         lines, scratch = self._address(Memory("scratch", 0, self.model.scratch_start))
         yield from lines
-        yield f"  br label %tile{k}"
-        yield f"tile{k}:"
-        yield f"  %n{k} = phi {size} [ 0, %op{k} ], [ %next{k}, %tile{k}.end ]"
+        yield from self._loop_start(k)
         function = symbol(call.kernel.name)
         yield f'  %s{k} = call i32 @"{function}"(ptr %ret, ptr %error, ptr %args{k}, {size} %n{k}, {size} {scratch})'
         yield f"  %f{k} = icmp eq i32 %s{k}, 0"
-        yield f"  br i1 %f{k}, label %tile{k}.end, label %fault"
-        yield f"tile{k}.end:"
-        yield f"  %next{k} = add {size} %n{k}, 1"
-        yield f"  %more{k} = icmp slt {size} %next{k}, {call.tiles}"
-        yield f"  br i1 %more{k}, label %tile{k}, label %after{k}"
+        yield f"  br i1 %f{k}, label %loop{k}.end, label %fault"
+        yield from self._loop_end(k, call.tiles)
+
+    def _loop_start(self, k: int) -> Iterator[str]:
+        yield f"  br label %loop{k}"
+        yield f"loop{k}:"
+        yield f"  %n{k} = phi {self.size} [ 0, %op{k} ], [ %next{k}, %loop{k}.end ]"
+
+    def _loop_end(self, k: int, count: int) -> Iterator[str]:
+        yield f"loop{k}.end:"
+        yield f"  %next{k} = add {self.size} %n{k}, 1"
+        yield f"  %more{k} = icmp slt {self.size} %next{k}, {count}"
+        yield f"  br i1 %more{k}, label %loop{k}, label %after{k}"
         yield f"after{k}:"
 
     def _check(self, k: int, check: CheckIds) -> Iterator[str]:
@@ -169,20 +175,14 @@ class _Driver:
         lines, address = self._address(check.ids)
         yield from lines
         yield f"  %ids{k} = inttoptr {size} {address} to ptr"
-        yield f"  br label %id{k}"
-        yield f"id{k}:"
-        yield f"  %n{k} = phi {size} [ 0, %op{k} ], [ %next{k}, %id{k}.end ]"
+        yield from self._loop_start(k)
         yield f"  %at{k} = getelementptr {kind}, ptr %ids{k}, {size} %n{k}"
         yield f"  %v{k} = load {kind}, ptr %at{k}"
         yield f"  %above{k} = icmp sge {kind} %v{k}, {check.rows}"
         yield f"  %below{k} = icmp slt {kind} %v{k}, {-check.rows}"
         yield f"  %out{k} = or i1 %above{k}, %below{k}"
-        yield f"  br i1 %out{k}, label %bad_index, label %id{k}.end"
-        yield f"id{k}.end:"
-        yield f"  %next{k} = add {size} %n{k}, 1"
-        yield f"  %more{k} = icmp slt {size} %next{k}, {check.count}"
-        yield f"  br i1 %more{k}, label %id{k}, label %after{k}"
-        yield f"after{k}:"
+        yield f"  br i1 %out{k}, label %bad_index, label %loop{k}.end"
+        yield from self._loop_end(k, check.count)
 
     def _copy(self, copy: Copy) -> Iterator[str]:
         pointers, size = [], self.size

@@ -17,7 +17,7 @@ from hashinfer.ops.base import Array, TensorType
 from hashinfer.ops.emission import Argument, Buffer, KernelCall, NativeOp, aligned
 from hashinfer.ops.hashed import HashedLookup
 from hashinfer.plan.fuse import fuse
-from hashinfer.plan.planner import Place, Plan, PlannedStep, make_plan
+from hashinfer.plan.planner import Plan, PlannedStep, make_plan
 from hashinfer.plan.rows import check_rows
 
 NATIVE_KINDS = ("native", "alias", "folded")
@@ -182,19 +182,13 @@ class _Lowering:
         assert planned.emission is not None  # noqa: S101
         if isinstance(planned.op, HashedLookup):
             name = planned.step.inputs[0]
-            kind = next(t for t in self._types(name))
+            place = self.plan.places.get(name)
+            ids = self.plan.constants[name] if place is None else place.type
             rows = planned.op.matrix.scheme.rows
-            check = CheckIds(self._value(name), kind.dtype.itemsize, prod(kind.shape), rows)
+            check = CheckIds(self._value(name), ids.dtype.itemsize, prod(ids.shape), rows)
             self.out.operations.append(check)
         for call in planned.emission.calls:
             self.out.operations.append(self._call(planned, call))
-
-    def _types(self, name: str) -> list[TensorType]:
-        place = self.plan.places.get(name)
-        if place is not None:
-            return [place.type]
-        constant = self.plan.constants[name]
-        return [TensorType(constant.dtype, constant.shape)]
 
     def _call(self, planned: PlannedStep, call: KernelCall) -> Invoke:
         args = tuple(self._argument(planned, call.args.get(name, 0)) for name in call.kernel.fields)
@@ -232,7 +226,7 @@ class _Lowering:
         return value - 2**32 if value >= 2**31 else value
 
     def _value(self, name: str) -> Memory:
-        place: Place | None = self.plan.places.get(name)
+        place = self.plan.places.get(name)
         if place is None:
             return self._constant(self.plan.constants[name])
         if place.kind == "arena":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import llvmlite.binding as llvm
 
-from hashinfer.kernels.compiler import MATHS, refuse_others
+from hashinfer.kernels.compiler import MATHS, make_internal, refuse_others
 from hashinfer.kernels.jit import Kernel
 from hashinfer.native.emit.machine import Machine
 from hashinfer.native.emit.narrow import narrow_ir
@@ -22,9 +22,7 @@ def compile_object(
         told(name)
         module.link_in(_parsed(machine, text))
     told("the whole model")
-    for item in (*module.functions, *module.global_variables):
-        if not item.is_declaration and item.name not in exported:
-            item.linkage = "internal"
+    make_internal(module, exported)
     if machine.target.small:
         for function in module.functions:
             if not function.is_declaration:
