@@ -26,18 +26,8 @@ from hashinfer.kernels.vectors import atomic_add, atomic_load, atomic_store, cal
 ROW = 64
 TILES, ADDRESS = ROW - 2, ROW - 1
 
-OPEN, ACTIVE, CODE, STEPS, COUNTERS, SCRATCH, SCRATCH_STRIDE, WORKERS, STOPPED, SEATS = (
-    0,
-    8,
-    16,
-    17,
-    18,
-    19,
-    20,
-    21,
-    22,
-    24,
-)
+OPEN, ACTIVE, SEATS = 0, 8, 24
+CODE, STEPS, COUNTERS, SCRATCH, SCRATCH_STRIDE, WORKERS, STOPPED = range(16, 23)
 """Places in a control block; the workers' seats (see parking.py) begin at SEATS."""
 SPINS_BEFORE_YIELD = 256
 SPINS_BEFORE_PARKING = 3000

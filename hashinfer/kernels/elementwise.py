@@ -38,6 +38,13 @@ A, B, OUT, OPERATION, SHAPE, A_STRIDES, B_STRIDES, ROWS = 0, 1, 2, 3, 4, 8, 12, 
 last; rows: rows of the last axis in one tile."""
 
 
+@inlined
+def clear(values: Any) -> None:
+    """values = 0."""
+    for k in range(values.size):
+        values[k] = 0
+
+
 @device
 def convert(x: Any, y: Any) -> None:
     """y = x, element by element."""

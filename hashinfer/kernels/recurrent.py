@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.jit import device, entry
+from hashinfer.kernels.elementwise import clear
+from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.maths import logistic32, tanh32
 from hashinfer.kernels.vectors import float32_array, fma16, load16, splat16, store16
 
@@ -36,12 +37,47 @@ def scratch_bytes(hidden: int) -> int:
     return 4 * 8 * hidden
 
 
+@inlined
+def _copy(x: Any, y: Any) -> None:
+    for k in range(x.size):
+        y[k] = x[k]
+
+
 @device
-def _start(args: Any, at: Any, gates: Any) -> None:
-    """gates = the biases from `at` on, or 0."""
-    biases = float32_array(args[B] + 4 * at, gates.size)
-    for g in range(gates.size):
-        gates[g] = biases[g] if args[B] != 0 else np.float32(0.0)
+def _load(address: Any, at: Any, out: Any) -> None:
+    """out = the floats from number `at` on, or 0 where there is no array."""
+    if address == 0:
+        clear(out)
+    else:
+        _copy(float32_array(address + 4 * at, out.size), out)
+
+
+@device
+def _store(address: Any, at: Any, values: Any) -> None:
+    """The floats from number `at` on = values, where there is an array."""
+    if address != 0:
+        _copy(values, float32_array(address + 4 * at, values.size))
+
+
+@inlined
+def _state_at(args: Any, direction: Any, row: Any) -> Any:
+    return direction * args[S_DIRECTION] + row * args[S_ROW]
+
+
+@inlined
+def _step_at(args: Any, s: Any, direction: Any, row: Any) -> Any:
+    """x of the step that comes s-th, and where its y goes."""
+    step = args[STEPS] - 1 - s if (args[BACKWARDS] >> direction) & 1 else s
+    x = float32_array(args[X] + 4 * (step * args[X_STEP] + row * args[X_ROW]), args[INPUTS])
+    return x, step * args[Y_STEP] + direction * args[Y_DIRECTION] + row * args[Y_ROW]
+
+
+@inlined
+def _weights(args: Any, direction: Any, width: Any) -> Any:
+    """w and r of a direction, `width` gates."""
+    inputs, hidden = width * args[INPUTS], width * args[HIDDEN]
+    w = float32_array(args[W] + 4 * direction * inputs, inputs)
+    return w, float32_array(args[R] + 4 * direction * hidden, hidden)
 
 
 @entry(*TURNED)
@@ -67,53 +103,19 @@ def _add_product(x: Any, w: Any, width: Any, first: Any, last: Any, gates: Any) 
             gates[g] += x[k] * w[at + g]
 
 
-@device
-def _load_state(address: Any, args: Any, direction: Any, row: Any, state: Any) -> None:
-    if address == 0:
-        for k in range(state.size):
-            state[k] = np.float32(0.0)
-        return
-    at = direction * args[S_DIRECTION] + row * args[S_ROW]
-    given = float32_array(address + 4 * at, state.size)
-    for k in range(state.size):
-        state[k] = given[k]
-
-
-@device
-def _store_state(address: Any, args: Any, direction: Any, row: Any, state: Any) -> None:
-    if address != 0:
-        at = direction * args[S_DIRECTION] + row * args[S_ROW]
-        out = float32_array(address + 4 * at, state.size)
-        for k in range(state.size):
-            out[k] = state[k]
-
-
-@device
-def _output(args: Any, step: Any, direction: Any, row: Any, state: Any) -> None:
-    if args[Y] != 0:
-        at = step * args[Y_STEP] + direction * args[Y_DIRECTION] + row * args[Y_ROW]
-        y = float32_array(args[Y] + 4 * at, state.size)
-        for k in range(state.size):
-            y[k] = state[k]
-
-
 @entry(*FIELDS)
 def lstm(args: Any, tile: Any, scratch: Any) -> None:
     """i, o, f, c gates: c = f c + i tanh(.), h = o tanh(c), as ONNX's LSTM with its default activations."""
-    n, ni, steps = args[HIDDEN], args[INPUTS], args[STEPS]
-    d, row, width = tile // args[BATCH], tile % args[BATCH], 4 * n
-    w, r = (
-        float32_array(args[W] + 4 * d * width * ni, width * ni),
-        float32_array(args[R] + 4 * d * width * n, width * n),
-    )
+    n, d, row = args[HIDDEN], tile // args[BATCH], tile % args[BATCH]
+    width, state = 4 * n, _state_at(args, d, row)
+    w, r = _weights(args, d, width)
     h, c = float32_array(scratch, n), float32_array(scratch + 4 * n, n)
     gates = float32_array(scratch + 8 * n, width)
-    _load_state(args[H0], args, d, row, h)
-    _load_state(args[C0], args, d, row, c)
-    for s in range(steps):
-        step = steps - 1 - s if (args[BACKWARDS] >> d) & 1 else s
-        x = float32_array(args[X] + 4 * (step * args[X_STEP] + row * args[X_ROW]), ni)
-        _start(args, 2 * d * width, gates)
+    _load(args[H0], state, h)
+    _load(args[C0], state, c)
+    for s in range(args[STEPS]):
+        x, y_at = _step_at(args, s, d, row)
+        _load(args[B], 2 * d * width, gates)
         if args[B] != 0:
             other = float32_array(args[B] + 4 * (2 * d + 1) * width, width)
             for g in range(width):
@@ -123,28 +125,24 @@ def lstm(args: Any, tile: Any, scratch: Any) -> None:
         for k in range(n):
             c[k] = logistic32(gates[2 * n + k]) * c[k] + logistic32(gates[k]) * tanh32(gates[3 * n + k])
             h[k] = logistic32(gates[n + k]) * tanh32(c[k])
-        _output(args, step, d, row, h)
-    _store_state(args[YH], args, d, row, h)
-    _store_state(args[YC], args, d, row, c)
+        _store(args[Y], y_at, h)
+    _store(args[YH], state, h)
+    _store(args[YC], state, c)
 
 
 @entry(*FIELDS)
 def gru(args: Any, tile: Any, scratch: Any) -> None:
     """z, r, h gates: h = (1 - z) tanh(.) + z h, as ONNX's GRU with its default activations."""
-    n, ni, steps = args[HIDDEN], args[INPUTS], args[STEPS]
-    d, row, width = tile // args[BATCH], tile % args[BATCH], 3 * n
-    w, r = (
-        float32_array(args[W] + 4 * d * width * ni, width * ni),
-        float32_array(args[R] + 4 * d * width * n, width * n),
-    )
+    n, d, row = args[HIDDEN], tile // args[BATCH], tile % args[BATCH]
+    width, state = 3 * n, _state_at(args, d, row)
+    w, r = _weights(args, d, width)
     h, old = float32_array(scratch, n), float32_array(scratch + 4 * n, n)
     mine, states = float32_array(scratch + 8 * n, width), float32_array(scratch + 8 * n + 4 * width, width)
-    _load_state(args[H0], args, d, row, h)
-    for s in range(steps):
-        step = steps - 1 - s if (args[BACKWARDS] >> d) & 1 else s
-        x = float32_array(args[X] + 4 * (step * args[X_STEP] + row * args[X_ROW]), ni)
-        _start(args, 2 * d * width, mine)
-        _start(args, (2 * d + 1) * width, states)
+    _load(args[H0], state, h)
+    for s in range(args[STEPS]):
+        x, y_at = _step_at(args, s, d, row)
+        _load(args[B], 2 * d * width, mine)
+        _load(args[B], (2 * d + 1) * width, states)
         _add_product(x, w, width, 0, width, mine)
         _add_product(h, r, width, 0, 2 * n, states)
         for g in range(2 * n):
@@ -160,5 +158,5 @@ def gru(args: Any, tile: Any, scratch: Any) -> None:
         for k in range(n):
             new = tanh32(mine[2 * n + k] + states[2 * n + k])
             h[k] = (np.float32(1.0) - mine[k]) * new + mine[k] * h[k]
-        _output(args, step, d, row, h)
-    _store_state(args[YH], args, d, row, h)
+        _store(args[Y], y_at, h)
+    _store(args[YH], state, h)

@@ -31,6 +31,13 @@ def _top(x: Any) -> Any:
     return top
 
 
+@inlined
+def _row_at(args: Any, r: Any) -> Any:
+    """Row r of x and of y."""
+    at, cols = 4 * r * args[COLS], args[COLS]
+    return float32_array(args[X] + at, cols), float32_array(args[Y] + at, cols)
+
+
 @device
 def _log_softmax(x: Any, y: Any) -> None:
     top = _top(x)
@@ -58,17 +65,17 @@ def _softmax(x: Any, y: Any) -> None:
 @entry(*ROWS)
 def softmax_rows(args: Any, tile: Any, scratch: Any) -> None:
     """y = exp(x) over its sum, row by row."""
-    cols = args[COLS]
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[COUNT])):
-        _softmax(float32_array(args[X] + 4 * r * cols, cols), float32_array(args[Y] + 4 * r * cols, cols))
+        x, y = _row_at(args, r)
+        _softmax(x, y)
 
 
 @entry(*ROWS)
 def log_softmax_rows(args: Any, tile: Any, scratch: Any) -> None:
     """y = x - log(sum of exp(x)), row by row."""
-    cols = args[COLS]
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[COUNT])):
-        _log_softmax(float32_array(args[X] + 4 * r * cols, cols), float32_array(args[Y] + 4 * r * cols, cols))
+        x, y = _row_at(args, r)
+        _log_softmax(x, y)
 
 
 @device
@@ -92,7 +99,7 @@ def layer_norm_rows(args: Any, tile: Any, scratch: Any) -> None:
     cols, epsilon = args[COLS], np.float64(float_at(args, EPSILON))
     scale, bias = float32_array(args[SCALE], cols), float32_array(args[BIAS], cols)
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[COUNT])):
-        x, y = float32_array(args[X] + 4 * r * cols, cols), float32_array(args[Y] + 4 * r * cols, cols)
+        x, y = _row_at(args, r)
         _normalised(x, y, epsilon)
         for k in range(cols):
             y[k] *= scale[k]
@@ -107,7 +114,7 @@ def instance_norm_rows(args: Any, tile: Any, scratch: Any) -> None:
     cols, epsilon = args[COLS], np.float64(float_at(args, EPSILON))
     scale, bias = float32_array(args[SCALE], args[CHANNELS]), float32_array(args[BIAS], args[CHANNELS])
     for r in range(tile * args[PER_TILE], min((tile + 1) * args[PER_TILE], args[COUNT])):
-        x, y = float32_array(args[X] + 4 * r * cols, cols), float32_array(args[Y] + 4 * r * cols, cols)
+        x, y = _row_at(args, r)
         _normalised(x, y, epsilon)
         factor, term = scale[r % args[CHANNELS]], bias[r % args[CHANNELS]]
         for k in range(cols):
