@@ -93,6 +93,12 @@ def float_at(args: Any, index: Any) -> Any:
 
 
 @inlined
+def row_at(args: Any, r: Any) -> Any:
+    """Row r of x, where that is a matrix, and x_scale."""
+    return float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS]), float_at(args, X_SCALE)
+
+
+@inlined
 def activate(value: Any, kind: Any, a: Any, b: Any) -> Any:
     """The fused activation; NaN stays NaN."""
     if kind == NONE:

@@ -27,10 +27,12 @@ from hashinfer.kernels.arguments import (
     float_at,
     row_start,
 )
+from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.hashing import (
     col_sign,
     column_word,
     column_words16,
+    first_bucket,
     permute,
     row_sign,
     signed_slot,
@@ -137,7 +139,7 @@ def _fill_runs(
             store16(found, i, xxh32_slots16(add_word16(load16(found, CHUNK + i), word), np.uint32(slots)))
         for i in range(ni):
             slot = np.uint32(found[i])
-            sign, source = slot_sign(slot), intp(slot >> np.uint32(1)) + t
+            sign, source = slot_sign(slot), first_bucket(slot) + t
             factor, at = splat16(sign), i * STRIP + j
             for k in range(0, whole, 16):
                 store16(tile, at + k, mul16(factor, weights16(w, source + k)))
@@ -158,7 +160,7 @@ def fill_xxh32(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any,
             run, t = (i0 + i) // block, (i0 + i) % block
             for j in range(nj):
                 slot = signed_slot(xxh32_finish(xxh32_prefix(j0 + j, seed), run), slots)
-                tile[i * STRIP + j] = slot_sign(slot) * weight(w, intp(slot >> np.uint32(1)) + t)
+                tile[i * STRIP + j] = slot_sign(slot) * weight(w, first_bucket(slot) + t)
     elif block == 1:
         _fill_columns(w, i0, ni, j0, nj, seed, slots, tile, found)
     else:
@@ -184,6 +186,15 @@ def fill_dyadic(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any
 
 
 @inlined
+def store64(y: Any, at: Any, a0: Any, a1: Any, a2: Any, a3: Any) -> None:
+    """y[at : at + 64] = four vectors."""
+    store16(y, at, a0)
+    store16(y, at + 16, a1)
+    store16(y, at + 32, a2)
+    store16(y, at + 48, a3)
+
+
+@inlined
 def added16(words: Any, x: Any, w: Any, total: Any) -> Any:
     """total + x w: of floats, or of words, which hold two int16 each where factors, and an int32 where sums."""
     return dot16(total, x, w) if words else fma16(x, w, total)
@@ -199,10 +210,7 @@ def _multiply_row(rows: Any, t: Any, r: Any, ni: Any, tile: Any, sums: Any, word
         a1 = added16(words, x, load16(tile, at + 16), a1)
         a2 = added16(words, x, load16(tile, at + 32), a2)
         a3 = added16(words, x, load16(tile, at + 48), a3)
-    store16(sums, s, a0)
-    store16(sums, s + 16, a1)
-    store16(sums, s + 32, a2)
-    store16(sums, s + 48, a3)
+    store64(sums, s, a0, a1, a2, a3)
 
 
 @inlined
@@ -263,25 +271,30 @@ def fill(args: Any, w: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any, found
 
 
 @inlined
-def block_at(args: Any, tile: Any) -> Any:
-    """(first row, rows, first output, outputs) of a block's tile."""
+def strip_at(args: Any, tile: Any) -> Any:
+    """(row or block, first output, outputs) of a tile: strip by strip of 64 outputs."""
     strips = (args[OUTPUTS] + STRIP - 1) // STRIP
-    r0, j0 = tile // strips * ROW_BLOCK, tile % strips * STRIP
-    return r0, min(ROW_BLOCK, args[ROWS] - r0), j0, min(STRIP, args[OUTPUTS] - j0)
+    j0 = tile % strips * STRIP
+    return tile // strips, j0, min(STRIP, args[OUTPUTS] - j0)
+
+
+@inlined
+def block_at(args: Any, tile: Any, rows: Any) -> Any:
+    """(first row, rows, first output, outputs) of a tile of a block of `rows`."""
+    block, j0, nj = strip_at(args, tile)
+    return block * rows, min(rows, args[ROWS] - block * rows), j0, nj
 
 
 @device
 def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
-    r0, count, j0, nj = block_at(args, tile)
+    r0, count, j0, nj = block_at(args, tile, ROW_BLOCK)
     rows = float32_array(scratch, ROWS_AT_ONCE * CHUNK)
     w_tile = float32_array(scratch + 4 * ROWS_AT_ONCE * CHUNK, CHUNK * STRIP)
     sums = float32_array(scratch + 4 * (ROWS_AT_ONCE * CHUNK + CHUNK * STRIP), ROW_BLOCK * STRIP)
     found = int32_array(scratch + 4 * (ROWS_AT_ONCE * CHUNK + CHUNK * STRIP + ROW_BLOCK * STRIP), 2 * CHUNK)
-    for k in range(count * STRIP):
-        sums[k] = np.float32(0.0)
+    clear(sums[: count * STRIP])
     if nj < STRIP:
-        for k in range(CHUNK * STRIP):
-            w_tile[k] = np.float32(0.0)
+        clear(w_tile)
     for i0 in range(0, args[INPUTS], CHUNK):
         ni = min(CHUNK, args[INPUTS] - i0)
         fill(args, w, i0, ni, j0, nj, w_tile, found)
@@ -358,10 +371,8 @@ def _small_row(args: Any, r: Any, j0: Any, nj: Any, x: Any, w: Any, scratch: Any
 @entry(*DENSE)
 def dense_row(args: Any, tile: Any, scratch: Any) -> None:
     """A strip of 64 outputs of one row, W read where it lies. For few rows."""
-    strips = (args[OUTPUTS] + STRIP - 1) // STRIP
-    r, j0 = tile // strips, tile % strips * STRIP
-    start = row_start(args, r)
-    nj, ni, ws, cs = min(STRIP, args[OUTPUTS] - j0), args[INPUTS], args[W_ROW_STRIDE], args[W_COL_STRIDE]
+    r, j0, nj = strip_at(args, tile)
+    start, ni, ws, cs = row_start(args, r), args[INPUTS], args[W_ROW_STRIDE], args[W_COL_STRIDE]
     x, w = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], ni), float32_array(args[W], NO_LIMIT)
     if cs == 1 and SCALAR:
         _small_row(args, r, j0, nj, x, w, scratch)
@@ -375,10 +386,7 @@ def dense_row(args: Any, tile: Any, scratch: Any) -> None:
             a2 = fma16(xi, load16(w, at + 32), a2)
             a3 = fma16(xi, load16(w, at + 48), a3)
         sums = float32_array(scratch, STRIP)
-        store16(sums, 0, a0)
-        store16(sums, 16, a1)
-        store16(sums, 32, a2)
-        store16(sums, 48, a3)
+        store64(sums, 0, a0, a1, a2, a3)
         finish_sums(args, r, j0, STRIP, sums, 0)
         return
     for j in range(nj):
@@ -394,9 +402,7 @@ def dense_row(args: Any, tile: Any, scratch: Any) -> None:
 
 @device
 def _expand(args: Any, tile: Any, scratch: Any, w: Any) -> None:
-    strips = (args[OUTPUTS] + STRIP - 1) // STRIP
-    i0, j0 = tile // strips * CHUNK, tile % strips * STRIP
-    ni, nj = min(CHUNK, args[ROWS] - i0), min(STRIP, args[OUTPUTS] - j0)
+    i0, ni, j0, nj = block_at(args, tile, CHUNK)
     out, w_tile, alpha = float32_array(args[Y], NO_LIMIT), float32_array(scratch, CHUNK * STRIP), float_at(args, ALPHA)
     fill(args, w, i0, ni, j0, nj, w_tile, int32_array(scratch + 4 * CHUNK * STRIP, 2 * CHUNK))
     for i in range(ni):

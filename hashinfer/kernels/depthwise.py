@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels.arguments import ACTIVATION, BIAS, NO_LIMIT, PRODUCT, RELU, X, Y, activate, epilogue_of
+from hashinfer.kernels.blocks import store64
+from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.jit import device, entry
 from hashinfer.kernels.pooling import AXIS, COUNT, KERNEL, PAD, SIZE, STRIDE
 from hashinfer.kernels.vectors import (
@@ -56,8 +58,7 @@ def copy_planes(args: Any, x: Any, planes: Any) -> None:
     top, left = args[ROWS + PAD], args[COLS + PAD]
     # Where all windows end within the padding there is nothing to copy.
     inside = max(0, min(width, line - left))
-    for k in range(planes.size):
-        planes[k] = np.float32(0.0)
+    clear(planes)
     for channel in range(args[INNER]):
         for row in range(min(height, lines - top)):
             to, source = (channel * lines + top + row) * line + left, (channel * height + row) * width
@@ -78,10 +79,7 @@ def sum_windows(planes: Any, at: Any, w: Any, taps: Any, sums: Any, count: Any) 
             a1 = fma16(load16(planes, source + 16), weight, a1)
             a2 = fma16(load16(planes, source + 32), weight, a2)
             a3 = fma16(load16(planes, source + 48), weight, a3)
-        store16(sums, first, a0)
-        store16(sums, first + 16, a1)
-        store16(sums, first + 32, a2)
-        store16(sums, first + 48, a3)
+        store64(sums, first, a0, a1, a2, a3)
 
 
 @device

@@ -28,20 +28,16 @@ from hashinfer.kernels.arguments import (
     INPUTS,
     NO_LIMIT,
     OUTPUTS,
-    PATCHES,
     PRODUCT,
     ROWS,
-    X_ROW_STRIDE,
-    X_SCALE,
-    X,
     finish_sums,
-    float_at,
+    row_at,
 )
 from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
-from hashinfer.kernels.hashing import permute, weight
+from hashinfer.kernels.hashing import permute, sign_of, weight
 from hashinfer.kernels.isa import MOST_LANES, RADIX
 from hashinfer.kernels.jit import device, entry, inlined
-from hashinfer.kernels.rows import read_rows
+from hashinfer.kernels.rows import whole_row
 from hashinfer.kernels.vectors import (
     LANES,
     add16,
@@ -114,7 +110,7 @@ three steps: folded: H u, float32 [rows, width + 16]; direct: intp [rows], 1 whe
 [rows, raw_floats], y / r(j). direct_below: at most this many non-zero inputs go directly; skip_zeros: 1 where every
 weight is finite; tail: as a chunk's, where pixels are the lanes."""
 
-FIRST_GROUP, CHUNK_LANES, CHUNK_START, CHUNK_TAIL, CHUNK_FIELDS = 0, 1, 2, 3, 4
+CHUNK_START, CHUNK_FIELDS = 2, 4
 
 
 # Rough times in nanoseconds: what layouts are told apart by. A vector of the first pass, by the lanes of its chunk.
@@ -208,14 +204,23 @@ def stored_vector(h: Any, vectors: Any) -> Any:
     return h % block * RADIX + h // block
 
 
+@inlined
+def chunk_at(table: Any, chunk: Any) -> Any:
+    """(first group, lanes, first float in the spectrum, tail) of a chunk; table: address of a chunk_table."""
+    fields, row = intp_array(table, NO_LIMIT), chunk * CHUNK_FIELDS
+    return fields[row], fields[row + 1], fields[row + CHUNK_START], fields[row + 3]
+
+
+SPECTRUM_FIELDS = ("w", "buckets", "width", "chunks", "chunk_count", "spectrum", "floats")
+
+
 @device
-def make_spectrum(w: Any, width: Any, chunks: Any, count: Any, spectrum: Any, v: Any) -> None:
-    """Write H w_g / width for each group of w [groups * width] into `spectrum`. v: float32 [width * MOST_LANES]."""
+def _spectrum(args: Any, scratch: Any, w: Any) -> None:
+    width, spectrum, v = args[2], float32_array(args[5], args[6]), float32_array(scratch, args[2] * MOST_LANES)
     groups = w.size // width
     factor = np.float32(1.0) / np.float32(width)
-    for chunk in range(count):
-        row = chunk * CHUNK_FIELDS
-        g0, lanes, at = chunks[row + FIRST_GROUP], chunks[row + CHUNK_LANES], chunks[row + CHUNK_START]
+    for chunk in range(args[4]):
+        g0, lanes, at, _ = chunk_at(args[3], chunk)
         for lane in range(lanes):
             g = g0 + lane
             for k in range(width):
@@ -228,20 +233,10 @@ def make_spectrum(w: Any, width: Any, chunks: Any, count: Any, spectrum: Any, v:
             spectrum[at + k] = v[k]
 
 
-SPECTRUM_FIELDS = ("w", "buckets", "width", "chunks", "chunk_count", "spectrum", "floats")
-
-
-@device
-def _spectrum(args: Any, scratch: Any, w: Any) -> None:
-    chunks = intp_array(args[3], CHUNK_FIELDS * args[4])
-    v = float32_array(scratch, args[2] * MOST_LANES)
-    make_spectrum(w, args[2], chunks, args[4], float32_array(args[5], args[6]), v)
-
-
 @entry(*SPECTRUM_FIELDS)
 def dyadic_spectrum_f32(args: Any, tile: Any, scratch: Any) -> None:
-    """make_spectrum as an entry of one tile; `floats` is the length of the spectrum. Scratch: 4 MOST_LANES bytes
-    times width."""
+    """Write H w_g / width for each group into the spectrum, of `floats` floats. One tile. Scratch: float32 [width,
+    MOST_LANES]."""
     _spectrum(args, scratch, float32_array(args[0], args[1]))
 
 
@@ -261,22 +256,25 @@ def out_of_range(largest: Any) -> Any:
     return largest != np.uint32(0) and not SMALLEST_BITS <= largest <= LARGEST_BITS
 
 
+@inlined
+def magnitude(value: Any) -> Any:
+    """The bits of |value|, which order as the numbers do, Inf and NaN above all."""
+    return np.uint32(np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF))
+
+
 @device
-def must_go_direct(u: Any, start: Any, step: Any, width: Any) -> Any:
-    """Whether u[start + k step], k < width, is not finite or has a largest magnitude outside the safe range."""
-    bits = u.view(np.uint32)
+def must_go_direct(u: Any, width: Any) -> Any:
+    """Whether u[:width] is not finite or has a largest magnitude outside the safe range."""
     largest = np.uint32(0)
     for k in range(width):
-        # Without its sign bit a float orders as an integer does, Inf and NaN above all numbers.
-        magnitude = np.uint32(bits[start + k * step] & np.uint32(0x7FFFFFFF))
-        largest = max(largest, magnitude)
+        largest = max(largest, magnitude(u[k]))
     return out_of_range(largest)
 
 
 @inlined
 def sign_at(signs: Any, i: Any) -> Any:
     """-1.0 where bit i is set, else 1.0."""
-    return np.float32(1.0) - np.float32(2.0) * np.float32((intp(signs[i >> 4]) >> (i & 15)) & 1)
+    return sign_of((intp(signs[i >> 4]) >> (i & 15)) & 1)
 
 
 @device
@@ -292,7 +290,7 @@ def fold_row(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any, sp
         for i in range(inputs):
             u[i & (width - 1)] += sign_at(signs, i) * (x[i] * scale)
             nonzero += 1 if x[i] != np.float32(0.0) else 0
-        return nonzero, must_go_direct(u, 0, 1, width)
+        return nonzero, must_go_direct(u, width)
     scales, whole = splat16(scale), inputs & ~15
     largest = splat16(np.float32(0.0))
     for k in range(16):
@@ -310,19 +308,7 @@ def fold_row(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any, sp
         largest = largest16(largest, total)
         store16(u, k, total)
     store16(spare, 0, largest)
-    return nonzero, must_go_direct(spare, 0, 1, 16)
-
-
-@device
-def list_signed(x: Any, scale: Any, inputs: Any, signs: Any, indices: Any, values: Any) -> Any:
-    """Indices and s(i) scale x[i] of the non-zero inputs; returns how many. The lists must hold them all."""
-    count = 0
-    for i in range(inputs):
-        if x[i] != np.float32(0.0):
-            indices[count] = np.int32(i)
-            values[count] = sign_at(signs, i) * (x[i] * scale)
-            count += 1
-    return count
+    return nonzero, must_go_direct(spare, 16)
 
 
 @device
@@ -339,7 +325,12 @@ def direct_row(args: Any, x: Any, scale: Any, w: Any, first: Any, last: Any, v: 
     listed = args[SKIP_ZEROS] != 0 and nonzero <= room
     values, indices = v[:room], v[room : 2 * room].view(np.int32)
     if listed:
-        list_signed(x, scale, inputs, signs, indices, values)
+        count = 0
+        for i in range(inputs):
+            if x[i] != np.float32(0.0):
+                indices[count] = np.int32(i)
+                values[count] = sign_at(signs, i) * (x[i] * scale)
+                count += 1
     low = np.int32(width - 1)
     for t in range((args[OUTPUTS] + groups - 1) // groups):
         perm = np.int32(permute(t, width, half, seed))
@@ -381,9 +372,8 @@ def _first_pass(spectrum: Any, at: Any, u: Any, v: Any, lanes: Any, block: Any) 
 def inverse_chunk(args: Any, chunk: Any, u: Any, v: Any, raw: Any) -> None:
     """raw[t G + g] for the groups of one chunk from the transformed inputs u [width + 16]."""
     width = args[WIDTH]
-    groups, table = args[BUCKETS] // width, intp_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
-    g0, lanes = table[chunk * CHUNK_FIELDS + FIRST_GROUP], table[chunk * CHUNK_FIELDS + CHUNK_LANES]
-    at, tail = table[chunk * CHUNK_FIELDS + CHUNK_START], table[chunk * CHUNK_FIELDS + CHUNK_TAIL]
+    groups = args[BUCKETS] // width
+    g0, lanes, at, tail = chunk_at(args[CHUNKS], chunk)
     spectrum, there = float32_array(args[SPECTRUM], NO_LIMIT), min(lanes, groups - g0)
     count = (args[OUTPUTS] + groups - 1) // groups
     places, vectors = int32_array(args[PLACES], count), width * lanes // 16
@@ -436,15 +426,11 @@ def _folded(args: Any, x: Any, scale: Any, u: Any, spare: Any) -> Any:
 
 @device
 def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
-    width, inputs = args[WIDTH], args[INPUTS]
+    width = args[WIDTH]
     groups, floats = args[BUCKETS] // width, vector_count(width)
     u, v = float32_array(scratch, width + 16), float32_array(scratch + 4 * (width + 16), floats)
     raw = float32_array(scratch + 4 * (width + 16 + floats), raw_count(args))
-    if args[PATCHES] == 0:
-        x, scale = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], inputs), float_at(args, X_SCALE)
-    else:
-        x, scale = float32_array(scratch + 4 * (width + 16 + floats + raw_count(args)), inputs), np.float32(1.0)
-        read_rows(args, tile, 1, 0, inputs, x)
+    x, scale = whole_row(args, tile, scratch + 4 * (width + 16 + floats + raw_count(args)))
     if _folded(args, x, scale, u, v):
         direct_row(args, x, scale, w, 0, groups, v, raw)
     else:
@@ -472,11 +458,12 @@ def dyadic_row_i8(args: Any, tile: Any, scratch: Any) -> None:
 @entry(*FIELDS)
 def dyadic_fold(args: Any, tile: Any, scratch: Any) -> None:
     """H u of row `tile`, and whether the row goes directly. dyadic_inverse and dyadic_finish come behind it."""
-    x = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], args[INPUTS])
+    x, scale = row_at(args, tile)
     room = args[WIDTH] + 16
     u = float32_array(args[FOLDED] + 4 * tile * room, room)
+    spare = float32_array(scratch, 16)
     direct = intp_array(args[DIRECT], args[ROWS])
-    direct[tile] = 1 if _folded(args, x, float_at(args, X_SCALE), u, float32_array(scratch, 16)) else 0
+    direct[tile] = 1 if _folded(args, x, scale, u, spare) else 0
 
 
 @device
@@ -488,11 +475,10 @@ def _inverse(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         u = float32_array(args[FOLDED] + 4 * r * (width + 16), width + 16)
         inverse_chunk(args, chunk, u, v, raw)
         return
-    table = intp_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
-    first = table[chunk * CHUNK_FIELDS + FIRST_GROUP]
-    last = min(args[BUCKETS] // width, first + table[chunk * CHUNK_FIELDS + CHUNK_LANES])
-    x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
-    direct_row(args, x, float_at(args, X_SCALE), w, first, last, v, raw)
+    first, lanes, _, _ = chunk_at(args[CHUNKS], chunk)
+    last = min(args[BUCKETS] // width, first + lanes)
+    x, scale = row_at(args, r)
+    direct_row(args, x, scale, w, first, last, v, raw)
 
 
 @entry(*FIELDS)

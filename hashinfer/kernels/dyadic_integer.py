@@ -20,16 +20,11 @@ from hashinfer.kernels.arguments import (
     INPUTS,
     NO_LIMIT,
     OUTPUTS,
-    PATCHES,
-    X_ROW_STRIDE,
-    X_SCALE,
-    X,
     epilogue_of,
     finish_by,
-    float_at,
     row_start,
 )
-from hashinfer.kernels.dyadic import out_of_range
+from hashinfer.kernels.dyadic import magnitude, out_of_range
 from hashinfer.kernels.dyadic_small import (
     BUCKETS,
     COL_SIGNS,
@@ -38,14 +33,13 @@ from hashinfer.kernels.dyadic_small import (
     WIDTH,
     W,
     direct_group,
-    magnitude,
     signed,
 )
 from hashinfer.kernels.dyadic_small import FIELDS as SMALL_FIELDS
 from hashinfer.kernels.hadamard import log2_of
 from hashinfer.kernels.jit import device, entry, inlined
-from hashinfer.kernels.rows import read_rows
-from hashinfer.kernels.vectors import float32_array, int8_array, int32_array, uint16_array, uintp
+from hashinfer.kernels.rows import whole_row
+from hashinfer.kernels.vectors import int8_array, int32_array, uint16_array, uintp
 
 FIELDS = (*SMALL_FIELDS, "norms")
 NORMS = len(SMALL_FIELDS)
@@ -59,17 +53,16 @@ _MOST_BITS, _SUM_BITS = 20, 30
 @device
 def _pass4(v: Any, width: Any, step: Any) -> None:
     """The two stages at distances step and 2 step."""
-    start = np.int32(0)
+    start = 0
     while start < width:
-        for k in range(step):
-            at = np.uint32(start + k)
-            second, third = np.uint32(at + np.uint32(step)), np.uint32(at + np.uint32(2 * step))
-            fourth = np.uint32(third + np.uint32(step))
-            a, b = np.int32(v[at] + v[second]), np.int32(v[at] - v[second])
-            c, d = np.int32(v[third] + v[fourth]), np.int32(v[third] - v[fourth])
-            v[at], v[second] = np.int32(a + c), np.int32(b + d)
-            v[third], v[fourth] = np.int32(a - c), np.int32(b - d)
-        start = np.int32(start + 4 * step)
+        for q in range(step):
+            k = start + q
+            first, second, third, fourth = uintp(k), uintp(k + step), uintp(k + 2 * step), uintp(k + 3 * step)
+            a, b = v[first] + v[second], v[first] - v[second]
+            c, d = v[third] + v[fourth], v[third] - v[fourth]
+            v[first], v[second] = a + c, b + d
+            v[third], v[fourth] = a - c, b - d
+        start += 4 * step
 
 
 @device
@@ -77,23 +70,22 @@ def _transform(v: Any, width: Any, bits: Any) -> None:
     """v <- H v, width = 2^bits."""
     while bits >= 2:
         bits -= 2
-        _pass4(v, width, np.int32(1 << bits))
+        _pass4(v, width, 1 << bits)
     if bits == 1:
-        for k in range(np.int32(width >> 1)):
-            at = np.uint32(2 * k)
-            a, b = v[at], v[np.uint32(at + 1)]
-            v[at], v[np.uint32(at + 1)] = np.int32(a + b), np.int32(a - b)
+        for k in range(0, width, 2):
+            first, second = uintp(k), uintp(k + 1)
+            v[first], v[second] = v[first] + v[second], v[first] - v[second]
 
 
 @inlined
 def _rounded(word: Any, top: Any, bits: Any) -> Any:
     """The float whose bits are `word`, in units of 2^(top - 126 - bits), `top` being at least its exponent field."""
-    exponent, mantissa = np.int32(word >> 23) & np.int32(0xFF), np.int32(word & 0x7FFFFF)
-    shift = np.int32(top - exponent + 24 - bits)
+    exponent = word >> 23 & 0xFF
+    shift = top - exponent + 24 - bits
     if exponent == 0 or shift > 25:
-        return np.int32(0)
-    whole = np.int32((np.int32(mantissa | 0x800000) + np.int32(1 << (shift - 1))) >> shift)
-    return np.int32(-whole) if word < 0 else whole
+        return 0
+    whole = ((word & 0x7FFFFF | 0x800000) + (1 << (shift - 1))) >> shift
+    return -whole if word < 0 else whole
 
 
 @inlined
@@ -115,12 +107,12 @@ def _half_bits(square: Any) -> Any:
 def _fold(words: Any, top: Any, bits: Any, inputs: Any, width: Any, signs: Any, u: Any) -> Any:
     """u[k] = sum of s(i) q[i] over i = k (mod width); returns ceil(log2(||u||_2))."""
     square = np.int64(0)
-    for k in range(np.int32(width)):
-        i, total = np.uint32(k), np.int32(0)
+    for k in range(width):
+        i, total = k, 0
         while i < inputs:
-            total = np.int32(total + signed(_rounded(words[i], top, bits), signs, i))
-            i = np.uint32(i + width)
-        u[np.uint32(k)] = total
+            total += signed(_rounded(words[uintp(i)], top, bits), signs, i)
+            i += width
+        u[k] = total
         square += np.int64(total) * np.int64(total)
     return _half_bits(square)
 
@@ -129,12 +121,11 @@ def _fold(words: Any, top: Any, bits: Any, inputs: Any, width: Any, signs: Any, 
 def _group(w: Any, base: Any, u: Any, v: Any, width: Any, bits: Any, shift: Any) -> None:
     """V <- H (H w[base : base + width] . u / 2^shift), rounded in between."""
     for k in range(width):
-        v[np.uint32(k)] = np.int32(w[np.uint32(base + k)])
+        v[k] = w[base + k]
     _transform(v, width, bits)
     half = np.int64(1) << shift >> 1
     for k in range(width):
-        at = np.uint32(k)
-        v[at] = np.int32((np.int64(v[at]) * np.int64(u[at]) + half) >> shift)
+        v[k] = np.int32((np.int64(v[k]) * np.int64(u[k]) + half) >> shift)
     _transform(v, width, bits)
 
 
@@ -142,36 +133,30 @@ def _group(w: Any, base: Any, u: Any, v: Any, width: Any, bits: Any, shift: Any)
 def dyadic_integer_i8(args: Any, tile: Any, scratch: Any) -> None:
     """Row `tile`, all outputs."""
     width, inputs, outputs = args[WIDTH], args[INPUTS], args[OUTPUTS]
-    w, scale, groups = int8_array(args[W], args[BUCKETS]), float_at(args, X_SCALE), args[BUCKETS] // width
+    w, groups = int8_array(args[W], args[BUCKETS]), args[BUCKETS] // width
     u, v = int32_array(scratch, width), int32_array(scratch + 4 * width, width)
-    address = args[X] + 4 * tile * args[X_ROW_STRIDE]
-    if args[PATCHES] != 0:
-        address = scratch + 8 * width
-        read_rows(args, tile, 1, 0, inputs, float32_array(address, inputs))
-        scale = np.float32(1.0)
-    words, largest = int32_array(address, inputs), np.int32(0)
+    x, scale = whole_row(args, tile, scratch + 8 * width)
+    words, largest = x.view(np.int32), np.int32(0)
     for i in range(inputs):
         largest = max(largest, np.int32(words[i] & np.int32(0x7FFFFFFF)))
     if out_of_range(np.uint32(largest)) or out_of_range(magnitude(np.uint32(largest).view(np.float32) * scale)):
         for g in range(min(groups, outputs)):
-            direct_group(args, tile, float32_array(address, inputs), scale, w, g * width, g)
+            direct_group(args, tile, x, scale, w, g * width, g)
         return
     levels, rows = log2_of(width), 0
     while 1 << rows < inputs:
         rows += 1
     # Of zeros alone any unit will do.
     top, bits = largest >> 23 if largest != 0 else 127, min(_MOST_BITS, _SUM_BITS - rows)
-    norm = _fold(words, top, bits, np.uint32(inputs), np.uint32(width), uint16_array(args[ROW_SIGNS], NO_LIMIT), u)
-    narrow = np.int32(width)
-    _transform(u, narrow, levels)
+    norm = _fold(words, top, bits, inputs, width, uint16_array(args[ROW_SIGNS], NO_LIMIT), u)
+    _transform(u, width, levels)
     places, signs = int32_array(args[PLACES], NO_LIMIT), uint16_array(args[COL_SIGNS], NO_LIMIT)
     norms, start, epilogue = int32_array(args[NORMS], groups), row_start(args, tile), epilogue_of(args)
     for g in range(min(groups, outputs)):
         shift = max(0, levels + norms[g] + norm - _SUM_BITS)
-        _group(w, np.int32(g * width), u, v, narrow, levels, shift)
+        _group(w, g * width, u, v, width, levels, shift)
         unit = scale * _power_of_two(top - 126 - bits + shift - levels)
-        j = uintp(g)
-        for t in range(np.int32((outputs - g + groups - 1) // groups)):
-            value = np.float32(v[np.uint32(places[np.uint32(t)])]) * unit
-            finish_by(args, epilogue, start, tile, j, signed(value, signs, np.uint32(j)))
-            j = uintp(j + uintp(groups))
+        for t in range((outputs - g + groups - 1) // groups):
+            j = g + t * groups
+            value = np.float32(v[uintp(places[uintp(t)])]) * unit
+            finish_by(args, epilogue, start, tile, j, signed(value, signs, j))

@@ -10,28 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import (
-    IMAGE_ROWS,
-    INPUTS,
-    NO_LIMIT,
-    OUTPUTS,
-)
+from hashinfer.kernels.arguments import IMAGE_ROWS, INPUTS, NO_LIMIT, OUTPUTS
 from hashinfer.kernels.dyadic import (
     BUCKETS,
     CHUNK_COUNT,
-    CHUNK_FIELDS,
-    CHUNK_LANES,
-    CHUNK_START,
     CHUNKS,
     COL_SIGNS,
     FIELDS,
-    FIRST_GROUP,
     PLACES,
     ROW_SIGNS,
     SPECTRUM,
     TAIL,
     WIDTH,
     W,
+    chunk_at,
     direct_row,
     finish_row,
     out_of_range,
@@ -51,7 +43,6 @@ from hashinfer.kernels.vectors import (
     int8_array,
     int32_array,
     intp,
-    intp_array,
     largest16,
     load16,
     modulated_lanes16,
@@ -159,11 +150,10 @@ def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     for k in range(width):
         store16(u, 16 * stored_vector(k, width), load16(v, 16 * k))
     spectrum = float32_array(args[SPECTRUM], NO_LIMIT)
-    table = intp_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
     for chunk in range(args[CHUNK_COUNT]):
-        g0, lanes = table[chunk * CHUNK_FIELDS + FIRST_GROUP], table[chunk * CHUNK_FIELDS + CHUNK_LANES]
+        g0, lanes, start, _ = chunk_at(args[CHUNKS], chunk)
         for lane in range(min(lanes, groups - g0)):
-            _one_group(spectrum, table[chunk * CHUNK_FIELDS + CHUNK_START], lanes, lane, width, one)
+            _one_group(spectrum, start, lanes, lane, width, one)
             _group(args, g0 + lane, u, v, one, image, p0, count)
     if direct != 0:
         raw, x = float32_array(at, raw_count(args)), float32_array(at + 4 * raw_count(args), args[INPUTS])

@@ -20,22 +20,17 @@ from hashinfer.kernels.arguments import (
     INPUTS,
     NO_LIMIT,
     OUTPUTS,
-    PATCHES,
     PRODUCT,
-    X_ROW_STRIDE,
-    X_SCALE,
-    X,
     epilogue_of,
     finish,
     finish_by,
-    float_at,
     row_start,
 )
-from hashinfer.kernels.dyadic import out_of_range
+from hashinfer.kernels.dyadic import magnitude, out_of_range
 from hashinfer.kernels.hadamard import log2_of, parity
 from hashinfer.kernels.hashing import weight
 from hashinfer.kernels.jit import device, entry, inlined
-from hashinfer.kernels.rows import read_rows
+from hashinfer.kernels.rows import whole_row
 from hashinfer.kernels.vectors import columns8, float32_array, int8_array, int32_array, intp, uint16_array, uintp
 
 FIELDS = (*PRODUCT, "w", "buckets", "width", "places", "row_signs", "col_signs")
@@ -251,12 +246,6 @@ def signed(value: Any, signs: Any, i: Any) -> Any:
     return -value if signs[uintp(i >> 4)] >> (i & 15) & 1 else value
 
 
-@inlined
-def magnitude(value: Any) -> Any:
-    """The bits of |value|, which order as the numbers do, Inf and NaN above all."""
-    return np.uint32(np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF))
-
-
 @device
 def _fold(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any) -> Any:
     """u[k] = sum of s(i) scale x[i] over i = k (mod width), over width; returns whether the row must go directly."""
@@ -289,11 +278,7 @@ def direct_group(args: Any, tile: Any, x: Any, scale: Any, w: Any, base: Any, g:
 def _small(args: Any, tile: Any, scratch: Any, w: Any, spectral: Any) -> None:
     width, inputs, outputs = args[WIDTH], args[INPUTS], args[OUTPUTS]
     u, v = float32_array(scratch, width), float32_array(scratch + 4 * width, width)
-    if args[PATCHES] == 0:
-        x, scale = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], inputs), float_at(args, X_SCALE)
-    else:
-        x, scale = float32_array(scratch + 8 * width, inputs), np.float32(1.0)
-        read_rows(args, tile, 1, 0, inputs, x)
+    x, scale = whole_row(args, tile, scratch + 8 * width)
     direct = _fold(x, scale, inputs, width, uint16_array(args[ROW_SIGNS], NO_LIMIT), u)
     bits, groups = log2_of(width), args[BUCKETS] // width
     if not direct:

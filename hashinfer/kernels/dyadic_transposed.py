@@ -10,18 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import INPUTS, NO_LIMIT, OUTPUTS, X_ROW_STRIDE, X_SCALE, X, finish, float_at, row_start
+from hashinfer.kernels.arguments import INPUTS, NO_LIMIT, OUTPUTS, finish, row_at, row_start
 from hashinfer.kernels.blocks import dyadic_weight
 from hashinfer.kernels.dyadic import (
     BUCKETS,
     CHUNK_COUNT,
-    CHUNK_FIELDS,
-    CHUNK_LANES,
-    CHUNK_START,
     CHUNKS,
     COL_SIGNS,
     FIELDS,
-    FIRST_GROUP,
     HALF,
     ROW_SIGNS,
     SEED,
@@ -29,22 +25,22 @@ from hashinfer.kernels.dyadic import (
     SPECTRUM,
     WIDTH,
     W,
+    chunk_at,
     must_go_direct,
     sign_at,
     stored_vector,
 )
+from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.hadamard import hadamard
 from hashinfer.kernels.hashing import permute
 from hashinfer.kernels.isa import MOST_LANES
 from hashinfer.kernels.jit import device, entry
 from hashinfer.kernels.vectors import (
     float32_array,
-    fma16,
     int8_array,
     intp,
-    intp_array,
     load16,
-    splat16,
+    mul16,
     store16,
     uint16_array,
 )
@@ -60,8 +56,7 @@ def _scatter(args: Any, x: Any, scale: Any, g0: Any, lanes: Any, there: Any, v: 
     """v[perm(t), lane] += r(j) scale x[j], j = t G + g0 + lane."""
     width, half, seed, inputs = args[WIDTH], args[HALF], np.uint32(args[SEED]), args[INPUTS]
     groups, signs = args[BUCKETS] // width, uint16_array(args[COL_SIGNS], NO_LIMIT)
-    for k in range(width * lanes):
-        v[k] = np.float32(0.0)
+    clear(v[: width * lanes])
     for t in range((inputs + groups - 1) // groups):
         to, j0 = intp(permute(t, width, half, seed)) * lanes, t * groups + g0
         for lane in range(min(there, inputs - j0)):
@@ -73,10 +68,7 @@ def _add_groups(spectrum: Any, at: Any, v: Any, width: Any, lanes: Any, u: Any, 
     """u[k] += sum over the lanes of spectrum . v, both of one chunk."""
     vectors, places = width * lanes // 16, 16 // lanes
     for h in range(vectors):
-        product = fma16(
-            load16(spectrum, at + 16 * stored_vector(h, vectors)), load16(v, 16 * h), splat16(np.float32(0.0))
-        )
-        store16(spare, 0, product)
+        store16(spare, 0, mul16(load16(spectrum, at + 16 * stored_vector(h, vectors)), load16(v, 16 * h)))
         for p in range(places):
             total = np.float32(0.0)
             for lane in range(lanes):
@@ -100,23 +92,21 @@ def _direct(args: Any, tile: Any, x: Any, scale: Any, w: Any) -> None:
 @device
 def _transposed(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     """x @ W^T for row `tile`: inputs are the columns of W, outputs its rows."""
-    width, inputs = args[WIDTH], args[INPUTS]
+    width = args[WIDTH]
     groups = args[BUCKETS] // width
-    x, scale = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], inputs), float_at(args, X_SCALE)
-    if must_go_direct(x, 0, 1, inputs):
+    x, scale = row_at(args, tile)
+    if must_go_direct(x, x.size):
         _direct(args, tile, x, scale, w)
         return
     v, u = float32_array(scratch, width * MOST_LANES), float32_array(scratch + 4 * width * MOST_LANES, width)
     spare = float32_array(scratch + 4 * width * (MOST_LANES + 1), 16)
     spectrum, signs = float32_array(args[SPECTRUM], NO_LIMIT), uint16_array(args[ROW_SIGNS], NO_LIMIT)
-    table = intp_array(args[CHUNKS], CHUNK_FIELDS * args[CHUNK_COUNT])
-    for k in range(width):
-        u[k] = np.float32(0.0)
+    clear(u)
     for chunk in range(args[CHUNK_COUNT]):
-        g0, lanes = table[chunk * CHUNK_FIELDS + FIRST_GROUP], table[chunk * CHUNK_FIELDS + CHUNK_LANES]
+        g0, lanes, at, _ = chunk_at(args[CHUNKS], chunk)
         _scatter(args, x, scale, g0, lanes, min(lanes, groups - g0), v)
         hadamard(v, width, lanes)
-        _add_groups(spectrum, table[chunk * CHUNK_FIELDS + CHUNK_START], v, width, lanes, u, spare)
+        _add_groups(spectrum, at, v, width, lanes, u, spare)
     hadamard(u, width, 1)
     start = row_start(args, tile)
     for i in range(args[OUTPUTS]):

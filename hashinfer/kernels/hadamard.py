@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from hashinfer.kernels.hashing import sign_of
 from hashinfer.kernels.isa import RADIX
 from hashinfer.kernels.jit import device, inlined
 from hashinfer.kernels.vectors import (
@@ -147,6 +146,5 @@ def signed_sum(v: Any, at: Any, count: Any, beta: Any) -> Any:
         return signed_sum8(v, at, beta)
     total = signed_sum16(v, at, beta)
     for k in range(1, count >> 4):
-        sign = np.float32(1.0) - np.float32(2.0) * np.float32(parity(k & (beta >> 4)))
-        total = fma16(splat16(sign), signed_sum16(v, at + 256 * k, beta), total)
+        total = fma16(splat16(sign_of(parity(k & (beta >> 4)))), signed_sum16(v, at + 256 * k, beta), total)
     return total

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels.jit import at_first_compile, device, inlined
-from hashinfer.kernels.vectors import ramp16
+from hashinfer.kernels.vectors import intp, ramp16
 
 _P2, _P3, _P4, _P5 = np.uint32(0x85EBCA77), np.uint32(0xC2B2AE3D), np.uint32(0x27D4EB2F), np.uint32(0x165667B1)
 _M1, _M2 = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
@@ -71,23 +71,35 @@ def signed_slot(hashed: Any, slots: Any) -> Any:
 
 
 @inlined
+def first_bucket(slot: Any) -> Any:
+    """Where in w the run of a signed slot begins."""
+    return intp(slot >> _ONE)
+
+
+@inlined
+def sign_of(bit: Any) -> Any:
+    """-1.0 of 1, 1.0 of 0."""
+    return np.float32(1.0) - np.float32(2.0) * np.float32(bit)
+
+
+@inlined
 def slot_sign(slot: Any) -> Any:
     """-1.0 where the slot is odd, else 1.0."""
-    return np.float32(1.0) - np.float32(2.0) * np.float32(np.uint32(slot & _ONE))
+    return sign_of(np.uint32(slot & _ONE))
 
 
 @inlined
 def row_sign(i: Any, seed: Any) -> Any:
     """s(i) of the dyadic scheme, -1.0 or 1.0."""
     key = np.uint32(np.uint32(np.uint32(i) * _ROW) + np.uint32(seed))
-    return np.float32(1.0) - np.float32(2.0) * np.float32(np.uint32(fmix32(key) >> _S31))
+    return sign_of(np.uint32(fmix32(key) >> _S31))
 
 
 @inlined
 def col_sign(j: Any, seed: Any) -> Any:
     """r(j) of the dyadic scheme, -1.0 or 1.0."""
     key = np.uint32(np.uint32(np.uint32(j) * _COL) + np.uint32(np.uint32(seed) ^ _SALT))
-    return np.float32(1.0) - np.float32(2.0) * np.float32(np.uint32(fmix32(key) >> _S31))
+    return sign_of(np.uint32(fmix32(key) >> _S31))
 
 
 @inlined

@@ -17,16 +17,26 @@ from hashinfer.kernels.arguments import (
     IMAGE_ROWS,
     INPUTS,
     NO_LIMIT,
-    OUTPUTS,
     PRODUCT,
     X_ROW_STRIDE,
     Y_COL_STRIDE,
     X,
     Y,
+    row_at,
     row_start,
 )
-from hashinfer.kernels.blocks import ARGUMENT_BYTES, CHUNK, ROW_BLOCK, STRIP, block_at, multiply_tile, of_matrix
-from hashinfer.kernels.elementwise import TILE
+from hashinfer.kernels.blocks import (
+    ARGUMENT_BYTES,
+    CHUNK,
+    ROW_BLOCK,
+    STRIP,
+    block_at,
+    multiply_tile,
+    of_matrix,
+    store64,
+    strip_at,
+)
+from hashinfer.kernels.elementwise import TILE, clear
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.pixel_blocks import BLOCK as PIXELS
 from hashinfer.kernels.pixel_blocks import CHUNK as PIXEL_CHUNK
@@ -140,12 +150,6 @@ def fill_words(args: Any, i0: Any, ni: Any, j0: Any, nj: Any, tile: Any, spare: 
             words[i * STRIP + j] = _word(w, at, rs, 2 * i + 1 < ni, flip, zero)
 
 
-@inlined
-def _clear(values: Any, zero: Any) -> None:
-    for k in range(values.size):
-        values[k] = zero
-
-
 @device
 def pack_tile(values: Any, ni: Any, width: Any, words: Any) -> None:
     """words[i, width] = rows 2 i and 2 i + 1 of values [ni, width], a last row alone with zeros."""
@@ -160,12 +164,12 @@ def pack_tile(values: Any, ni: Any, width: Any, words: Any) -> None:
 
 @device
 def _block(args: Any, tile: Any, scratch: Any) -> None:
-    r0, count, j0, nj = block_at(args, tile)
+    r0, count, j0, nj = block_at(args, tile, ROW_BLOCK)
     tile_at, totals = scratch, scratch + 4 * _TILE
     spare, sums = float32_array(totals + 4 * _SUMS, SPARE), float32_array(totals, count * STRIP)
-    _clear(int32_array(totals, count * STRIP), np.int32(0))
+    clear(int32_array(totals, count * STRIP))
     if nj < STRIP:
-        _clear(int32_array(tile_at, _TILE), np.int32(0))
+        clear(int32_array(tile_at, _TILE))
     pitch = args[X_ROW_STRIDE]
     rows = float32_array(args[X] + 4 * r0 * pitch, count * pitch)
     for i0 in range(0, args[INPUTS], CHUNK):
@@ -190,12 +194,11 @@ def integer_block(args: Any, tile: Any, scratch: Any) -> None:
 @entry(*INTEGER)
 def integer_row(args: Any, tile: Any, scratch: Any) -> None:
     """A strip of 64 outputs of one row, W [inputs, outputs] read where it lies. For few rows."""
-    strips = (args[OUTPUTS] + STRIP - 1) // STRIP
-    r, j0 = tile // strips, tile % strips * STRIP
-    nj, ni, ws, flip = min(STRIP, args[OUTPUTS] - j0), args[INPUTS], args[W_ROW_STRIDE], np.uint8(args[FLIP])
-    x, w = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], ni), uint8_array(args[W], NO_LIMIT)
+    r, j0, nj = strip_at(args, tile)
+    ni, ws, flip = args[INPUTS], args[W_ROW_STRIDE], np.uint8(args[FLIP])
+    (x, _), w = row_at(args, r), uint8_array(args[W], NO_LIMIT)
     sums, totals = float32_array(scratch, STRIP), int32_array(scratch + 4 * STRIP, STRIP)
-    _clear(totals, np.int32(0))
+    clear(totals)
     if nj == STRIP:
         for i0 in range(0, ni, CHUNK):
             a0 = a1 = a2 = a3 = splat16(np.float32(0.0))
@@ -205,10 +208,7 @@ def integer_row(args: Any, tile: Any, scratch: Any) -> None:
                 a1 = fma16(xi, bytes16(w, at + 16, flip), a1)
                 a2 = fma16(xi, bytes16(w, at + 32, flip), a2)
                 a3 = fma16(xi, bytes16(w, at + 48, flip), a3)
-            store16(sums, 0, a0)
-            store16(sums, 16, a1)
-            store16(sums, 32, a2)
-            store16(sums, 48, a3)
+            store64(sums, 0, a0, a1, a2, a3)
             for j in range(STRIP):
                 totals[j] += np.int32(sums[j])
     else:
@@ -234,9 +234,9 @@ def integer_pixels(args: Any, tile: Any, scratch: Any) -> None:
     tile_at = at + 6 * _ENTRIES
     totals_at = tile_at + 4 * _PIXEL_TILE
     totals, spare = int32_array(totals_at, _PIXEL_SUMS), float32_array(totals_at + 4 * _PIXEL_SUMS, SPARE)
-    _clear(totals, np.int32(0))
-    _clear(int32_array(tile_at, _PIXEL_TILE), np.int32(0))
-    _clear(entries, np.float32(0.0))
+    clear(totals)
+    clear(int32_array(tile_at, _PIXEL_TILE))
+    clear(entries)
     for i0 in range(0, args[INPUTS], PIXEL_CHUNK):
         ni = min(PIXEL_CHUNK, args[INPUTS] - i0)
         fill_words(args, i0, ni, j0, nj, tile_at, spare)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels.arguments import float_at
-from hashinfer.kernels.hashing import column_word, slot_sign, weight, xxh32_prefix
+from hashinfer.kernels.elementwise import clear
+from hashinfer.kernels.hashing import column_word, first_bucket, slot_sign, weight, xxh32_prefix
 from hashinfer.kernels.jit import device, entry
 from hashinfer.kernels.vectors import (
     float32_array,
@@ -63,7 +64,7 @@ def _rows(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         whole = length & ~15
         for q in range(count):
             slot = np.uint32(found[q])
-            scale, source = alpha * slot_sign(slot), intp(slot >> np.uint32(1))
+            scale, source = alpha * slot_sign(slot), first_bucket(slot)
             at = q * cols + start
             for k in range(0, whole, 16):
                 store16(y, at + k, mul16(splat16(scale), weights16(w, source + k)))
@@ -77,8 +78,7 @@ def _bag(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     signed, cols, block = float32_array(scratch + 8 * CHUNK, CHUNK), args[COLS], args[BLOCK]
     slots, alpha = 2 * (args[BUCKETS] - block + 1), float_at(args, ALPHA)
     y = float32_array(args[Y] + 4 * tile * cols, cols)
-    for k in range(cols):
-        y[k] = np.float32(0.0)
+    clear(y)
     for first in range(0, args[BAG], CHUNK):
         count = min(CHUNK, args[BAG] - first)
         _read_ids(args, tile * args[BAG] + first, count, states)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from hashinfer.kernels.arguments import IMAGE_ROWS, INPUTS, NO_LIMIT, OUTPUTS
-from hashinfer.kernels.blocks import BUCKETS, DENSE, HASHED, STRIP, W, added16, fill
+from hashinfer.kernels.arguments import IMAGE_ROWS, INPUTS, NO_LIMIT
+from hashinfer.kernels.blocks import BUCKETS, DENSE, HASHED, STRIP, W, added16, fill, strip_at
 from hashinfer.kernels.blocks import CHUNK as FILLED
+from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels
 from hashinfer.kernels.vectors import (
@@ -61,11 +60,10 @@ def _multiply(entries: Any, ni: Any, tile: Any, p: Any, j: Any, sums: Any, words
 @inlined
 def pixels_at(args: Any, tile: Any) -> Any:
     """(image, first pixel, pixels, first output, outputs) of a tile: image by image, block by block, strip by strip."""
-    strips, pixels = (args[OUTPUTS] + STRIP - 1) // STRIP, args[IMAGE_ROWS]
-    blocks = (pixels + BLOCK - 1) // BLOCK
-    image, p0 = tile // strips // blocks, tile // strips % blocks * BLOCK
-    j0 = tile % strips * STRIP
-    return image, p0, min(BLOCK, pixels - p0), j0, min(STRIP, args[OUTPUTS] - j0)
+    block, j0, nj = strip_at(args, tile)
+    blocks = (args[IMAGE_ROWS] + BLOCK - 1) // BLOCK
+    p0 = block % blocks * BLOCK
+    return block // blocks, p0, min(BLOCK, args[IMAGE_ROWS] - p0), j0, nj
 
 
 @device
@@ -91,12 +89,9 @@ def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     at += 4 * CHUNK * (BLOCK + STRIP)
     sums, found = float32_array(at, STRIP * BLOCK), int32_array(at + 4 * STRIP * BLOCK, 2 * FILLED)
     spare = float32_array(at + 4 * (STRIP * BLOCK + 2 * FILLED), PIXELS)
-    for k in range(STRIP * BLOCK):
-        sums[k] = np.float32(0.0)
-    for k in range(CHUNK * STRIP):
-        w_tile[k] = np.float32(0.0)
-    for k in range(CHUNK * BLOCK):
-        entries[k] = np.float32(0.0)
+    clear(sums)
+    clear(w_tile)
+    clear(entries)
     for i0 in range(0, args[INPUTS], CHUNK):
         ni = min(CHUNK, args[INPUTS] - i0)
         fill(args, w, i0, ni, j0, nj, w_tile, found)

@@ -28,7 +28,7 @@ from hashinfer.kernels.arguments import (
     row_start,
 )
 from hashinfer.kernels.jit import inlined
-from hashinfer.kernels.rows import PATCH_FIELDS
+from hashinfer.kernels.rows import PATCH_FIELDS, corner, entry_at
 from hashinfer.kernels.vectors import (
     add16,
     float32_array,
@@ -57,18 +57,16 @@ def read_pixels(
     Lanes from `count` on hold numbers of no account. scratch: PLACES_BYTES.
     """
     shape, x = intp_array(args[PATCHES], len(PATCH_FIELDS)), float32_array(args[X], NO_LIMIT)
-    height, width, kh, kw, dy, dx, out_width = shape[1], shape[2], shape[3], shape[4], shape[7], shape[8], shape[11]
-    y0, x0 = p0 // out_width, p0 % out_width
+    height, width, kh, kw, dy, dx = shape[1], shape[2], shape[3], shape[4], shape[7], shape[8]
     tops, lefts = int32_array(scratch, PIXELS), int32_array(scratch + 4 * PIXELS, PIXELS)
-    in_line = shape[6] == 1 and count == PIXELS and x0 + PIXELS <= out_width
+    in_line = shape[6] == 1 and count == PIXELS and p0 % shape[11] + PIXELS <= shape[11]
     if not in_line:
         for c in range(PIXELS):
-            pixel = p0 + min(c, count - 1)
-            tops[c] = np.int32(pixel // out_width * shape[5] - shape[9])
-            lefts[c] = np.int32(pixel % out_width * shape[6] - shape[10])
-    top, left, scale = y0 * shape[5] - shape[9], x0 * shape[6] - shape[10], splat16(float_at(args, X_SCALE))
-    channel, rest = i0 // (kh * kw), i0 % (kh * kw)
-    ky, kx = rest // kw, rest % kw
+            top, left = corner(shape, p0 + min(c, count - 1))
+            tops[c], lefts[c] = np.int32(top), np.int32(left)
+    top, left = corner(shape, p0)
+    scale = splat16(float_at(args, X_SCALE))
+    channel, ky, kx = entry_at(i0, kh, kw)
     for i in range(length):
         base, to = image * shape[12] + channel * height * width, at + i * step
         row, col = top + ky * dy, left + kx * dx

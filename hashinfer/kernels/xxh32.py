@@ -19,13 +19,11 @@ from hashinfer.kernels.arguments import (
     OUTPUTS,
     PRODUCT,
     ROWS,
-    X_ROW_STRIDE,
-    X_SCALE,
-    X,
     finish_sums,
-    float_at,
+    row_at,
 )
-from hashinfer.kernels.hashing import column_word, slot_sign, weight, xxh32_prefix
+from hashinfer.kernels.elementwise import clear
+from hashinfer.kernels.hashing import column_word, first_bucket, slot_sign, weight, xxh32_prefix
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.vectors import (
     add16,
@@ -35,7 +33,6 @@ from hashinfer.kernels.vectors import (
     fma16,
     int8_array,
     int32_array,
-    intp,
     intp_array,
     load16,
     nonzero16,
@@ -65,7 +62,7 @@ def count_inputs(args: Any, tile: Any, scratch: Any) -> None:
     """sparse [1] intp: 1 where at most `most` inputs of all rows are not zero, else 0. One tile."""
     count, whole = 0, args[INPUTS] & ~15
     for r in range(args[ROWS]):
-        x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
+        x, _ = row_at(args, r)
         for i in range(0, whole, 16):
             count += nonzero16(load16(x, i))
         for i in range(whole, args[INPUTS]):
@@ -108,7 +105,7 @@ def add_products(
         rest = np.float32(0.0)
         for q in range(whole, count):
             slot = np.uint32(found[q])
-            rest += values[q] * slot_sign(slot) * weight(w, intp(slot >> np.uint32(1)))
+            rest += values[q] * slot_sign(slot) * weight(w, first_bucket(slot))
         sums[j] += rest + sum16(total)
 
 
@@ -141,7 +138,7 @@ def add_runs(
 
 @inlined
 def _place(found: Any, q: Any, t: Any) -> Any:
-    return intp(np.uint32(found[q]) >> np.uint32(1)) + t
+    return first_bucket(np.uint32(found[q])) + t
 
 
 @device
@@ -179,13 +176,11 @@ def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     r, j0 = tile // strips, tile % strips * strip
     nj, block, seed = min(strip, args[OUTPUTS] - j0), args[BLOCK], np.uint32(args[SEED])
     slots = 2 * (args[BUCKETS] - block + 1)
-    x = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], args[INPUTS])
-    scale = float_at(args, X_SCALE)
+    x, scale = row_at(args, r)
     states, values = int32_array(scratch, LIST), float32_array(scratch + 4 * LIST, LIST)
     found, signed = int32_array(scratch + 8 * LIST, LIST), float32_array(scratch + 12 * LIST, LIST)
     sums = float32_array(scratch + 16 * LIST, STRIP + 16)
-    for j in range(nj):
-        sums[j] = np.float32(0.0)
+    clear(sums[:nj])
     for i0 in range(0, args[INPUTS], LIST):
         length = min(LIST, args[INPUTS] - i0)
         count = list_inputs(x, scale, i0, length, seed, args[SKIP_ZEROS], states, values)

@@ -14,17 +14,14 @@ from hashinfer.kernels.arguments import (
     INPUTS,
     OUTPUTS,
     PRODUCT,
-    X_ROW_STRIDE,
-    X_SCALE,
-    X,
     epilogue_of,
     finish_by,
-    float_at,
+    row_at,
     row_start,
 )
-from hashinfer.kernels.hashing import column_word, signed_slot, weight, xxh32_mixed, xxh32_prefix
+from hashinfer.kernels.hashing import column_word, first_bucket, signed_slot, weight, xxh32_mixed, xxh32_prefix
 from hashinfer.kernels.jit import device, entry, inlined
-from hashinfer.kernels.vectors import float32_array, int8_array, intp, uint16_array, uint32_array
+from hashinfer.kernels.vectors import float32_array, int8_array, uint16_array, uint32_array
 
 FIELDS = (*PRODUCT, "w", "buckets", "seed", "block", "skip_zeros")
 W, BUCKETS, SEED, BLOCK, SKIP_ZEROS = range(len(PRODUCT), len(FIELDS))
@@ -45,7 +42,7 @@ def _signed(bits: Any, slot: Any) -> Any:
 @device
 def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
     inputs, outputs, block, seed = args[INPUTS], args[OUTPUTS], args[BLOCK], np.uint32(args[SEED])
-    x, scale = float32_array(args[X] + 4 * tile * args[X_ROW_STRIDE], inputs), float_at(args, X_SCALE)
+    x, scale = row_at(args, tile)
     values, prefixes = uint32_array(scratch, inputs), uint32_array(scratch + 4 * inputs, inputs)
     sums, count = float32_array(scratch + 8 * inputs, min(block, outputs)), 0
     for i in range(inputs):
@@ -67,7 +64,7 @@ def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
             sums[t] = np.float32(0.0)
         for n in range(count):
             slot = signed_slot(xxh32_mixed(np.uint32(prefixes[n] + word)), slots)
-            base, value = intp(slot >> np.uint32(1)), _signed(values[n], slot)
+            base, value = first_bucket(slot), _signed(values[n], slot)
             for t in range(length):
                 sums[t] += value * weight(w, base + t)
         for t in range(length):
