@@ -20,7 +20,6 @@ from hashinfer.kernels.maths import logistic32, tanh32
 from hashinfer.kernels.vectors import (
     add16,
     float32_array,
-    float32_bits,
     intp,
     load16,
     mul16,
@@ -89,7 +88,7 @@ def float_argument(value: float) -> int:
 @inlined
 def float_at(args: Any, index: Any) -> Any:
     """The float argument number `index`, as float32."""
-    return float32_bits(args[index])
+    return np.int32(args[index]).view(np.float32)
 
 
 @inlined

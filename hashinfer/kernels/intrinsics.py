@@ -41,8 +41,6 @@ load/store_lanes16     sub and icmp ult on sixteen lane numbers, llvm.masked.loa
                        AVX2: two vmaskmovps; elsewhere a branch for each lane)
 intp_at, *_array       inttoptr: an address as a pointer, or as an array of a length
 intp, uintp            nothing: a number is an index from here on
-float_bits             bitcast of an int64 to float64
-float32_bits           trunc and bitcast of an argument to float
 call_entry             an indirect call of an entry (args, tile, scratch)
 atomic_add, atomic_load, atomic_store, relax
                        atomicrmw add, load atomic, store atomic (all seq_cst); x86 `pause`, arm64 `yield`, else nothing
@@ -655,18 +653,6 @@ def _index(kind: Any) -> Any:
 intp, uintp = _index(types.intp), _index(types.uintp)
 """A whole number as an index: of 64 bits, and of 32 where the target has 32-bit addresses. NumPy's names are the
 host's."""
-
-
-@emits(types.float32, types.intp)
-def float32_bits(builder: Any, bits: Any) -> Any:
-    """The float32 whose bits are the lower half of a number."""
-    return builder.bitcast(builder.trunc(bits, _I32), _F32)
-
-
-@emits(types.float64, types.int64)
-def float_bits(builder: Any, bits: Any) -> Any:
-    """The float64 whose bits an int64 holds."""
-    return builder.bitcast(bits, _F64)
 
 
 @emits(types.none, types.intp, types.CPointer(types.intp), types.intp, types.intp)

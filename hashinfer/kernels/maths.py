@@ -13,7 +13,6 @@ import numpy as np
 
 from hashinfer.kernels.isa import SCALAR
 from hashinfer.kernels.jit import inlined
-from hashinfer.kernels.vectors import float_bits
 
 _LOG2_E, _LN_2 = 1 / math.log(2), math.log(2)
 _C2, _C3, _C4, _C5, _C6, _C7, _C8 = (1 / math.factorial(k) for k in range(2, 9))
@@ -55,7 +54,7 @@ def _wide_exp(x: Any) -> Any:
     r = x - n * _LN_2
     s = ((_C8 * r + _C7) * r + _C6) * r + _C5
     s = (((s * r + _C4) * r + _C3) * r + _C2) * r
-    return (s * r + r + 1.0) * float_bits((np.int64(n) + 1023) << 52)
+    return (s * r + r + 1.0) * np.int64((np.int64(n) + 1023) << 52).view(np.float64)
 
 
 @inlined

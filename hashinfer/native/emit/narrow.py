@@ -36,12 +36,12 @@ def use_32_bits() -> None:
     Numba looks once how wide an address is, in a module that is loaded here before the others can read it. Raises
     HashinferError where Numba has been imported before, or does not work so.
     """
-    name, found = "numba.core.config", find_spec("numba")
-    if "numba" in sys.modules or found is None or not found.submodule_search_locations:
+    if "numba" in sys.modules:
         raise HashinferError("kernels for 32-bit targets are emitted in a process of their own")
-    spec = spec_from_file_location(name, Path(found.submodule_search_locations[0]) / "core" / "config.py")
-    if spec is None or spec.loader is None:
-        raise HashinferError(f"{name} cannot be loaded")
+    name, found = "numba.core.config", find_spec("numba")
+    assert found is not None and found.origin is not None  # noqa: S101, PT018
+    spec = spec_from_file_location(name, Path(found.origin).parent / "core" / "config.py")
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018
     config = sys.modules[name] = module_from_spec(spec)
     spec.loader.exec_module(config)
     vars(config).update(MACHINE_BITS=32, IS_32BITS=True)
