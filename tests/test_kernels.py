@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashinfer.errors import OpError
-from hashinfer.kernels import blocks, dyadic, hashing, intrinsics, jit, vectors
+from hashinfer.kernels import blocks, dyadic, hashing, intrinsics
 from hashinfer.kernels.arguments import ACTIVATIONS, activate
 from hashinfer.kernels.hadamard import hadamard
 from hashinfer.kernels.isa import FUSES, INTEGER, ISA, RADIX, SCALAR
@@ -310,16 +310,6 @@ def test_flipped_vectors_and_relu(negative):
 
 def naive_relu(v):
     return 0 if v < 0 else v
-
-
-def test_what_kernels_import_of_the_intrinsics_is_there():
-    """The names are asked for before anything is made."""
-    assert jit.every_kernel()
-    asked = {name for name, value in vars(vectors).items() if isinstance(value, jit.Deferred)}
-    assert len(asked) > 50
-    assert {name for name in asked if not hasattr(intrinsics, name)} == set()
-    with pytest.raises(AttributeError):
-        _ = vectors._load16
 
 
 @device
