@@ -88,7 +88,7 @@ def _fault(path: Path) -> str | None:
 
 def keep(folder: Path, kernel: str, object_code: bytes, linker: list[str]) -> Opened:
     """Link a kernel's object into the cache and open it. Raises UnsupportedError or OSError where that cannot be."""
-    import tempfile  # noqa: PLC0415
+    import tempfile
 
     with tempfile.TemporaryDirectory(prefix="hashinfer-") as work:
         source = Path(work) / "kernel.o"

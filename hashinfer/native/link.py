@@ -12,7 +12,7 @@ from hashinfer.errors import UnsupportedError
 
 def named_linker() -> list[str] | None:
     """The command that HASHINFER_CC names."""
-    import shlex  # noqa: PLC0415
+    import shlex
 
     named = os.environ.get("HASHINFER_CC")
     return shlex.split(named) if named else None
@@ -26,7 +26,7 @@ def zig() -> list[str] | None:
 
 def host_linkers() -> list[list[str]]:
     """Commands that link for this machine, the one to prefer first."""
-    import shutil  # noqa: PLC0415
+    import shutil
 
     named, bundled = named_linker(), zig()
     if named:
@@ -37,7 +37,7 @@ def host_linkers() -> list[list[str]]:
 
 def shared_library(command: list[str], object_file: Path, library: Path) -> bytes:
     """The bytes of a shared library of one object. Raises UnsupportedError where the linker cannot do it."""
-    import subprocess  # noqa: PLC0415
+    import subprocess
 
     arguments = [*command, "-shared", "-s", "-o", str(library), str(object_file), "-lm"]
     try:

@@ -9,25 +9,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import distribution
+from types import ModuleType
 
 from hashinfer.errors import HashinferError
 
 
-def narrow_ir(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+def narrow_ir(names: Sequence[str]) -> list[tuple[str, str]]:
     """plain_ir of kernels, as it is for a 32-bit machine, by name. Raises HashinferError where there is none."""
-    command = [sys.executable, "-P", "-m", __spec__.name, *names]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
-        assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018
-        for line in process.stdout:
-            name, text = json.loads(line)
-            yield name, text
-        said = process.stderr.read().strip().splitlines() or ["nothing"]
-    if process.returncode:
-        raise HashinferError(f"the process that emits kernels ended with code {process.returncode}, saying: {said[-1]}")
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-P", "-m", __spec__.name, *names], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        raise HashinferError(f"the process that emits kernels ended with code {done.returncode}, saying: {said[-1]}")
+    return [(name, text) for name, text in map(json.loads, done.stdout.splitlines())]
 
 
 def use_32_bits() -> None:
@@ -38,12 +37,10 @@ def use_32_bits() -> None:
     """
     if "numba" in sys.modules:
         raise HashinferError("kernels for 32-bit targets are emitted in a process of their own")
-    name, found = "numba.core.config", find_spec("numba")
-    assert found is not None and found.origin is not None  # noqa: S101, PT018
-    spec = spec_from_file_location(name, Path(found.origin).parent / "core" / "config.py")
-    assert spec is not None and spec.loader is not None  # noqa: S101, PT018
-    config = sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(config)
+    name = "numba.core.config"
+    config = sys.modules[name] = ModuleType(name)
+    path = distribution("numba").locate_file("numba/core/config.py")
+    SourceFileLoader(name, str(path)).exec_module(config)
     vars(config).update(MACHINE_BITS=32, IS_32BITS=True)
     vars(import_module("numba.core"))["config"] = config
     numba = import_module("numba")
@@ -55,8 +52,8 @@ def main() -> None:
     """Print the IR of the kernels named on the command line; exit code 2, and why, where that fails."""
     try:
         use_32_bits()
-        from hashinfer.kernels.jit import every_kernel  # noqa: PLC0415
-        from hashinfer.native.emit.plain import plain_ir  # noqa: PLC0415
+        from hashinfer.kernels.jit import every_kernel
+        from hashinfer.native.emit.plain import plain_ir
 
         kernels = {kernel.name: kernel for kernel in every_kernel()}
         for name in sys.argv[1:]:

@@ -16,7 +16,7 @@ from typing import Any
 
 def main() -> None:
     """Do the job on standard input; exit code 2 where it is refused, with the error as the last line."""
-    from hashinfer.errors import HashinferError  # noqa: PLC0415
+    from hashinfer.errors import HashinferError
 
     try:
         _say(done=_build(json.load(sys.stdin)))
@@ -32,16 +32,16 @@ def _say(**what: Any) -> None:
 
 
 def _build(job: dict[str, Any]) -> dict[str, Any]:
-    from hashinfer.kernels import jit  # noqa: PLC0415
-    from hashinfer.model.read import read_model  # noqa: PLC0415
-    from hashinfer.native.emit.driver import driver_ir  # noqa: PLC0415
-    from hashinfer.native.emit.header import header  # noqa: PLC0415
-    from hashinfer.native.emit.lower import lower  # noqa: PLC0415
-    from hashinfer.native.emit.machine import Machine  # noqa: PLC0415
-    from hashinfer.native.emit.objects import compile_object  # noqa: PLC0415
-    from hashinfer.native.emit.targets import Target  # noqa: PLC0415
-    from hashinfer.native.runtime import DESCRIBE, FORMAT  # noqa: PLC0415
-    from hashinfer.plan.limits import physical_memory  # noqa: PLC0415
+    from hashinfer.kernels import jit
+    from hashinfer.model.read import read_model
+    from hashinfer.native.emit.driver import driver_ir
+    from hashinfer.native.emit.header import header
+    from hashinfer.native.emit.lower import lower
+    from hashinfer.native.emit.machine import Machine
+    from hashinfer.native.emit.objects import compile_object
+    from hashinfer.native.emit.targets import Target
+    from hashinfer.native.runtime import DESCRIBE, FORMAT
+    from hashinfer.plan.limits import physical_memory
 
     jit.compile_listeners.append(lambda name: _say(step=name))
     version = str(import_module("hashinfer").__version__)
