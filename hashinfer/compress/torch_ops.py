@@ -299,10 +299,10 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
     rank = len(kernel)
     pads, (strides, _) = _pads(node, x, kernel), _steps(node, rank)
     function: Any = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[rank - 1]
-    sums = function(_padded(x, pads), kernel, strides)
+    sums: Tensor = function(_padded(x, pads), kernel, strides)
     if any(pads) and not node.attrs.get("count_include_pad", 0):
         sums = sums / function(_padded(torch.ones_like(x[:1, :1]), pads), kernel, strides)
-    return sums  # type: ignore[no-any-return]
+    return sums
 
 
 def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -58,13 +58,13 @@ class Value:
         if not fits:
             raise InputError(f"input {self.name!r} has shape {list(shape)}; expected {self._shape_text}")
 
-    def array(self, given: Any, limit: float) -> Array:
+    def array(self, given: Any, limit: float) -> Any:
         """`given` as a C-contiguous native array of the input's dtype; as it is, where the input is no tensor.
 
         Raises InputError where it does not fit, MemoryLimitError where it must be copied and has more bytes than limit.
         """
         if self.dtype is None:
-            return given  # type: ignore[no-any-return]
+            return given
         try:
             array = np.asarray(given)
         except (ValueError, TypeError) as error:

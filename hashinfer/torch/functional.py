@@ -47,9 +47,9 @@ def remade(make: Callable[[], Tensor], w: Tensor) -> Iterator[Tensor]:
             return t
         return _Layout(t.size(), t.stride(), int(t.storage_offset()))
 
-    def unpack(kept: Any) -> Tensor:
-        if not isinstance(kept, _Layout):
-            return kept  # type: ignore[no-any-return]
+    def unpack(kept: Tensor | _Layout) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
         if w._version != version:
             raise RuntimeError(
                 "a weight vector was changed in place between the forward and the backward pass that uses it"
