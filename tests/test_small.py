@@ -44,9 +44,20 @@ def chosen(m, inputs: int) -> str:
 def test_there_is_one_large_constant(dtype):
     m = others.matrix(LARGE[0], dtype)
     (call,) = others.emission(HashedProduct(m), others.CALL, others.inputs(2, 784)).calls
-    large = [a for a in call.args.values() if isinstance(a, np.ndarray) and a.size >= m.w.size]
+    made = [a() if callable(a) else a for a in call.args.values()]
+    large = [a for a in made if isinstance(a, np.ndarray) and a.size >= m.w.size]
     assert len(large) == 1
     assert large[0].nbytes == m.w.nbytes
+
+
+def test_the_spectrum_counts_as_weights():
+    m = others.matrix(LARGE[0])
+    op = HashedProduct(others.HashedMatrix(m.scheme, m.w))
+    kind, size = hashed.spectrum_held(op)
+    before = op.matrix.resident_bytes
+    others.run(op, others.CALL, others.inputs(2, 784))
+    assert (kind, size) == ("bare", op.matrix.resident_bytes - before)
+    assert size == m.w.nbytes
 
 
 def test_the_spectrum_stands_in_for_weights_that_it_gives_back_with_their_signs():
@@ -77,7 +88,7 @@ def test_a_zero_among_the_weights_meets_infinity():
 def test_product(scheme, dtype):
     kinds = {call.kernel.name for call in others.emission(*product(scheme, dtype)).calls}
     m = others.matrix(scheme, dtype)
-    spectral = isinstance(scheme, Dyadic) and m.bare_spectrum is not None
+    spectral = m.survives
     assert kinds == {f"{scheme.name}_small_{'spectrum' if spectral else m.suffix}"}
     others.test_product(scheme, dtype, transposed=False)
 

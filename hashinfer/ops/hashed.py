@@ -368,9 +368,14 @@ def _dyadic_rows(matrix: HashedMatrix, source: Rows) -> Emission:
     return Emission.of(kernel, source.rows, args, scratch, source.rows * row_ns, reason)
 
 
-def takes_spectrum(op: HashedProduct | HashedConv) -> bool:
-    """Whether any plan of the op has its matrix take its spectrum."""
-    return op.matrix.in_range and (not SCALAR or (isinstance(op, HashedProduct) and op.transposed))
+def spectrum_held(op: HashedProduct | HashedConv) -> tuple[str, int]:
+    """Which spectrum any plan of the op has its matrix take, and its bytes beside those of w."""
+    matrix = op.matrix
+    if not matrix.in_range:
+        return "none", 0
+    if SCALAR and not (isinstance(op, HashedProduct) and op.transposed):
+        return "bare", matrix.w.nbytes if matrix.survives else 0
+    return "in chunks", matrix.spectrum_bytes
 
 
 def _dyadic_small(matrix: HashedMatrix, source: Rows) -> Emission:
@@ -383,9 +388,9 @@ def _dyadic_small(matrix: HashedMatrix, source: Rows) -> Emission:
     work = _NS_STAGE * stages + _NS_FOLD * source.inputs + _NS_FINISH * source.outputs + _NS_PATCH * gathered
     kernel = matrix.kernel(dyadic_small, "dyadic_small")
     scratch, how = dyadic_small.small_scratch_bytes(width, gathered), "one by one"
-    if matrix.bare_spectrum is not None:
+    if matrix.survives:
         kernel, how = dyadic_small.dyadic_small_spectrum, "one by one, its spectrum held in place of w"
-        args["w"] = matrix.bare_spectrum
+        args["w"] = lambda: matrix.bare_spectrum
     fits = width <= dyadic_integer.LARGEST_WIDTH and source.inputs <= dyadic_integer.LARGEST_INPUTS
     if ISA == INTEGER and matrix.w.dtype == np.int8 and fits:
         kernel, how = dyadic_integer.dyadic_integer_i8, "one by one, in integers"

@@ -144,25 +144,28 @@ class HashedMatrix:
         return out
 
     @cached_property
-    def bare_spectrum(self) -> NDArray[np.float32] | None:
-        """H w_g of all groups, unscaled, float32 [groups, width], where it can be held in place of w.
+    def survives(self) -> bool:
+        """Whether a kernel may hold the spectrum of a dyadic scheme in place of w, from which it comes back rounded.
 
-        None where it cannot: it takes more room, or some weight is so far below the others of its group that what the
-        transform gives back in its place could have another sign.
+        Not of a narrower dtype, which takes less room, nor where a weight is so far below the others of its group that
+        it could come back with another sign.
         """
-        scheme = self.dyadic
-        w = self.w.reshape(scheme.groups, scheme.width)
-        if w.dtype != np.float32:
-            return None
+        if not isinstance(self.scheme, Dyadic) or self.w.dtype != np.float32:
+            return False
+        w = self.w.reshape(-1, self.scheme.width)
         least = 20 * np.finfo(np.float32).eps * np.sqrt(np.square(w, dtype=np.float64).mean(1, keepdims=True))
-        if (np.abs(w) <= least).any():
-            return None
-        out, step = w.astype(np.float64), 1
-        while step < scheme.width:
-            pairs = out.reshape(scheme.groups, -1, 2, step)
-            out = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2)
+        return not (np.abs(w) <= least).any()
+
+    @cached_property
+    def bare_spectrum(self) -> NDArray[np.float32]:
+        """H w_g of all groups, unscaled, float32 [groups, width], in their own order: what stands in for w."""
+        width, step = self.dyadic.width, 1
+        out = self.w.astype(np.float64)
+        while step < width:
+            pairs = out.reshape(-1, 2, step)
+            out = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], 1)
             step *= 2
-        return np.ascontiguousarray(out.reshape(w.shape), np.float32)
+        return out.reshape(-1, width).astype(np.float32)
 
     @property
     def spectrum_bytes(self) -> int:
@@ -180,7 +183,7 @@ class HashedMatrix:
     @property
     def resident_bytes(self) -> int:
         """Bytes that the weights take in memory now."""
-        held = (self._spectrum, self._whole)
+        held = (self._spectrum, self._whole, vars(self).get("bare_spectrum"))
         return self.w.nbytes + sum(array.nbytes for array in held if array is not None)
 
     @property

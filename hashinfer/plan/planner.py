@@ -15,7 +15,7 @@ import numpy as np
 from hashinfer.errors import MemoryLimitError
 from hashinfer.ops.base import Array, Op, Operand, TensorType
 from hashinfer.ops.emission import Emission, NativeOp
-from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct, takes_spectrum
+from hashinfer.ops.hashed import HashedConv, HashedExpand, HashedLookup, HashedProduct, spectrum_held
 from hashinfer.ops.matrix import HashedMatrix
 from hashinfer.plan.arena import Lifetime, lay_out
 from hashinfer.plan.control import is_control
@@ -110,10 +110,10 @@ def weight_bytes(program: Program) -> int:
     """Bytes of constants and weights, those of subgraphs too, once every spectrum that products use has been taken."""
     constants = {id(c): c.nbytes for p in programs(program) for c in p.constants.values()}
     products = [s.op for p in programs(program) for s in p.steps if isinstance(s.op, HashedProduct | HashedConv)]
-    spectra = {id(op.matrix): op.matrix.spectrum_bytes for op in products if takes_spectrum(op)}
+    spectra = {(id(op.matrix), *spectrum_held(op)) for op in products}
     tables = {id(op.matrix): op.matrix.table_bytes for op in products if op.matrix.in_range}
     held = sum(m.w.nbytes + m.materialised_bytes for m in matrices(program))
-    return sum(constants.values()) + held + sum(spectra.values()) + sum(tables.values())
+    return sum(constants.values()) + held + sum(size for *_, size in spectra) + sum(tables.values())
 
 
 def make_plan(program: Program, inputs: Sequence[TensorType], threads: int, limit: int) -> Plan:
