@@ -39,7 +39,6 @@ from hashinfer.ops.emission import (
     NativeOp,
 )
 
-ONE_IMAGE = 2**62
 MOST_MATRICES = 2**19
 """Of a batch in one call: there is a table of them."""
 IMAGES, PIXELS = Buffer("in", 0), Buffer("out", 0)
@@ -79,7 +78,7 @@ class Rows:
     y: Buffer
     y_row_stride: int
     y_col_stride: int = 1
-    image_rows: int = ONE_IMAGE
+    image_rows: int = arguments.NO_LIMIT
     y_image_stride: int = 0
     patches: Array | None = None
     bias: Mapping[str, Argument] = field(default_factory=dict)
