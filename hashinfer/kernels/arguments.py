@@ -76,8 +76,8 @@ ACTIVATIONS = ("none", "relu", "leaky_relu", "clip", "sigmoid", "tanh")
 NONE, RELU, LEAKY_RELU, CLIP, SIGMOID, TANH = range(len(ACTIVATIONS))
 
 NO_LIMIT = 2**62
-"""Length given to views over buffers whose true size the plan knows, on which no kernel relies, and the rows of an image
-where there is but one. Numbers of 32 bits hold the largest they can instead."""
+"""Length given to views over buffers whose true size the plan knows, on which no kernel relies, and the rows of an
+image where there is but one. Where an index has 32 bits it is the largest of them."""
 
 
 def float_argument(value: float) -> int:
