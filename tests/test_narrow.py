@@ -41,8 +41,8 @@ def test_a_process_that_has_numba_keeps_its_width(monkeypatch):
         use_32_bits()
 
 
-def invoked(model, bits):
-    return [o for o in lower(read_model(model.SerializeToString()), {}, 2**30, bits).operations if hasattr(o, "args")]
+def invoked(model, bits, limit=2**30):
+    return [o for o in lower(read_model(model.SerializeToString()), {}, limit, bits).operations if hasattr(o, "args")]
 
 
 def test_arguments_and_tables_fit_the_target():
@@ -56,12 +56,29 @@ def test_arguments_and_tables_fit_the_target():
             if not isinstance(x, int):
                 continue
             assert -(2**31) <= y < 2**31
-            assert y == 2**31 - 1 if x == NO_LIMIT else (x - y) % 2**32 == 0
+            assert y == 2**31 - 1 if x == NO_LIMIT else x == y
             seen += x == NO_LIMIT
     assert seen
 
 
-def test_a_model_beyond_the_target_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("ops", "columns"),
+    [
+        (("Softmax", "LogSoftmax", "Softmax"), 600_000_000),
+        (("Relu",), 3_000_000_000),
+        (("Softmax", "Relu"), 1_200_000_000),
+    ],
+)
+def test_memory_that_the_target_cannot_address_is_refused(ops, columns):
+    names = ["x", *(f"v{k}" for k in range(len(ops) - 1)), "y"]
+    nodes = [nets.node(op, [a], [b]) for op, a, b in zip(ops, names, names[1:], strict=False)]
+    kind = (np.float32, [1, columns])
+    with pytest.raises(MemoryLimitError):
+        invoked(nets.model(nodes, {"x": kind}, {"y": kind}, {}), 32, 2**40)
+    assert invoked(nets.model(nodes, {"x": kind}, {"y": kind}, {}), 64, 2**40)
+
+
+def test_a_number_beyond_the_target_is_refused(monkeypatch):
     model = nets.single(nets.scheme("dyadic", 64, 40, 128, parameter=32))
     monkeypatch.setattr(lower_module, "NO_LIMIT", 2**63 - 1)
     assert invoked(model, 64)

@@ -62,7 +62,7 @@ class HashedMatrix:
         return {
             "w": self.w,
             "buckets": self.scheme.buckets,
-            "seed": self.scheme.seed,
+            "seed": int(np.uint32(self.scheme.seed).view(np.int32)),
             self.scheme.parameter: self.parameter,
             "half": self.scheme.width.bit_length() // 2 if isinstance(self.scheme, Dyadic) else 0,
         }

@@ -102,6 +102,7 @@ def lower(model: Model, shapes: Mapping[str, tuple[int, ...]], limit: int, bits:
     dimension beside the batch is open and no shape is given; MemoryLimitError for what is over the limit, or more than
     the target can address.
     """
+    limit = min(limit, 2 ** (bits - 1) - 1)
     program = fuse(model.graph)
     for name in shapes:
         if name not in [v.name for v in program.inputs]:
@@ -126,7 +127,7 @@ def lower(model: Model, shapes: Mapping[str, tuple[int, ...]], limit: int, bits:
             shape = (value.shape[0] if value.shape and output.shape[0] == 1 else None, *output.shape[1:])
         out.outputs.append(Port(value.name, value.onnx_type, output, shape, bool(open_inputs)))
     _Lowering(plan, out, bits).work()
-    held = sum(c.nbytes for c in out.constants)
+    held = max([sum(c.nbytes for c in out.constants), *(port.type.nbytes for port in (*out.inputs, *out.outputs))])
     if held + out.scratch_bytes > limit:
         raise MemoryLimitError(f"the model takes {held + out.scratch_bytes} bytes; at most {limit} are allowed")
     return out
@@ -216,14 +217,14 @@ class _Lowering:
         return np.array([self._index(k) for k in array.ravel().tolist()], np.int32).reshape(array.shape)
 
     def _index(self, value: int) -> int:
-        """A number as the target's intp holds it, signed."""
+        """A number as the target's intp holds it."""
         if self.bits == 64:
             return value
         if value == NO_LIMIT:
             return 2**31 - 1
-        if not -(2**31) <= value < 2**32:
+        if not -(2**31) <= value < 2**31:
             raise MemoryLimitError(f"the model counts up to {value}, beyond what a {self.bits}-bit target can address")
-        return value - 2**32 if value >= 2**31 else value
+        return value
 
     def _value(self, name: str) -> Memory:
         place = self.plan.places.get(name)
