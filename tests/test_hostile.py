@@ -657,3 +657,25 @@ def test_outputs_that_nobody_names_are_not_written(op):
             for found in run(wanted):
                 for k, y in zip(wanted, found, strict=True):
                     np.testing.assert_allclose(y, whole[k], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["choose", "a", "node", "s"])
+def test_an_error_names_its_node_once_whatever_the_name(name):
+    branches = {}
+    for kind, op in (("then_branch", "Identity"), ("else_branch", "Reshape")):
+        ins = ["x"] if op == "Identity" else ["x", "shape"]
+        inner = [node(op, ins, [f"{kind}_y"], name="inner")]
+        branches[kind] = helper.make_graph(inner, kind, [], [helper.make_tensor_value_info(f"{kind}_y", 1, None)])
+    model = nets.model(
+        [node("If", ["c"], ["y"], name=name, **branches)],
+        {"x": (F32, [2]), "c": (np.bool_, None), "shape": (I64, [1])},
+        {"y": (F32, None)},
+        {},
+    )
+    feed = {"x": np.zeros(2, F32), "shape": np.array([5])}
+    with hashinfer.InferenceSession(model.SerializeToString()) as session:
+        with pytest.raises(OpError, match=f"^If node '{name}': its condition"):
+            session.run(None, feed | {"c": np.array([True, False])})
+        with pytest.raises(OpError, match=rf"^Reshape node '{name}#\d+/inner': ") as caught:
+            session.run(None, feed | {"c": np.array(False)})
+    assert str(caught.value).count("node '") == 1

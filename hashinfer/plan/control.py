@@ -50,7 +50,7 @@ def run_step(step: Step, values: Values, limits: Limits) -> list[Any]:
     control = _CONTROL.get((step.domain, step.op_type))
     if control is None:
         return evaluate(step, ins, limits)
-    with step.named_errors(nested=True):
+    with step.named_errors():
         made = control(step, ins, values, limits)
         step.check_count(len(made))
         return made

@@ -102,17 +102,14 @@ class Step:
         return self._reference
 
     @contextmanager
-    def named_errors(self, nested: bool = False) -> Iterator[None]:
-        """Errors of the op, foreseen or not, come out as OpError with the op and the node in front.
-
-        nested: whether an OpError may come from a subgraph's step, and then names a node already.
-        """
+    def named_errors(self) -> Iterator[None]:
+        """Errors of the op, foreseen or not, come out as OpError with the op and the node in front, once."""
         try:
             yield
         except (OpError, MemoryLimitError) as error:
-            message = str(error)
-            named = (nested or isinstance(error, MemoryLimitError)) and self.nodes[-1] in message
-            raise type(error)(message if named else self.explain(error)) from None
+            # The names of a subgraph's nodes begin with that of the node it belongs to.
+            named = f"node {self.nodes[-1]!r}"[:-1] in str(error)
+            raise type(error)(error if named else self.explain(error)) from None
         except (MemoryError, HashinferError):
             raise
         except Exception as error:
