@@ -8,7 +8,6 @@ import click
 
 from hashinfer.cli.console import print_json
 from hashinfer.cli.memory import readable
-from hashinfer.cli.shapes import shape_in
 from hashinfer.errors import InputError
 
 
@@ -62,6 +61,7 @@ def command(
     """
     from rich.console import Console
 
+    from hashinfer.cli.shapes import shape_in
     from hashinfer.files import atomic_write
     from hashinfer.native.emit.build import build
     from hashinfer.native.emit.project import check_new, project_files, write_folder
