@@ -50,6 +50,7 @@ class CompiledSession(Session):
         self._batched = bool(about["batched"])
         self._inputs = {v["name"]: _Port.of(v) for v in about["inputs"]}
         self._outputs = [_Port.of(v) for v in about["outputs"]]
+        self._growing = [(k, v.name) for k, v in enumerate(self._inputs.values()) if v.grows]
 
     def run(
         self,
@@ -118,11 +119,10 @@ class CompiledSession(Session):
     def _batch(self, arrays: Sequence[Array]) -> int:
         """Rows of the inputs that have a batch dimension."""
         batch, first = 1, ""
-        for value, array in zip(self._inputs.values(), arrays, strict=True):
-            if value.grows:
-                if first and len(array) != batch:
-                    raise InputError(f"input {value.name!r} has {len(array)} rows and {first!r} has {batch}")
-                batch, first = len(array), value.name
+        for k, name in self._growing:
+            if first and len(arrays[k]) != batch:
+                raise InputError(f"input {name!r} has {len(arrays[k])} rows and {first!r} has {batch}")
+            batch, first = len(arrays[k]), name
         if batch > LARGEST_BATCH:
             raise InputError(f"a batch of {batch} rows; a compiled model takes at most {LARGEST_BATCH} at once")
         return batch

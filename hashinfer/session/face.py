@@ -52,9 +52,9 @@ class Value:
         """Raise InputError for a shape that the input does not take."""
         if self.shape is None:
             return
-        fits = len(shape) == len(self.shape) and all(
-            not isinstance(e, int) or e == d for e, d in zip(self.shape, shape, strict=True)
-        )
+        fits = len(shape) == len(self.shape)
+        for expected, found in zip(self.shape, shape, strict=False):
+            fits = fits and (expected == found or not isinstance(expected, int))
         if not fits:
             raise InputError(f"input {self.name!r} has shape {list(shape)}; expected {self._shape_text}")
 
@@ -89,7 +89,7 @@ class Session:
 
     _inputs: Mapping[str, Value]
     _outputs: Sequence[Value]
-    _copy_limit: float = math.inf
+    _limit: float = math.inf
     """Bytes of an input that has to be copied, at most."""
     run: Callable[..., list[Any]]
 
@@ -173,7 +173,7 @@ class Session:
         for name, value in self._inputs.items():
             if name not in feed:
                 raise InputError(f"input {name!r} is missing; given are {', '.join(map(repr, feed)) or 'none'}")
-            arrays.append(value.array(feed[name], self._copy_limit))
+            arrays.append(value.array(feed[name], self._limit))
         return arrays
 
 
