@@ -567,3 +567,9 @@ def test_out_takes_no_output_twice():
     y = session(batch(1))
     with pytest.raises(InputError, match="twice"):
         session.run(["y", "y"], {"x": batch(1)}, out=[y, y.copy()])
+
+
+def test_a_shape_given_as_none_is_the_default() -> None:
+    with hashinfer.InferenceSession(net("dyadic")) as session:
+        name = session.get_inputs()[0].name
+        assert session.report({name: None})["memory"] == session.report()["memory"]

@@ -70,7 +70,7 @@ class InferenceSession(Session):
     ) -> None:
         super().__init__(sess_options, providers, max_memory, time_limit)
         self._threads = _thread_count(threads, self._options)
-        self._limit = self._copy_limit = physical_memory() if max_memory is None else max_memory
+        self._limit: int = physical_memory() if max_memory is None else max_memory
         self._budget = memory_budget
         budget = budget_bytes(memory_budget)
         self._source = _reread(path_or_bytes)
@@ -210,23 +210,23 @@ class InferenceSession(Session):
         """Size of the model file."""
         return self._model.file_bytes
 
-    def plan(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Plan:
+    def plan(self, shapes: Mapping[str, Sequence[int] | None] | None = None) -> Plan:
         """The plan for inputs of these shapes; a dimension that the model leaves open is 1 where none is given.
 
         Raises what `run` raises before any work.
         """
         return self._plan_for(self._types(shapes))[1]
 
-    def _types(self, shapes: Mapping[str, Sequence[int]] | None) -> list[TensorType]:
+    def _types(self, shapes: Mapping[str, Sequence[int] | None] | None) -> list[TensorType]:
         types = []
         for name, value in self._inputs.items():
-            open_as_one = [d if isinstance(d, int) else 1 for d in value.shape or ()]
-            shape = tuple((shapes or {}).get(name, open_as_one))
+            given = (shapes or {}).get(name)
+            shape = tuple((d if isinstance(d, int) else 1 for d in value.shape or ()) if given is None else given)
             value.check_shape(shape)
             types.append(TensorType(value.dtype or np.dtype(np.float32), shape))
         return types
 
-    def report(self, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
+    def report(self, shapes: Mapping[str, Sequence[int] | None] | None = None) -> dict[str, Any]:
         """The plan for such inputs as data that JSON can hold: layers, kernels and why, buffers, bytes, fallbacks."""
         return plan_report(self._model, self.plan(shapes))
 
