@@ -679,3 +679,13 @@ def test_an_error_names_its_node_once_whatever_the_name(name):
         with pytest.raises(OpError, match=rf"^Reshape node '{name}#\d+/inner': ") as caught:
             session.run(None, feed | {"c": np.array(False)})
     assert str(caught.value).count("node '") == 1
+
+
+def test_room_for_what_nobody_names_is_counted():
+    def total(name):
+        split = node("Split", ["x"], ["a", name], num_outputs=2)
+        model = nets.model([split, node("Neg", ["a"], ["y"])], {"x": (F32, [2**16])}, {"y": (F32, [2**15])}, {})
+        with hashinfer.InferenceSession(model.SerializeToString()) as session:
+            return session.report()["memory"]["total"]
+
+    assert total("") == total("b")

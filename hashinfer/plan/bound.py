@@ -10,7 +10,7 @@ import numpy as np
 
 from hashinfer.kernels.pool import Pool, Program
 from hashinfer.native.runtime import address
-from hashinfer.ops.base import Array
+from hashinfer.ops.base import Array, TensorType
 from hashinfer.ops.emission import NativeOp, Relocation, aligned_empty, assemble
 from hashinfer.plan.control import keep, run_step
 from hashinfer.plan.limits import Limits
@@ -48,8 +48,7 @@ class BoundPlan:
         self.externals: list[External] = []
         for name, place in plan.places.items():
             if place.kind == "arena":
-                part = self.memory[place.index : place.index + place.type.nbytes]
-                self.values[name] = part.view(place.type.dtype).reshape(place.type.shape)
+                self.values[name] = self._view(place.index, place.type)
         self.input_aliases = [(name, place) for name, place in plan.places.items() if place.kind != "arena"]
         self.dynamic_names = {name for p in plan.steps if p.dynamic for name in p.step.outputs if name}
         self.dying = {
@@ -60,6 +59,10 @@ class BoundPlan:
         """The step that each action begins with."""
         self.actions = self._actions()
         self.all_native = self._is_all_native()
+
+    def _view(self, offset: int, kind: TensorType) -> Array:
+        view: Array = self.memory[offset : offset + kind.nbytes].view(kind.dtype).reshape(kind.shape)
+        return view
 
     def _is_all_native(self) -> bool:
         """Whether kernels do everything, each output where the caller wants it, and nothing looks at the values."""
@@ -147,7 +150,7 @@ class BoundPlan:
                     flush()
             elif planned.kind == "numpy":
                 flush()
-                add(_numpy(planned), planned)
+                add(self._numpy(planned), planned)
             elif planned.dynamic:
                 flush()
                 add(self._dynamic(planned), planned)
@@ -184,6 +187,20 @@ class BoundPlan:
             self.externals.append((cells, cell, place.kind == "output", place.index, buffer.offset))
         else:
             code[at] = address(self.values[name]) + buffer.offset
+
+    def _numpy(self, planned: PlannedStep) -> Action:
+        step, op = planned.step, planned.op
+        assert op is not None  # noqa: S101
+        unnamed = zip(planned.temps, planned.unnamed.items(), strict=True)
+        spare = {k: self._view(offset, kind) for offset, (k, kind) in unnamed}
+
+        def action(values: Values) -> None:
+            ins = step.given(values)
+            outs: list[Any] = [values[name] if name else spare[k] for k, name in enumerate(step.outputs)]
+            with step.named_errors():
+                op.run(step.call, ins, outs)
+
+        return action
 
     def _dynamic(self, planned: PlannedStep) -> Action:
         step, memory, left, dying = planned.step, self.memory, self.left, self.dying[id(planned)]
@@ -223,21 +240,5 @@ def _check(planned: PlannedStep) -> Action:
     def action(values: Values) -> None:
         with step.named_errors():
             op.check_values(step.given(values))
-
-    return action
-
-
-def _numpy(planned: PlannedStep) -> Action:
-    step, op = planned.step, planned.op
-    assert op is not None  # noqa: S101
-    spare = [
-        np.empty(t.shape, t.dtype) if not name else None for name, t in zip(step.outputs, planned.types, strict=False)
-    ]
-
-    def action(values: Values) -> None:
-        ins = step.given(values)
-        outs: list[Any] = [values[name] if name else spare[k] for k, name in enumerate(step.outputs)]
-        with step.named_errors():
-            op.run(step.call, ins, outs)
 
     return action

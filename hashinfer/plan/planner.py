@@ -40,7 +40,19 @@ class PlannedStep:
     types: Sequence[TensorType] = ()
     emission: Emission | None = None
     temps: list[int] = field(default_factory=list)
-    """Arena offsets of the emission's temporaries."""
+    """Arena offsets of temporaries: the emission's, or the outputs without a name of what runs through NumPy."""
+
+    @property
+    def unnamed(self) -> dict[int, TensorType]:
+        """The outputs that nobody asked for, by their numbers."""
+        return {k: t for k, (name, t) in enumerate(zip(self.step.outputs, self.types, strict=False)) if not name}
+
+    @property
+    def temp_bytes(self) -> Sequence[int]:
+        """Of each temporary."""
+        if self.emission is not None:
+            return self.emission.temps
+        return [t.nbytes for t in self.unnamed.values()] if self.kind == "numpy" else ()
 
     @property
     def dynamic(self) -> bool:
@@ -194,15 +206,16 @@ class _Builder:
         arena_names = [name for name in self.produced if name not in places]
         lifetimes = self._lifetimes(arena_names)
         self._check_total(fixed + lay_out(lifetimes)[1], "weights, outputs and buffers")
-        lifetimes += self._emit()
+        self._emit()
+        lifetimes += [Lifetime(size, k, k) for k, planned in enumerate(self.steps) for size in planned.temp_bytes]
         offsets, arena_bytes = lay_out(lifetimes)
         for name, offset in zip(arena_names, offsets, strict=False):
             places[name] = Place("arena", offset, self.operands[name].type)
         remaining = iter(offsets[len(arena_names) :])
         scratch = 0
         for planned in self.steps:
+            planned.temps = [next(remaining) for _ in planned.temp_bytes]
             if planned.emission is not None:
-                planned.temps = [next(remaining) for _ in planned.emission.temps]
                 scratch = max(scratch, planned.emission.scratch)
         scratch = -(-scratch // 128) * 128
         self._check_total(fixed + arena_bytes + threads * scratch, "weights, outputs, buffers and scratch")
@@ -252,10 +265,9 @@ class _Builder:
             last[self.root.get(name, name)] = end
         return [Lifetime(self.operands[n].type.nbytes, self.produced[n], last.get(n, self.produced[n])) for n in names]
 
-    def _emit(self) -> list[Lifetime]:
-        """Emissions of the native steps; returns the lifetimes of their temporaries."""
-        temps: list[Lifetime] = []
-        for k, planned in enumerate(self.steps):
+    def _emit(self) -> None:
+        """Emissions of the native steps."""
+        for planned in self.steps:
             if planned.kind != "native":
                 continue
             assert isinstance(planned.op, NativeOp)  # noqa: S101
@@ -263,8 +275,5 @@ class _Builder:
             with planned.step.named_errors():
                 emission = planned.op.emit(planned.step.call, ins, planned.types)
             if not planned.op.leaves_out:
-                sizes = zip(planned.step.outputs, planned.types, strict=False)
-                emission = emission.with_room_for({n: t.nbytes for n, (name, t) in enumerate(sizes) if not name})
+                emission = emission.with_room_for({k: t.nbytes for k, t in planned.unnamed.items()})
             planned.emission = emission
-            temps += [Lifetime(size, k, k) for size in emission.temps]
-        return temps
