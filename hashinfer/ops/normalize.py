@@ -285,9 +285,10 @@ class InstanceNormalization(KernelOrNumPy):
     def infer(self, call: Call, ins: Inputs) -> Types:
         x = need(ins, 0, "input", FLOATS)
         need_rank(x, 3, "input")
-        for at, what in enumerate(("scale", "B"), 1):
-            need_same_dtype(x, need(ins, at, what), what)
         need_vectors(ins, x.shape[1], "scale", "B")
+        _, scale, bias = need_all(ins, "input", "scale", "B")
+        need_same_dtype(x, scale, "scale")
+        need_same_dtype(x, bias, "B")
         return [x.type]
 
     def emits(self, call: Call, ins: Inputs) -> bool:

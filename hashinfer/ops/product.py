@@ -183,8 +183,6 @@ class MatMul(Fusible, KernelOrNumPy):
         x, w = need_all(ins, "A", "B")
         if x.dtype != w.dtype:
             raise OpError(f"A is {x.type} and B is {w.type}; expected one dtype")
-        if not x.shape or not w.shape:
-            raise OpError(f"A is {x.type} and B is {w.type}; expected rank 1 at least")
         shape = product_shape(x, w)
         check_bias(optional(ins, 2), prod(shape[:-1]), shape[-1] if w.rank > 1 else 1)
         return [TensorType(x.dtype, shape)]
