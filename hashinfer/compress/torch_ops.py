@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from hashinfer.errors import UnsupportedError, first_line
 from hashinfer.model.graph import Array, Node
-from hashinfer.ops.pool import window
+from hashinfer.ops.convolution import window
 
 Result = Tensor | tuple[Tensor, ...]
 Function = Callable[..., Result]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Self
@@ -95,6 +95,33 @@ def shared_padding(auto: str, total: int) -> tuple[int, int]:
     return (small, large) if auto == "SAME_UPPER" else (large, small)
 
 
+def window(auto: str, ceil: bool, size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Window:
+    """The windows along one axis. Raises OpError if there is none.
+
+    With auto_pad SAME, a stride longer than the window leaves elements out at the end: no pad is negative.
+    """
+    reach = dilation * (kernel - 1) + 1
+    if auto.startswith("SAME"):
+        pads = shared_padding(auto, max((-(-size // stride) - 1) * stride + reach - size, 0))
+    room = size + sum(pads) - reach
+    if room < 0:
+        raise OpError(f"a window of {reach} elements does not fit into {size} with {list(pads)} of padding")
+    count = (-(-room // stride) if ceil else room // stride) + 1
+    if ceil and (count - 1) * stride >= size + pads[0]:
+        count -= 1
+    return Window(size, kernel, stride, dilation, pads, count)
+
+
+def need_windows(call: Call, sizes: Shape, kernel: Shape, ceil: bool = False) -> list[Window]:
+    """The windows along each spatial axis, as the attributes say. Raises OpError if they make no sense."""
+    spatial, auto = len(sizes), need_auto_pad(call)
+    strides = need_numbers(call, "strides", spatial, 1, 1)
+    dilations = need_numbers(call, "dilations", spatial, 1, 1)
+    pads = need_pads(call, auto, spatial)
+    ends = zip(pads[:spatial], pads[spatial:], strict=True)
+    return [window(auto, ceil, *each) for each in zip(sizes, kernel, strides, dilations, ends, strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """x [batch, channels, height, width] convolved into [batch, out_channels, out_height, out_width].
@@ -139,15 +166,10 @@ class Geometry:
         groups = int(call.get("group", 1))
         if groups < 1 or x[1] != w[1] * groups or w[0] % groups:
             raise OpError(f"X has {x[1]} channels and W shape {list(w)} with group {groups}: channels do not fit")
-        kernel = _above_zero(call.get("kernel_shape", w[2:]), spatial, "kernel_shape")
-        if kernel != _above_zero(w[2:], spatial, "W"):
-            raise OpError(f"kernel_shape is {list(call.attrs['kernel_shape'])}; W has shape {list(w)}")
-        strides = _above_zero(call.get("strides", (1,) * spatial), spatial, "strides")
-        dilations = _above_zero(call.get("dilations", (1,) * spatial), spatial, "dilations")
-        auto = need_auto_pad(call)
-        pads = need_pads(call, auto, spatial)
-        ends = zip(pads[:spatial], pads[spatial:], strict=True)
-        found = [_window(auto, *each) for each in zip(x[2:], kernel, strides, dilations, ends, strict=True)]
+        kernel = need_numbers(call, "kernel_shape", spatial, 1, 1) if "kernel_shape" in call.attrs else w[2:]
+        if kernel != w[2:] or 0 in kernel:
+            raise OpError(f"kernel_shape is {list(kernel)}; W has shape {list(w)}")
+        found = need_windows(call, x[2:], kernel)
         return cls(x[0], x[1], w[0], groups, (WHOLE if spatial == 1 else found[0], found[-1]), spatial)
 
     def patch_array(self) -> Array:
@@ -164,20 +186,3 @@ class Geometry:
             values |= {name: axis.size, f"kernel_{name}": axis.kernel}
             values |= {f"stride_{name}": axis.stride, f"dilation_{name}": axis.dilation}
         return np.array([values[name] for name in PATCH_FIELDS], np.int64)
-
-
-def _above_zero(given: Iterable[int], spatial: int, what: str) -> Shape:
-    values = tuple(given)
-    if len(values) != spatial or any(v < 1 for v in values):
-        raise OpError(f"{what} is {list(values)}; expected {spatial} numbers above 0")
-    return values
-
-
-def _window(auto: str, size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Window:
-    reach = dilation * (kernel - 1) + 1
-    if auto.startswith("SAME"):
-        pads = shared_padding(auto, max(0, (-(-size // stride) - 1) * stride + reach - size))
-    room = size + sum(pads) - reach
-    if room < 0:
-        raise OpError(f"the kernel reaches over {reach} of {room + reach} padded pixels")
-    return Window(size, kernel, stride, dilation, pads, room // stride + 1)

@@ -7,7 +7,7 @@ slices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -17,53 +17,30 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.kernels import pooling
 from hashinfer.kernels.jit import Kernel
-from hashinfer.ops.base import REGISTRY, Array, Arrays, Call, Inputs, Op, Outputs, TensorType, Types, optional, register
+from hashinfer.ops.base import (
+    REGISTRY,
+    Array,
+    Arrays,
+    Call,
+    Inputs,
+    Op,
+    Outputs,
+    Shape,
+    TensorType,
+    Types,
+    optional,
+    register,
+)
 from hashinfer.ops.checks import FLOAT32, FLOATS, DTypes, array, need, need_rank, tensor
-from hashinfer.ops.convolution import AUTO_PADS, WHOLE, Window, meetings, shared_padding
+from hashinfer.ops.convolution import WHOLE, Window, meetings, need_numbers, need_windows
 from hashinfer.ops.emission import IN_AND_OUT, NS_PER_ELEMENT, Emission, NativeOp
 from hashinfer.ops.reduce import Axes, extreme, lowest, mean
 
 
-def window(auto: str, ceil: bool, size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Window:
-    """The windows along one axis. Raises OpError if there is none.
-
-    With auto_pad SAME, a stride longer than the window leaves elements out at the end: no pad is negative.
-    """
-    reach = dilation * (kernel - 1) + 1
-    if auto.startswith("SAME"):
-        count = -(-size // stride)
-        pads = shared_padding(auto, max((count - 1) * stride + reach - size, 0))
-        return Window(size, kernel, stride, dilation, pads, count)
-    pads = (0, 0) if auto == "VALID" else pads
-    room = size + sum(pads) - reach
-    if room < 0:
-        raise OpError(f"a window of {reach} elements does not fit into {size} with {list(pads)} of padding")
-    count = (-(-room // stride) if ceil else room // stride) + 1
-    if ceil and (count - 1) * stride >= size + pads[0]:
-        count -= 1
-    return Window(size, kernel, stride, dilation, pads, count)
-
-
-def windows(call: Call, spatial: Sequence[int]) -> list[Window]:
+def windows(call: Call, sizes: Shape) -> list[Window]:
     """The windows along each spatial axis, as the attributes say. Raises OpError if they make no sense."""
-    rank = len(spatial)
-    auto_pad = call.text("auto_pad", "NOTSET")
-    found = []
-    for name, default, length, least in (
-        ("kernel_shape", [], rank, 1),
-        ("strides", [1] * rank, rank, 1),
-        ("dilations", [1] * rank, rank, 1),
-        ("pads", [0] * 2 * rank, 2 * rank, 0),
-    ):
-        values = list(call.get(name, default))
-        if len(values) != length or min(values) < least:
-            raise OpError(f"{name} are {values}; expected {length} numbers of at least {least}")
-        found.append(values)
-    kernel, strides, dilations, pads = found
-    if auto_pad not in AUTO_PADS:
-        raise OpError(f"auto_pad is {auto_pad!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
-    ceil, ends = bool(call.get("ceil_mode", 0)), zip(pads[:rank], pads[rank:], strict=True)
-    return [window(auto_pad, ceil, *each) for each in zip(spatial, kernel, strides, dilations, ends, strict=True)]
+    kernel = need_numbers(call, "kernel_shape", len(sizes), 0, 1)
+    return need_windows(call, sizes, kernel, bool(call.get("ceil_mode", 0)))
 
 
 TILE = 4096
