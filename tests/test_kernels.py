@@ -786,7 +786,7 @@ def test_spectrum(scheme, dtype):
     assert m.take_spectrum().size == spectrum_size(scheme)
     h = naive.hadamard_matrix(scheme.width)
     groups = w.reshape(scheme.groups, scheme.width).astype(np.float64)
-    ends = [*m.chunks[1:, dyadic.CHUNK_START], m.take_spectrum().size]
+    ends = [*m.chunks[1:, 2], m.take_spectrum().size]
     covered = 0
     for (first, lanes, at, _), end in zip(m.chunks.tolist(), ends, strict=True):
         assert end - at == scheme.width * lanes

@@ -81,6 +81,7 @@ def test_a_zero_among_the_weights_meets_infinity():
     assert np.isnan(expected).any()
     assert np.array_equal(np.isnan(y), np.isnan(expected))
     assert np.array_equal(np.isinf(y), np.isinf(expected))
+    np.testing.assert_allclose(y[[0, 2]], expected[[0, 2]], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", others.DTYPES)
@@ -91,6 +92,16 @@ def test_product(scheme, dtype):
     spectral = m.survives
     assert kinds == {f"{scheme.name}_small_{'spectrum' if spectral else m.suffix}"}
     others.test_product(scheme, dtype, transposed=False)
+
+
+@pytest.mark.parametrize("scheme", LARGE, ids=str)
+def test_product_of_a_weight_vector_with_a_zero(scheme):
+    w, x = others.stored(scheme.buckets, "float32").copy(), others.inputs(3, scheme.rows)
+    w[3] = 0.0
+    m = others.HashedMatrix(scheme, w)
+    assert chosen(m, scheme.rows) == "dyadic_small_f32"
+    y, expected = others.run(HashedProduct(m), others.CALL, x), naive.matmul(x, others.virtual(m))
+    assert (np.abs(y - expected) <= others.transform_bound(scheme, w, x)).all()
 
 
 @pytest.mark.parametrize("form", others.BIASES)

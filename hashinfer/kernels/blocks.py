@@ -18,13 +18,13 @@ from hashinfer.kernels.arguments import (
     OUTPUTS,
     PRODUCT,
     ROWS,
-    X_ROW_STRIDE,
     Y_ROW_STRIDE,
     X,
     Y,
     finish,
     finish_sums,
     float_at,
+    row_at,
     row_start,
 )
 from hashinfer.kernels.elementwise import clear
@@ -373,7 +373,7 @@ def dense_row(args: Any, tile: Any, scratch: Any) -> None:
     """A strip of 64 outputs of one row, W read where it lies. For few rows."""
     r, j0, nj = strip_at(args, tile)
     start, ni, ws, cs = row_start(args, r), args[INPUTS], args[W_ROW_STRIDE], args[W_COL_STRIDE]
-    x, w = float32_array(args[X] + 4 * r * args[X_ROW_STRIDE], ni), float32_array(args[W], NO_LIMIT)
+    (x, _), w = row_at(args, r), float32_array(args[W], NO_LIMIT)
     if cs == 1 and SCALAR:
         _small_row(args, r, j0, nj, x, w, scratch)
         return

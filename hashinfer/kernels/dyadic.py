@@ -12,8 +12,7 @@ Norm-wise error: |y - exact| <= 4 (log2(width) + 2) eps ||u||_2 ||w_g||_2 plus t
 (inputs / width) eps || |x| folded ||_2 ||w_g||_2.
 
 A row whose folded inputs are not finite, or whose largest is outside [SMALLEST, LARGEST], or that has at most
-`direct_below` non-zero inputs, is computed directly: y[j] = sum of x[i] W[i, j], non-zero inputs only where every
-weight is finite.
+`direct_below` non-zero inputs, is computed directly: y[j] = sum of x[i] W[i, j] over the non-zero inputs.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from hashinfer.kernels.arguments import (
     finish_sums,
     row_at,
 )
+from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
 from hashinfer.kernels.hashing import permute, sign_of, weight
 from hashinfer.kernels.isa import MOST_LANES, RADIX
@@ -82,7 +82,6 @@ FIELDS = (
     "direct",
     "raw",
     "direct_below",
-    "skip_zeros",
     "tail",
 )
 (
@@ -101,16 +100,15 @@ FIELDS = (
     DIRECT,
     RAW,
     DIRECT_BELOW,
-    SKIP_ZEROS,
     TAIL,
 ) = range(len(PRODUCT), len(FIELDS))
 """chunks: intp [chunk_count, 4], see chunk_table; places: int32 [T], perm(t) of the T = ceil(outputs / groups) places;
 row_signs, col_signs: uint16, bit i % 16 of word i // 16 set where s(i), r(j) is -1. Between the kernels of a product in
 three steps: folded: H u, float32 [rows, width + 16]; direct: intp [rows], 1 where a row goes directly; raw: float32
-[rows, raw_floats], y / r(j). direct_below: at most this many non-zero inputs go directly; skip_zeros: 1 where every
-weight is finite; tail: as a chunk's, where pixels are the lanes."""
+[rows, raw_floats], y / r(j). direct_below: at most this many non-zero inputs go directly; tail: as a chunk's,
+where pixels are the lanes. Every weight is finite: such matrices alone come here."""
 
-CHUNK_START, CHUNK_FIELDS = 2, 4
+CHUNK_FIELDS = 4
 
 
 # Rough times in nanoseconds: what layouts are told apart by. A vector of the first pass, by the lanes of its chunk.
@@ -208,7 +206,7 @@ def stored_vector(h: Any, vectors: Any) -> Any:
 def chunk_at(table: Any, chunk: Any) -> Any:
     """(first group, lanes, first float in the spectrum, tail) of a chunk; table: address of a chunk_table."""
     fields, row = intp_array(table, NO_LIMIT), chunk * CHUNK_FIELDS
-    return fields[row], fields[row + 1], fields[row + CHUNK_START], fields[row + 3]
+    return fields[row], fields[row + 1], fields[row + 2], fields[row + 3]
 
 
 SPECTRUM_FIELDS = ("w", "buckets", "width", "chunks", "chunk_count", "spectrum", "floats")
@@ -285,8 +283,7 @@ def fold_row(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any, sp
     """
     nonzero = 0
     if width < 16:
-        for k in range(width):
-            u[k] = np.float32(0.0)
+        clear(u[:width])
         for i in range(inputs):
             u[i & (width - 1)] += sign_at(signs, i) * (x[i] * scale)
             nonzero += 1 if x[i] != np.float32(0.0) else 0
@@ -322,7 +319,7 @@ def direct_row(args: Any, x: Any, scale: Any, w: Any, first: Any, last: Any, v: 
     signs, nonzero = uint16_array(args[ROW_SIGNS], NO_LIMIT), 0
     for i in range(inputs):
         nonzero += 1 if x[i] != np.float32(0.0) else 0
-    listed = args[SKIP_ZEROS] != 0 and nonzero <= room
+    listed = nonzero <= room
     values, indices = v[:room], v[room : 2 * room].view(np.int32)
     if listed:
         count = 0
@@ -341,7 +338,7 @@ def direct_row(args: Any, x: Any, scale: Any, w: Any, first: Any, last: Any, v: 
                     total += values[q] * weight(w, base + intp((indices[q] & low) ^ perm))
             else:
                 for i in range(inputs):
-                    if args[SKIP_ZEROS] == 0 or x[i] != np.float32(0.0):
+                    if x[i] != np.float32(0.0):
                         value = sign_at(signs, i) * (x[i] * scale)
                         total += value * weight(w, base + intp((np.int32(i) & low) ^ perm))
             raw[t * groups + g] = total
@@ -418,7 +415,7 @@ def _folded(args: Any, x: Any, scale: Any, u: Any, spare: Any) -> Any:
     """Fold a row into u and transform it; returns whether it goes directly instead."""
     width, signs = args[WIDTH], uint16_array(args[ROW_SIGNS], NO_LIMIT)
     nonzero, direct = fold_row(x, scale, args[INPUTS], width, signs, u, spare)
-    if direct or (args[SKIP_ZEROS] != 0 and nonzero <= args[DIRECT_BELOW]):
+    if direct or nonzero <= args[DIRECT_BELOW]:
         return True
     hadamard(u, width, 1)
     return False

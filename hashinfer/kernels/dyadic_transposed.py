@@ -21,7 +21,6 @@ from hashinfer.kernels.dyadic import (
     HALF,
     ROW_SIGNS,
     SEED,
-    SKIP_ZEROS,
     SPECTRUM,
     WIDTH,
     W,
@@ -84,7 +83,7 @@ def _direct(args: Any, tile: Any, x: Any, scale: Any, w: Any) -> None:
     for i in range(args[OUTPUTS]):
         total = np.float32(0.0)
         for j in range(args[INPUTS]):
-            if args[SKIP_ZEROS] == 0 or x[j] != np.float32(0.0):
+            if x[j] != np.float32(0.0):
                 total += x[j] * scale * dyadic_weight(w, args[BUCKETS], seed, width, half, i, j)
         finish(args, start, tile, i, total)
 

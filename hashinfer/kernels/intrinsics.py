@@ -64,7 +64,7 @@ from numba.np.arrayobj import populate_array
 from hashinfer.kernels.isa import AVX2, AVX512, FUSES, ISA, RADIX, REGISTER
 from hashinfer.kernels.vectors import LANES
 
-_F32, _F64, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
+_F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _INDEX = ir.IntType(types.intp.bitwidth)
 _VECTOR, _WORDS, _MASK = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(1), LANES)
 _REGISTER = ir.VectorType(_F32, REGISTER)
@@ -657,8 +657,8 @@ host's."""
 
 @emits(types.none, types.intp, types.CPointer(types.intp), types.intp, types.intp)
 def call_entry(builder: Any, function: Any, arguments: Any, tile: Any, scratch: Any) -> None:
-    """Call the entry at address `function` with a pointer to its int64 arguments, a tile and a scratch address."""
-    kind = ir.FunctionType(ir.VoidType(), [_I64.as_pointer(), _I64, _I64])
+    """Call the entry at address `function` with a pointer to its arguments, a tile and a scratch address."""
+    kind = ir.FunctionType(ir.VoidType(), [_INDEX.as_pointer(), _INDEX, _INDEX])
     builder.call(builder.inttoptr(function, kind.as_pointer()), [arguments, tile, scratch])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.elementwise import clear
+from hashinfer.kernels.elementwise import clear, convert
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.maths import logistic32, tanh32
 from hashinfer.kernels.vectors import float32_array, fma16, load16, splat16, store16
@@ -37,26 +37,20 @@ def scratch_bytes(hidden: int) -> int:
     return 4 * 8 * hidden
 
 
-@inlined
-def _copy(x: Any, y: Any) -> None:
-    for k in range(x.size):
-        y[k] = x[k]
-
-
 @device
 def _load(address: Any, at: Any, out: Any) -> None:
     """out = the floats from number `at` on, or 0 where there is no array."""
     if address == 0:
         clear(out)
     else:
-        _copy(float32_array(address + 4 * at, out.size), out)
+        convert(float32_array(address + 4 * at, out.size), out)
 
 
 @device
 def _store(address: Any, at: Any, values: Any) -> None:
     """The floats from number `at` on = values, where there is an array."""
     if address != 0:
-        _copy(values, float32_array(address + 4 * at, values.size))
+        convert(values, float32_array(address + 4 * at, values.size))
 
 
 @inlined

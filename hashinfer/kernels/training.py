@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.hadamard import hadamard
 from hashinfer.kernels.hashing import signed_slot, xxh32_finish, xxh32_prefix
 from hashinfer.kernels.jit import compiled, device
@@ -98,8 +99,7 @@ def dyadic_gradients(
     places, factor, v = int64_array(perm, -(-cols // groups)), float32_array(scale, cols), float32_array(scratch, width)
     for b in range(batch):
         for g in range(groups):
-            for k in range(width):
-                v[k] = np.float32(0.0)
+            clear(v)
             for t in range((cols - g + groups - 1) // groups):
                 j = t * groups + g
                 v[places[t]] += slope[b * cols + j] * factor[j]

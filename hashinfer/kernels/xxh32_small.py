@@ -19,6 +19,7 @@ from hashinfer.kernels.arguments import (
     row_at,
     row_start,
 )
+from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.hashing import column_word, first_bucket, signed_slot, weight, xxh32_mixed, xxh32_prefix
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.vectors import float32_array, int8_array, uint16_array, uint32_array
@@ -55,13 +56,12 @@ def _small(args: Any, tile: Any, scratch: Any, w: Any) -> None:
             word, total = column_word(j), np.float32(0.0)
             for n in range(count):
                 slot = signed_slot(xxh32_mixed(np.uint32(prefixes[n] + word)), slots)
-                total += _signed(values[n], slot) * weight(w, np.uint32(slot >> np.uint32(1)))
+                total += _signed(values[n], slot) * weight(w, first_bucket(slot))
             finish_by(args, epilogue, start, tile, j, total)
         return
     for j0 in range(0, outputs, block):
         length, word = min(block, outputs - j0), column_word(j0 // block)
-        for t in range(length):
-            sums[t] = np.float32(0.0)
+        clear(sums)
         for n in range(count):
             slot = signed_slot(xxh32_mixed(np.uint32(prefixes[n] + word)), slots)
             base, value = first_bucket(slot), _signed(values[n], slot)

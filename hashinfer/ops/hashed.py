@@ -331,7 +331,6 @@ def _dyadic_args(matrix: HashedMatrix, source: Rows, direct_below: int = 0) -> A
         "chunks": lambda: matrix.chunks,
         "chunk_count": len(matrix.chunks),
         "direct_below": direct_below,
-        "skip_zeros": 1,
         "tail": dyadic.best_tail(matrix.dyadic.width, LANES, matrix.place_count),
     }
 
