@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import llvmlite.binding as llvm
 
@@ -18,8 +18,7 @@ def compile_object(
 ) -> bytes:
     """An object file of the driver and the kernels it calls, everything but `exported` internal to it."""
     module = _parsed(machine, driver)
-    for name, text in _kernels(machine, kernels):
-        told(name)
+    for text in _kernels(machine, kernels, told):
         module.link_in(_parsed(machine, text))
     told("the whole model")
     make_internal(module, exported)
@@ -35,10 +34,14 @@ def compile_object(
     return bytes(machine.machine.emit_object(module))
 
 
-def _kernels(machine: Machine, kernels: Sequence[Kernel]) -> Iterable[tuple[str, str]]:
+def _kernels(machine: Machine, kernels: Sequence[Kernel], told: Callable[[str], None]) -> Iterator[str]:
     if machine.bits == 32:
-        return narrow_ir([kernel.name for kernel in kernels])
-    return ((kernel.name, plain_ir(kernel)) for kernel in kernels)
+        told("the kernels, for 32-bit addresses")
+        yield from (text for _, text in narrow_ir([kernel.name for kernel in kernels]))
+        return
+    for kernel in kernels:
+        told(kernel.name)
+        yield plain_ir(kernel)
 
 
 def _parsed(machine: Machine, text: str) -> llvm.ModuleRef:
