@@ -35,7 +35,7 @@ PATCH_FIELDS = (
     "out_width",
     "image_stride",
 )
-"""Int64 numbers that the `patches` argument points at; 0 there means that x is a plain matrix."""
+"""Of type intp, at the address that is the `patches` argument; 0 there means that x is a plain matrix."""
 
 
 @inlined

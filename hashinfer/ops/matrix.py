@@ -135,13 +135,19 @@ class HashedMatrix:
     @cached_property
     def norms(self) -> NDArray[np.int32]:
         """int32 [groups]: ceil(log2(||w_g||_2)) of an int8 weight vector, 0 where the norm is below 1."""
-        w, out = self.w.reshape(-1, self.dyadic.width), np.empty(self.dyadic.groups, np.int32)
-        step = max(1, 2**16 // self.dyadic.width)
-        for first in range(0, len(out), step):
-            squares = np.square(w[first : first + step].astype(np.int64)).sum(1)
+        out = np.empty(self.dyadic.groups, np.int32)
+        for at, w in self._some_groups():
             # Exact: a sum of squares of int8 has far fewer than 53 bits.
-            out[first : first + step] = np.ceil(np.log2(np.maximum(squares, 1)) / 2)
+            out[at] = np.ceil(np.log2(np.maximum(np.square(w, dtype=np.int64).sum(1), 1)) / 2)
         return out
+
+    def _some_groups(self) -> Iterator[tuple[slice, Array]]:
+        """w_g of all groups, a few at a time, which bounds what is computed of them: which groups, [groups, width]."""
+        groups = self.w.reshape(-1, self.dyadic.width)
+        step = max(1, 2**16 // self.dyadic.width)
+        for first in range(0, len(groups), step):
+            at = slice(first, first + step)
+            yield at, groups[at]
 
     @cached_property
     def survives(self) -> bool:
@@ -152,20 +158,25 @@ class HashedMatrix:
         """
         if not isinstance(self.scheme, Dyadic) or self.w.dtype != np.float32:
             return False
-        w = self.w.reshape(-1, self.scheme.width)
-        least = 20 * np.finfo(np.float32).eps * np.sqrt(np.square(w, dtype=np.float64).mean(1, keepdims=True))
-        return not (np.abs(w) <= least).any()
+        least = 20 * np.finfo(np.float32).eps
+        return all(
+            bool((np.abs(w) > least * np.sqrt(np.square(w, dtype=np.float64).mean(1, keepdims=True))).all())
+            for _, w in self._some_groups()
+        )
 
     @cached_property
     def bare_spectrum(self) -> NDArray[np.float32]:
         """H w_g of all groups, unscaled, float32 [groups, width], in their own order: what stands in for w."""
-        width, step = self.dyadic.width, 1
-        out = self.w.astype(np.float64)
-        while step < width:
-            pairs = out.reshape(-1, 2, step)
-            out = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], 1)
-            step *= 2
-        return out.reshape(-1, width).astype(np.float32)
+        width = self.dyadic.width
+        out = np.empty((self.dyadic.groups, width), np.float32)
+        for at, w in self._some_groups():
+            some, step = w.astype(np.float64), 1
+            while step < width:
+                pairs = some.reshape(-1, 2, step)
+                some = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], 1)
+                step *= 2
+            out[at] = some.reshape(-1, width)
+        return out
 
     @property
     def spectrum_bytes(self) -> int:

@@ -227,7 +227,7 @@ ONE_MATRIX = np.zeros((1, 3), np.int64)
 
 
 def dense_emission(source: Rows, weights: Arguments, offsets: Array = ONE_MATRIX, batches: int = 1) -> Emission:
-    """The kernel for a dense product: rows one by one where there are few, blocks of 32 x 64 otherwise."""
+    """The kernel for a dense product: rows one by one where there are few, blocks of them otherwise."""
     args = source.args() | weights
     if source.patches is not None:
         kernel, scratch = pixel_blocks.pixel_block_dense, pixel_blocks.SCRATCH_BYTES
