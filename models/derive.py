@@ -32,7 +32,7 @@ sys.path.insert(0, str(HERE.parent))
 from bench.paper.cells import HASHNET, Cell  # noqa: E402
 from bench.paper.run import Trainer  # noqa: E402
 from bench.paper.sets import load  # noqa: E402
-from bench.paper.train import Recipe, deviation_of  # noqa: E402
+from bench.paper.train import Recipe, Scale  # noqa: E402
 from models.train_mnist import SAMPLE, read_set  # noqa: E402
 
 CARD = """# {name}
@@ -238,7 +238,7 @@ def main() -> None:
         about = PAPER_ABOUT.format(
             data=name, cell=cell.name, stored=sum(s.buckets for s in cell.schemes()), biases=sum(cell.units[1:])
         )
-        model = paper_net(cell, options.paper, deviation_of(data.image))
+        model = paper_net(cell, options.paper, Scale.of(data.image).deviation)
         tests = Tests(data.test_image, data.test_label, digits, words)
         write(f"{name.lower()}-5l-dyadic-64x", model, tests, about, PAPER_RECIPE.format(cell=cell.name))
 

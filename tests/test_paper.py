@@ -286,7 +286,8 @@ def test_the_budget_is_in_images_seen_and_grows_slower_than_the_set() -> None:
 
 
 def test_dropout_goes_by_storage_not_by_kind_of_net() -> None:
-    recipe = train.Recipe(drop_in=0.2, drop=0.4, drop_deep=0.3, ease=0.1)
+    recipe = train.Recipe(drop_in=0.2, drop_grey=0.3, drop=0.4, drop_deep=0.3, ease=0.1)
+    assert recipe.drops(Cell("BG-IMG", 3, 1, cells.TEACHER)) == (0.3, 0.4)
     assert recipe.drops(Cell("ROT", 3, 1, cells.TEACHER)) == (0.2, 0.4)
     for depth in cells.DEPTHS:
         for method, scheme in ((cells.NN, ""), (cells.HASHNET, "dyadic")):
@@ -299,7 +300,8 @@ def test_dropout_goes_by_storage_not_by_kind_of_net() -> None:
 def test_every_field_of_the_recipe_changes_its_digest() -> None:
     base, cell = train.Recipe(), Cell("MNIST", 3, 64, cells.HASHNET_DK, "dyadic")
     alone, deep = (Cell("MNIST", depth, 64, cells.HASHNET, "dyadic") for depth in (3, 5))
-    found: dict[Cell, set[str]] = {cell: set(), alone: set(), deep: set()}
+    grey = Cell("BG-IMG", 3, 64, cells.HASHNET, "dyadic")
+    found: dict[Cell, set[str]] = {cell: set(), alone: set(), deep: set(), grey: set()}
     for name, value in vars(base).items():
         other = "float32" if isinstance(value, str) else value + 1
         changed = train.Recipe(**{**vars(base), name: other})
@@ -307,9 +309,28 @@ def test_every_field_of_the_recipe_changes_its_digest() -> None:
             if changed.digest(one) != base.digest(one):
                 names.add(name)
     of_distilling = {"distill", "warmth"}
-    assert found[cell] == set(vars(base)) - {"drop_deep"}
+    assert found[cell] == set(vars(base)) - {"drop_deep", "drop_grey"}
     assert found[alone] == found[cell] - of_distilling
     assert found[deep] == found[alone] - {"drop"} | {"drop_deep"}
+    assert found[grey] == found[alone] - {"drop_in"} | {"drop_grey"}
+
+
+def test_inputs_are_zero_at_the_median_level() -> None:
+    image = np.zeros((3, 28, 28), np.uint8)
+    image[:, :5] = 200
+    dark = train.Scale.of(image)
+    assert dark.zero == 0
+    x = dark.inputs(image)
+    assert x.shape == (3, 784)
+    assert float(x.std(correction=0)) == pytest.approx(1)
+    image[:, 10:] = 90
+    assert not train.Scale.of(image).inputs(image)[:, 10 * 28 :].any()
+
+
+def test_a_digest_tells_a_set_whose_median_is_not_black() -> None:
+    digests = {name: train.Recipe().digest(Cell(name, 3, 8, cells.NN)) for name in sets.NAMES}
+    assert {name for name in sets.NAMES if digests[name] != digests["MNIST"]} == set(sets.GREY)
+    assert len(set(digests.values())) == 2
 
 
 @pytest.fixture

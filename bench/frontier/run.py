@@ -40,7 +40,7 @@ from bench.frontier.points import (
 from bench.paper.nets import Stack
 from bench.paper.run import terminable
 from bench.paper.sets import DataSet, load
-from bench.paper.train import Run, deviation_of, error_percent, fit, inputs, logits_of, save, tensor
+from bench.paper.train import Run, Scale, error_percent, fit, logits_of, save, tensor
 from hashinfer.files import atomic_write
 
 HERE = Path(__file__).parent
@@ -93,8 +93,8 @@ class Trainer:
     def __init__(self, data: DataSet, name: str, runs: Path, held_out: int = 0) -> None:
         """held_out: training images that are left out, from the end."""
         count = len(data.image) - held_out
-        self.deviation = deviation_of(data.image[:count])
-        self.x, self.label = inputs(data.image, self.deviation), tensor(data.label)
+        self.scale = Scale.of(data.image[:count])
+        self.x, self.label = self.scale.inputs(data.image), tensor(data.label)
         self.data, self.name, self.runs, self.count = data, name, runs, count
         self.precision = getattr(torch, RECIPE.precision)
 
@@ -130,7 +130,7 @@ class Trainer:
             net, seconds, epochs = self.dense(), 0.0, RECIPE.epochs(self.count)
         else:
             net, seconds, epochs = self.train(point)
-        x, label = inputs(self.data.test_image, self.deviation), tensor(self.data.test_label)
+        x, label = self.scale.inputs(self.data.test_image), tensor(self.data.test_label)
         layers = forms.stored(net)
         out = []
         for kind in point.formats:

@@ -22,7 +22,7 @@ from typing import Any
 from bench import readme
 from bench.paper.cells import DEPTHS, DK, HASHNET, HASHNET_DK, NN, RATIOS, SCHEMES, TEACHER, Cell, plan
 from bench.paper.run import RESULTS, Row, read, row_of
-from bench.paper.sets import NAMES
+from bench.paper.sets import GREY, NAMES
 from bench.paper.train import Recipe
 from hashinfer.files import atomic_write
 
@@ -291,7 +291,7 @@ def text_of(seen: dict[Key, list[float]], points: list[dict[str, Any]], left: li
     """The whole report in Markdown."""
     found = claims(seen)
     recipe = Recipe()
-    cells = [Cell("MNIST", depth, 1, method) for depth in DEPTHS for method in (TEACHER, DK)]
+    cells = [Cell(name, d, 1, method) for name in ("MNIST", "BG-RAND") for d in DEPTHS for method in (TEACHER, DK)]
     parts = [
         "Test error in percent. ✓: the better of our two is at or under the paper's figure. ±: deviation over seeds.",
         "\n".join(f"- {line}" for line in summary(found)),
@@ -309,7 +309,9 @@ def text_of(seen: dict[Key, list[float]], points: list[dict[str, Any]], left: li
             names[what].append(cell)
         listed = "; ".join(f"{what}: {len(cells)}" for what, cells in names.items())
         parts += [f"### Not yet trained: {len(left)} of {len(plan())} nets", listed]
-    digests = [f"{recipe.digest(c)} ({c.depth}L{', distilled' if c.distilled else ''})" for c in cells]
+    digests = [
+        f"{recipe.digest(c)} ({'BG- sets, ' * (c.data in GREY)}{c.depth}L{', distilled' * c.distilled})" for c in cells
+    ]
     parts.append(f"{recipe}; in the results {', '.join(digests)}.")
     return "\n\n".join(parts) + "\n"
 

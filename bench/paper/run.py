@@ -25,7 +25,7 @@ import torch
 from bench.paper.cells import Cell, plan
 from bench.paper.nets import Net
 from bench.paper.sets import DataSet, load
-from bench.paper.train import Recipe, deviation_of, error_percent, inputs, logits_of, save, tensor, train
+from bench.paper.train import Recipe, Scale, error_percent, logits_of, save, tensor, train
 from hashinfer.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results" / "results.csv"
@@ -109,19 +109,19 @@ class Trainer:
     def run(self, cell: Cell, progress: object = None) -> Row:
         """Train one cell, keep its weights, and give its row."""
         data: DataSet = self.load(cell.data)
-        deviation = deviation_of(data.image)
+        scale = Scale.of(data.image)
         path = self.weights(cell)
         checkpoint = path.with_suffix(".checkpoint")
         net, seconds, epochs = train(
             cell,
             self.recipe,
-            inputs(data.image, deviation),
+            scale.inputs(data.image),
             tensor(data.label),
             teacher=self.teacher(cell) if cell.distilled else None,
             checkpoint=checkpoint,
             progress=progress,  # type: ignore[arg-type]
         )
-        error = error_percent(logits_of(net, inputs(data.test_image, deviation)), tensor(data.test_label))
+        error = error_percent(logits_of(net, scale.inputs(data.test_image)), tensor(data.test_label))
         save(path, net.state_dict())
         checkpoint.unlink(missing_ok=True)
         return {

@@ -53,6 +53,8 @@ SIZES = {
     "CONVEX": Size(6_500, 1_500, 50_000),
 }
 NAMES = tuple(SIZES)
+GREY = ("BG-RAND", "BG-IMG", "BG-IMG-ROT")
+"""Those whose median pixel is not black: digits on backgrounds."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from bench.paper.cells import OUT_BUCKETS, PIXELS, WIDE, Cell, numbers
 from bench.paper.nets import Masks, Net, Stack
-from bench.paper.sets import VERSION, Images
+from bench.paper.sets import GREY, VERSION, Images
 from hashinfer.files import atomic_write
 
 
@@ -29,11 +29,11 @@ class Recipe:
 
     effort: a set of N images is seen effort / N^0.4 times. batch: a step takes batch sqrt(N) images at first, `late`
     times as many in the last third. lr: Adam's peak learning rate; a linear rise over a share `rise`, then a cosine to
-    a hundredth. drop_in, drop, drop_deep: dropout of the full net's inputs, of its hidden units where there is one
-    layer of them, and where there are several, which each add noise; ease: the part of these that each halving of the
-    storage takes off, whatever kind of net spends it. smooth: label smoothing. ema: the decay of the average over the
-    steps that is kept in the end. distill: the weight of the teacher's answers at temperature
-    `warmth`, for distilled cells. precision: of the hidden layers' products.
+    a hundredth. drop_in, drop_grey, drop, drop_deep: dropout of the full net's inputs, the same of a set where few of
+    them are 0, of its hidden units where there is one layer of them, and where there are several, which each add noise;
+    ease: the part of these that each halving of the storage takes off, whatever kind of net spends it. smooth: label
+    smoothing. ema: the decay of the average over the steps that is kept in the end. distill: the weight of the
+    teacher's answers at temperature `warmth`, for distilled cells. precision: of the hidden layers' products.
     """
 
     effort: float = 2600.0
@@ -42,6 +42,7 @@ class Recipe:
     lr: float = 0.004
     rise: float = 0.05
     drop_in: float = 0.25
+    drop_grey: float = 0.5
     drop: float = 0.5
     drop_deep: float = 0.25
     ease: float = 0.1
@@ -63,35 +64,46 @@ class Recipe:
     def drops(self, cell: Cell) -> tuple[float, float]:
         """Dropout of a cell's inputs and of its hidden units."""
         full = numbers([PIXELS, *[WIDE] * (cell.depth - 2), cell.classes])
-        return self.drops_at(full / cell.budget, cell.depth)
+        return self.drops_at(full / cell.budget, cell.depth, cell.data in GREY)
 
-    def drops_at(self, factor: float, depth: int = 3) -> tuple[float, float]:
+    def drops_at(self, factor: float, depth: int = 3, grey: bool = False) -> tuple[float, float]:
         """Dropout of a net of `depth` layers of units that stores the numbers of the full one over `factor`."""
         part = max(0.0, 1 - self.ease * math.log2(factor))
-        return self.drop_in * part, (self.drop if depth == 3 else self.drop_deep) * part
+        return (self.drop_grey if grey else self.drop_in) * part, (self.drop if depth == 3 else self.drop_deep) * part
 
     def digest(self, cell: Cell) -> str:
         """Eight hexadecimal digits of what a cell's training depends on beside the cell itself.
 
-        These are the recipe, without the parts on distilling for a cell that is not distilled and on nets of another
-        depth, the data sets' version and the rule for K.
+        These are the recipe, without the parts on distilling for a cell that is not distilled, on nets of another depth
+        and on sets of another kind, the data sets' version and the rule for K.
         """
         fields = asdict(self)
-        del fields["drop_deep" if cell.depth == 3 else "drop"]
+        del fields["drop_deep" if cell.depth == 3 else "drop"], fields["drop_in" if cell.data in GREY else "drop_grey"]
         if not cell.distilled:
             del fields["distill"], fields["warmth"]
         text = json.dumps([fields, VERSION, OUT_BUCKETS], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def deviation_of(image: Images) -> float:
-    """The standard deviation over all pixels of all images: the one number that scales a set's inputs."""
-    return float(image.std())
+@dataclass(frozen=True)
+class Scale:
+    """How grey levels become inputs: those at `zero` are 0, and one is `deviation` levels.
 
+    Over all pixels of all images zero is the median, black but where digits lie on a background, and deviation is the
+    standard deviation.
+    """
 
-def inputs(image: Images, deviation: float) -> Tensor:
-    """uint8 [N, 28, 28] -> float32 [N, 784], grey levels over `deviation`: black stays zero."""
-    return torch.from_numpy(image.reshape(len(image), -1)).float() / deviation
+    zero: float
+    deviation: float
+
+    @classmethod
+    def of(cls, image: Images) -> Self:
+        """Of a set's training images."""
+        return cls(float(np.median(image)), float(image.std()))
+
+    def inputs(self, image: Images) -> Tensor:
+        """uint8 [N, 28, 28] -> float32 [N, 784]."""
+        return (torch.from_numpy(image.reshape(len(image), -1)).float() - self.zero) / self.deviation
 
 
 def train(

@@ -18,7 +18,7 @@ import torch
 from bench.paper.cells import Cell
 from bench.paper.nets import Net
 from bench.paper.sets import load
-from bench.paper.train import Recipe, deviation_of, error_percent, inputs, logits_of, tensor, train
+from bench.paper.train import Recipe, Scale, error_percent, logits_of, tensor, train
 
 CELL = ("set", "depth", "ratio", "method", "scheme", "seed")
 FIELDS = (*CELL, "valid_error", "valid_loss", "seconds", "epochs", "recipe")
@@ -43,7 +43,7 @@ def main() -> None:
         cell = Cell(name, int(depth), int(ratio), method, *rest[:1], *map(int, rest[1:]))
         data = load(name, options.data, options.cache)
         seen = len(data.image) - data.valid
-        x, label = inputs(data.image, deviation_of(data.image[:seen])), tensor(data.label)
+        x, label = Scale.of(data.image[:seen]).inputs(data.image), tensor(data.label)
         if cell.distilled and cell.teacher not in teachers:
             full = train(cell.teacher, recipe, x[:seen], label[:seen])[0]
             teachers[cell.teacher] = full.narrow(getattr(torch, recipe.precision))
