@@ -26,7 +26,6 @@ TRAINING_DOMAIN = "ai.onnx.preview.training"
 _LOADERS = {ML_DOMAIN: "aionnxml", TRAINING_DOMAIN: "aionnx_preview_training"}
 """Modules of onnx.reference.ops, by the domain that they implement."""
 REFERENCE_DOMAINS = ("", *_LOADERS)
-DEFAULT_DOMAINS = ("", "ai.onnx")
 TYPES_KEPT = 64
 """Output types that an op remembers, by its inputs' types."""
 
@@ -44,15 +43,15 @@ class ReferenceOp:
 
     def __init__(self, op_type: str, domain: str = "", opset: int | None = None) -> None:
         self.op_type = op_type
-        self.domain = "" if domain in DEFAULT_DOMAINS else domain
+        self.domain = domain
         self._evaluators: dict[tuple[object, ...], ReferenceEvaluator] = {}
         self._types: dict[tuple[object, ...], list[TensorType] | None] = {}
-        if self.domain not in REFERENCE_DOMAINS:
+        if domain not in REFERENCE_DOMAINS:
             expected = ", ".join(map(repr, REFERENCE_DOMAINS))
             raise UnsupportedError(f"op {op_type} is of domain {domain!r}; expected a standard one, of {expected}")
         with _lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _require(op_type, self.domain, opset)
+            _require(op_type, domain, opset)
 
     def evaluate(self, call: Call, ins: Sequence[object | None]) -> list[object]:
         """The outputs: arrays, lists of them for sequences, None for an empty optional. Raises OpError.
