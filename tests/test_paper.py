@@ -288,6 +288,7 @@ def test_the_budget_is_in_images_seen_and_grows_slower_than_the_set() -> None:
 def test_dropout_goes_by_storage_not_by_kind_of_net() -> None:
     recipe = train.Recipe(drop_in=0.2, drop_grey=0.3, drop=0.4, drop_deep=0.3, ease=0.1)
     assert recipe.drops(Cell("BG-IMG", 3, 1, cells.TEACHER)) == (0.3, 0.4)
+    assert recipe.drops(Cell("BG-IMG", 3, 8, cells.NN))[0] == 0.3
     assert recipe.drops(Cell("ROT", 3, 1, cells.TEACHER)) == (0.2, 0.4)
     for depth in cells.DEPTHS:
         for method, scheme in ((cells.NN, ""), (cells.HASHNET, "dyadic")):

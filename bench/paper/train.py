@@ -29,11 +29,12 @@ class Recipe:
 
     effort: a set of N images is seen effort / N^0.4 times. batch: a step takes batch sqrt(N) images at first, `late`
     times as many in the last third. lr: Adam's peak learning rate; a linear rise over a share `rise`, then a cosine to
-    a hundredth. drop_in, drop_grey, drop, drop_deep: dropout of the full net's inputs, the same of a set where few of
-    them are 0, of its hidden units where there is one layer of them, and where there are several, which each add noise;
-    ease: the part of these that each halving of the storage takes off, whatever kind of net spends it. smooth: label
-    smoothing. ema: the decay of the average over the steps that is kept in the end. distill: the weight of the
-    teacher's answers at temperature `warmth`, for distilled cells. precision: of the hidden layers' products.
+    a hundredth. drop_in, drop, drop_deep: dropout of the full net's inputs, of its hidden units where there is one
+    layer of them, and where there are several, which each add noise; ease: the part of these that each halving of the
+    storage takes off, whatever kind of net spends it. drop_grey: dropout of the inputs of every net in place of
+    drop_in, of a set where few inputs are 0. smooth: label smoothing. ema: the decay of the average over the steps that
+    is kept in the end. distill: the weight of the teacher's answers at temperature `warmth`, for distilled cells.
+    precision: of the hidden layers' products.
     """
 
     effort: float = 2600.0
@@ -69,7 +70,7 @@ class Recipe:
     def drops_at(self, factor: float, depth: int = 3, grey: bool = False) -> tuple[float, float]:
         """Dropout of a net of `depth` layers of units that stores the numbers of the full one over `factor`."""
         part = max(0.0, 1 - self.ease * math.log2(factor))
-        return (self.drop_grey if grey else self.drop_in) * part, (self.drop if depth == 3 else self.drop_deep) * part
+        return self.drop_grey if grey else self.drop_in * part, (self.drop if depth == 3 else self.drop_deep) * part
 
     def digest(self, cell: Cell) -> str:
         """Eight hexadecimal digits of what a cell's training depends on beside the cell itself.
