@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from hashinfer.errors import OpError, UnsupportedError
-from hashinfer.ops import pool, registry
+from hashinfer.ops import convolution, pool, registry
 from hashinfer.ops.base import REGISTRY, Array, Call, Operand, TensorType, is_native
 from hashinfer.ops.reference import ReferenceOp
 from tests import naive
@@ -781,6 +782,22 @@ def test_pooling_kernel(case: str) -> None:
 def test_a_line_too_long_for_the_pooling_kernel_is_left_to_numpy() -> None:
     x = Operand(TensorType(np.dtype("f4"), (1, 1, 1, 2**25)))
     assert not pool.MaxPool().emits(Call({"kernel_shape": [1, 2]}, 12), [x])
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER"])
+def test_windows_that_share_their_padding(auto: str, ceil: bool) -> None:
+    for size, kernel, stride, dilation in itertools.product(range(9), range(1, 4), range(1, 6), range(1, 3)):
+        found = convolution.window(auto, ceil, size, kernel, stride, dilation, (7, 7))
+        total = max((found.count - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+        assert found.count == -(-size // stride)
+        assert sum(found.pads) == total
+        assert found.pads[auto == "SAME_UPPER"] == total - total // 2
+
+
+def test_pools_of_empty_images_are_empty_where_padding_is_shared() -> None:
+    attrs = {"kernel_shape": [2, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"}
+    assert run("MaxPool", Call(attrs, 12), [floats(1, 2, 0, 5)])[0].shape == (1, 2, 0, 3)
 
 
 @given(st.data())

@@ -96,13 +96,15 @@ def shared_padding(auto: str, total: int) -> tuple[int, int]:
 
 
 def window(auto: str, ceil: bool, size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Window:
-    """The windows along one axis. Raises OpError if there is none.
+    """The windows along one axis. Raises OpError if none fits.
 
     With auto_pad SAME, a stride longer than the window leaves elements out at the end: no pad is negative.
     """
     reach = dilation * (kernel - 1) + 1
     if auto.startswith("SAME"):
-        pads = shared_padding(auto, max((-(-size // stride) - 1) * stride + reach - size, 0))
+        count = -(-size // stride)
+        pads = shared_padding(auto, max((count - 1) * stride + reach - size, 0))
+        return Window(size, kernel, stride, dilation, pads, count)
     room = size + sum(pads) - reach
     if room < 0:
         raise OpError(f"a window of {reach} elements does not fit into {size} with {list(pads)} of padding")
@@ -110,6 +112,14 @@ def window(auto: str, ceil: bool, size: int, kernel: int, stride: int, dilation:
     if ceil and (count - 1) * stride >= size + pads[0]:
         count -= 1
     return Window(size, kernel, stride, dilation, pads, count)
+
+
+def need_kernel(call: Call, w: Shape) -> Shape:
+    """The spatial sizes of the weights. Raises OpError where `kernel_shape` has others, or one is 0."""
+    kernel = need_numbers(call, "kernel_shape", len(w) - 2, 1, 1) if "kernel_shape" in call.attrs else w[2:]
+    if kernel != w[2:] or 0 in kernel:
+        raise OpError(f"W has shape {list(w)}; expected kernel_shape {list(kernel)} at its end, without a 0")
+    return kernel
 
 
 def need_windows(call: Call, sizes: Shape, kernel: Shape, ceil: bool = False) -> list[Window]:
@@ -166,10 +176,9 @@ class Geometry:
         groups = int(call.get("group", 1))
         if groups < 1 or x[1] != w[1] * groups or w[0] % groups:
             raise OpError(f"X has {x[1]} channels and W shape {list(w)} with group {groups}: channels do not fit")
-        kernel = need_numbers(call, "kernel_shape", spatial, 1, 1) if "kernel_shape" in call.attrs else w[2:]
-        if kernel != w[2:] or 0 in kernel:
-            raise OpError(f"kernel_shape is {list(kernel)}; W has shape {list(w)}")
-        found = need_windows(call, x[2:], kernel)
+        found = need_windows(call, x[2:], need_kernel(call, w))
+        if any(axis.count < 1 for axis in found):
+            raise OpError(f"X has shape {list(x)}; expected images of at least one element")
         return cls(x[0], x[1], w[0], groups, (WHOLE if spatial == 1 else found[0], found[-1]), spatial)
 
     def patch_array(self) -> Array:

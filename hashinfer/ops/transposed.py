@@ -14,7 +14,15 @@ import numpy as np
 from hashinfer.errors import OpError
 from hashinfer.ops.base import Arrays, Call, Inputs, Op, Outputs, Shape, Types, optional, register
 from hashinfer.ops.checks import FLOATS, array, need, need_dtype, need_rank, need_same_dtype, tensor
-from hashinfer.ops.convolution import Window, meetings, need_auto_pad, need_numbers, need_pads, shared_padding
+from hashinfer.ops.convolution import (
+    Window,
+    meetings,
+    need_auto_pad,
+    need_kernel,
+    need_numbers,
+    need_pads,
+    shared_padding,
+)
 
 
 @register("ConvTranspose")
@@ -30,9 +38,7 @@ class ConvTranspose(Op):
         groups = int(call.get("group", 1))
         if len(w) != len(x) or groups < 1 or x[1] != w[0] or w[0] % groups:
             raise OpError(f"X has shape {list(x)}, W {list(w)} and group {groups}: ranks or channels do not fit")
-        kernel = need_numbers(call, "kernel_shape", spatial, 1, 1) if "kernel_shape" in call.attrs else w[2:]
-        if kernel != w[2:] or 0 in kernel:
-            raise OpError(f"kernel_shape is {list(kernel)}; W has shape {list(w)}")
+        kernel = need_kernel(call, w)
         strides = need_numbers(call, "strides", spatial, 1, 1)
         dilations = need_numbers(call, "dilations", spatial, 1, 1)
         more = need_numbers(call, "output_padding", spatial, 0, 0)
