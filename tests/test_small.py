@@ -72,6 +72,20 @@ def test_the_spectrum_stands_in_for_weights_that_it_gives_back_with_their_signs(
         assert chosen(others.HashedMatrix(scheme, spoiled), 64) == "dyadic_small_f32"
 
 
+def test_a_spectrum_of_many_groups_is_made_a_few_at_a_time():
+    scheme, w = Dyadic(300 * 512, 512, 300, 3, 512), others.stored(300 * 512, "float32").copy()
+    w[np.abs(w) < 1e-3] = 1e-3
+    m = others.HashedMatrix(scheme, w)
+    assert m.survives
+    groups = w.reshape(300, 512).astype(np.float64)
+    np.testing.assert_allclose(m.bare_spectrum, groups @ naive.hadamard_matrix(512), rtol=1e-6, atol=1e-4)
+    w[-1] = 0
+    assert not others.HashedMatrix(scheme, w).survives
+    narrow = others.HashedMatrix(scheme, others.stored(300 * 512, "int8"))
+    norms = np.linalg.norm(narrow.w.reshape(300, 512).astype(np.float64), axis=1)
+    np.testing.assert_array_equal(narrow.norms, np.ceil(np.log2(norms)))
+
+
 def test_a_zero_among_the_weights_meets_infinity():
     scheme, w = Dyadic(64, 32, 64, 3, 32), others.stored(64, "float32").copy()
     w[5] = 0.0
