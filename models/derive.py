@@ -150,10 +150,12 @@ class Tests:
     words: str = DIGITS
 
 
-def paper_net(cell: Cell, runs: Path, deviation: float) -> onnx.ModelProto:
-    """A trained net of bench.paper, over uint8 digits."""
+def paper_net(cell: Cell, runs: Path, scale: Scale) -> onnx.ModelProto:
+    """A trained net of bench.paper, over uint8 digits. Raises ValueError where black is not 0."""
+    if scale.zero:
+        raise ValueError(f"inputs of {cell.name} are 0 at level {scale.zero}; expected 0")
     state = torch.load(Trainer(Recipe(), runs, runs, runs).weights(cell), weights_only=True)
-    step = numpy_helper.from_array(np.float32(1 / deviation), "step")
+    step = numpy_helper.from_array(np.float32(1 / scale.deviation), "step")
     constants, value = [step, numpy_helper.from_array(np.array([-1, 784]), "row")], "x"
     nodes = [
         helper.make_node("Cast", ["image"], ["grey"], name="cast", to=TensorProto.FLOAT),
@@ -238,7 +240,7 @@ def main() -> None:
         about = PAPER_ABOUT.format(
             data=name, cell=cell.name, stored=sum(s.buckets for s in cell.schemes()), biases=sum(cell.units[1:])
         )
-        model = paper_net(cell, options.paper, Scale.of(data.image).deviation)
+        model = paper_net(cell, options.paper, Scale.of(data.image))
         tests = Tests(data.test_image, data.test_label, digits, words)
         write(f"{name.lower()}-5l-dyadic-64x", model, tests, about, PAPER_RECIPE.format(cell=cell.name))
 

@@ -452,6 +452,16 @@ def test_the_report_draws_what_there_is(
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_readme_shows_dense_nets_beside_the_trained_cells() -> None:
+    seen = {("ROT", 3, 8, "HashNet", s): [e] for s, e in (("xxh32", 11.5), ("dyadic", 11.25))}
+    seen |= {("BG-IMG", 5, 64, m, s): [20.0] for m in ("HashNet", "HashNet_DK") for s in cells.SCHEMES}
+    seen |= {("ROT", 3, 8, "NN", ""): [13.0], ("MNIST", 3, 8, "NN", ""): [1.5], ("BG-IMG", 5, 64, "DK", ""): [21.0]}
+    assert report.readme_table(seen).splitlines()[2:] == [
+        "| ROT, 3L, 1/8 | 11.25 (over) | 11.17 | - | 10.34 | 13.00 | - |",
+        "| BG-IMG, 5L, 1/64 | 20.00 |  | 20.00 |  | - | 21.00 |",
+    ]
+
+
 def test_results_in_the_repository_keep_within_their_budgets() -> None:
     rows = run.read(run.RESULTS)
     known = {c.name: c for c in cells.plan()}

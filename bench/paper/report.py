@@ -172,15 +172,16 @@ def readme_table(seen: dict[Key, list[float]]) -> str:
             ours = better(seen, name, depth, ratio, method)
             theirs = figures[SWAPPED.get(name, name), depth, ratio, method] if name in COMPARABLE else None
             over = " (over)" if ours is not None and theirs is not None and ours > theirs else ""
-            cells += [f"{number(ours)}{over}", number(theirs)]
+            cells += [f"{number(ours)}{over}", "" if theirs is None else f"{theirs:.2f}"]
+        trained = cells[0] != cells[2] or cells[0] != "-"
         cells += [number(mean_of(seen, (name, depth, ratio, method, ""))) for method in (NN, DK)]
-        if any(mine != "-" for mine in cells[::2]):
+        if trained:
             lines.append(f"| {name}, {depth}L, 1/{ratio} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def number(error: float | None) -> str:
-    """With two decimals, or a dash."""
+    """With two decimals, or a dash where a net is not trained."""
     return "-" if error is None else f"{error:.2f}"
 
 
