@@ -169,6 +169,11 @@ FILES: dict[str, tuple[Callable[[], ModelProto | bytes], type[Exception], str]] 
         "imports domain '' twice, in versions",
     ),
     "old IR": (lambda: edited(lambda m: setattr(m, "ir_version", 1)), UnsupportedError, "IR version 1"),
+    "a Split into fewer parts than outputs": (
+        lambda: plain(node("Split", ["x"], ["y", "z"], num_outputs=1, axis=1)),
+        ModelError,
+        "num_outputs is 1, and the node names 2 outputs",
+    ),
     # Functions and subgraphs without end.
     "recursive function": (lambda: calling(function("F", call("F", "a", "b"))), ModelError, "F calls itself"),
     "two functions in a ring": (

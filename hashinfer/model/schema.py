@@ -55,6 +55,11 @@ def check_node(proto: NodeProto, name: str, domain: str, opset: int, attributes:
 
     attributes: the node's own, with references to a calling function's filled in. Other domains pass unchecked.
     """
+    parts = attributes.get("num_outputs")
+    if not domain and proto.op_type == "Split" and parts is not None and parts.i != len(proto.output):
+        # onnx's shape inference of such a node ends the process.
+        text = f"num_outputs is {parts.i}, and the node names {len(proto.output)} outputs; expected equally many"
+        raise ModelError(at_node(proto.op_type, name, text))
     if domain not in STANDARD_DOMAINS or (not domain and known_to_fit(proto, opset, attributes)):
         return
     from onnx import defs

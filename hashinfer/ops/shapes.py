@@ -258,11 +258,8 @@ class Split(Op):
     def sizes(self, call: Call, ins: Inputs, dim: int) -> tuple[int, ...]:
         sizes = ints_setting(call, ins, "split", 1, since=13)
         if sizes is None:
-            parts = int(call.get("num_outputs", call.outputs)) if call.opset >= 18 else call.outputs
-            if parts != call.outputs:
-                raise OpError(
-                    f"num_outputs is {parts}, and the node names {call.outputs} outputs; expected equally many"
-                )
+            # The loader holds num_outputs to the outputs there are.
+            parts = call.outputs
             part = -(-dim // parts)
             sizes = (*[part] * (parts - 1), dim - part * (parts - 1))
             if sizes[-1] < 0 or (call.opset < 18 and dim % parts):
