@@ -430,6 +430,31 @@ def empty_loop(trips: int) -> ModelProto:
     return simple(node("Loop", ["trips", "", "x"], ["y"], body=inner), x=(F32, [4]), trips=np.array(trips))
 
 
+LONG_AND_EMPTY = {
+    "ReduceL2": (node("ReduceL2", ["x"], ["y"]), {}, (1, 1, 1)),
+    "MatMul": (node("MatMul", ["x", "w"], ["y"]), {"w": np.ones((4, 3), F32)}, (2**40, 0, 3)),
+    "TopK": (node("TopK", ["x", "k"], ["y", ""], axis=1), {"k": np.array([0])}, (2**40, 0, 4)),
+}
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("op_type", LONG_AND_EMPTY)
+def test_long_tensors_without_elements_take_no_time(op_type, constant):
+    made, constants, shape = LONG_AND_EMPTY[op_type]
+    x = np.empty((2**40, 0, 4), F32)
+    start = time.perf_counter()
+    if constant:
+        made.input[0] = "c"
+        session = load(simple(made, x=(F32, [1]), c=x, **constants))
+        made.input[0] = "x"
+        (y,) = session.run(None, {"x": np.ones(1, F32)})
+    else:
+        (y,) = load(simple(made, x=(F32, ["N", "M", 4]), **constants)).run(None, {"x": x})
+    assert y.shape == shape
+    assert not y.any()
+    assert time.perf_counter() - start < HANGS
+
+
 @pytest.mark.parametrize("case", ENDLESS)
 def test_a_time_limit_ends_a_run_without_end(case):
     session = load(ENDLESS[case](), time_limit=0.1)

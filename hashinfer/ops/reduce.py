@@ -71,6 +71,9 @@ def sum_of_squares(x: Array, axes: Axes, out: Array) -> None:
     """Sum of x^2 over `axes` into `out`, which keeps them. float16 takes a float32 copy of x."""
     wide = wide_dtype(x.dtype)
     x = x.astype(wide, copy=False)
+    if not x.size:
+        out.fill(0)
+        return
     letters = list(range(x.ndim))
     kept = [axis for axis in letters if axis not in axes]
     target = out.reshape([x.shape[axis] for axis in kept])

@@ -198,7 +198,8 @@ class BoundPlan:
             ins = step.given(values)
             outs: list[Any] = [values[name] if name else spare[k] for k, name in enumerate(step.outputs)]
             with step.named_errors():
-                op.run(step.call, ins, outs)
+                if any(out.size for out in outs):
+                    op.run(step.call, ins, outs)
 
         return action
 

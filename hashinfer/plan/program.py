@@ -167,7 +167,9 @@ def evaluate(step: Step, ins: Sequence[Any], limits: Limits) -> list[Any]:
         if op.aliases:
             return [np.array(ins[0], order="C").reshape(types[0].shape)]
         outs = [np.empty(t.shape, t.dtype) for t in types]
-        op.run(step.call, ins, outs)
+        # NumPy passes over dimensions of arrays without elements, however long these are.
+        if any(out.size for out in outs):
+            op.run(step.call, ins, outs)
     return outs
 
 
