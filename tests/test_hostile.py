@@ -430,26 +430,26 @@ def empty_loop(trips: int) -> ModelProto:
     return simple(node("Loop", ["trips", "", "x"], ["y"], body=inner), x=(F32, [4]), trips=np.array(trips))
 
 
-LONG_AND_EMPTY = {
-    "ReduceL2": (node("ReduceL2", ["x"], ["y"]), {}, (1, 1, 1)),
-    "MatMul": (node("MatMul", ["x", "w"], ["y"]), {"w": np.ones((4, 3), F32)}, (2**40, 0, 3)),
-    "TopK": (node("TopK", ["x", "k"], ["y", ""], axis=1), {"k": np.array([0])}, (2**40, 0, 4)),
+LONG_AND_EMPTY: dict[str, tuple[list[str], dict[str, Any], dict[str, int], tuple[int, ...]]] = {
+    "ReduceL2": ([], {}, {}, (1, 1, 1)),
+    "MatMul": (["w"], {"w": np.ones((4, 3), F32)}, {}, (2**40, 0, 3)),
+    "TopK": (["k"], {"k": np.array([0])}, {"axis": 1}, (2**40, 0, 4)),
 }
+"""Further inputs, their values, attributes, and the output's shape."""
 
 
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("op_type", LONG_AND_EMPTY)
 def test_long_tensors_without_elements_take_no_time(op_type, constant):
-    made, constants, shape = LONG_AND_EMPTY[op_type]
-    x = np.empty((2**40, 0, 4), F32)
+    others, values, attrs, shape = LONG_AND_EMPTY[op_type]
+    empty = np.empty((2**40, 0, 4), F32)
+    made = node(op_type, ["c" if constant else "x", *others], ["y", ""][: 2 if op_type == "TopK" else 1], **attrs)
     start = time.perf_counter()
     if constant:
-        made.input[0] = "c"
-        session = load(simple(made, x=(F32, [1]), c=x, **constants))
-        made.input[0] = "x"
-        (y,) = session.run(None, {"x": np.ones(1, F32)})
+        session, x = load(simple(made, x=(F32, [1]), c=empty, **values)), np.ones(1, F32)
     else:
-        (y,) = load(simple(made, x=(F32, ["N", "M", 4]), **constants)).run(None, {"x": x})
+        session, x = load(simple(made, x=(F32, ["N", "M", 4]), **values)), empty
+    (y,) = session.run(None, {"x": x})
     assert y.shape == shape
     assert not y.any()
     assert time.perf_counter() - start < HANGS

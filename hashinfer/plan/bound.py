@@ -198,8 +198,7 @@ class BoundPlan:
             ins = step.given(values)
             outs: list[Any] = [values[name] if name else spare[k] for k, name in enumerate(step.outputs)]
             with step.named_errors():
-                if any(out.size for out in outs):
-                    op.run(step.call, ins, outs)
+                step.compute(op, ins, outs)
 
         return action
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hashinfer.errors import HashinferError, MemoryLimitError, OpError, at_node
 from hashinfer.model.graph import ValueType
-from hashinfer.ops.base import Array, Call, Op, Operand, TensorType, is_native
+from hashinfer.ops.base import Array, Arrays, Call, Op, Operand, Outputs, TensorType, is_native
 from hashinfer.ops.checks import operands
 from hashinfer.ops.reference import ReferenceOp
 from hashinfer.plan.limits import Limits, in_time
@@ -94,6 +94,11 @@ class Step:
             raise OpError(self.explain(f"inputs {found}; its kernels take float32 of a low rank"))
         return None
 
+    def compute(self, op: Op, ins: Arrays, outs: Outputs) -> None:
+        """`op.run`, but where no output has elements: NumPy passes over the dimensions of those, however long."""
+        if any(out.size for out in outs):
+            op.run(self.call, ins, outs)
+
     @property
     def reference(self) -> ReferenceOp:
         """The op's reference implementation. Raises UnsupportedError if there is none."""
@@ -167,9 +172,7 @@ def evaluate(step: Step, ins: Sequence[Any], limits: Limits) -> list[Any]:
         if op.aliases:
             return [np.array(ins[0], order="C").reshape(types[0].shape)]
         outs = [np.empty(t.shape, t.dtype) for t in types]
-        # NumPy passes over dimensions of arrays without elements, however long these are.
-        if any(out.size for out in outs):
-            op.run(step.call, ins, outs)
+        step.compute(op, ins, outs)
     return outs
 
 
