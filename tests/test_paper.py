@@ -85,17 +85,27 @@ def test_rotation_by_quarter_turns_is_exact() -> None:
     assert np.abs(turned.astype(int) - expected).max() <= 1
 
 
+def test_the_median_of_other_sets_is_black() -> None:
+    image, rng = np.zeros((40, 28, 28), np.uint8), np.random.default_rng(4)
+    image[:, 10:18, 10:18] = 255
+    made = {name: sets._VARIATIONS[name](image, rng) for name in ("BASIC", "ROT")}
+    made |= {"MNIST": image, "RECT": shapes.rectangles(200, rng)[0], "CONVEX": shapes.convex(200, rng)[0]}
+    assert made.keys() == set(sets.NAMES) - set(sets.GREY)
+    assert all(train.Scale.of(each).zero == 0 for each in made.values())
+
+
 def test_backgrounds_leave_the_digit() -> None:
     pytest.importorskip("skimage")
     pytest.importorskip("sklearn")
     image = np.zeros((40, 28, 28), np.uint8)
     image[:, 10:18, 10:18] = 255
-    for name in ("BG-RAND", "BG-IMG", "BG-IMG-ROT"):
+    for name in sets.GREY:
         made = sets._VARIATIONS[name](image, np.random.default_rng(4))
         assert made.shape == image.shape
         assert made.dtype == np.uint8
         assert (made[:, 12:16, 12:16] > 245).all()
         assert (made[:, :8].reshape(40, -1).std(1) > 0).all()
+        assert train.Scale.of(made).zero > 0
 
 
 def write_mnist(folder: Path) -> None:
