@@ -1,8 +1,6 @@
 """Explicit vectors, addresses and atomics for the kernels: the one module that writes LLVM IR.
 
-=====================  =======================================================================================
 name                   emits
-=====================  =======================================================================================
 load16, store16        one unaligned load/store of <16 x float>: 1 zmm, 2 ymm, 4 NEON registers
 splat16                insertelement + shufflevector: a broadcast of one float
 add16, mul16           fadd, fmul on <16 x float>
@@ -31,7 +29,7 @@ load_even16            two loads, a shufflevector that takes every other lane
 transpose16            sixteen loads, four times sixteen shufflevectors of two rows, sixteen stores
 nonzero16              fcmp une, bitcast of sixteen i1 to i16, ctpop
 butterflies2/4/8/16    register by register: loads, log2(radix) stages of fadd and fsub, stores. AVX-512 and AVX2: for
-                       fsub an llvm.fma by a -1 that LLVM cannot see through, which runs on units that an addition
+                       every other fsub an llvm.fma by a -1 that LLVM cannot see through, on units that an addition
                        does not use (Zen), and rounds the same
 columns8               single floats by eight addresses: loads (widened as by weights16), fadd and fsub, stores
 modulated_*            as butterflies, behind loads of the spectrum times u: one float broadcast, or a shuffle that
@@ -44,7 +42,6 @@ intp, uintp            nothing: a number is an index from here on
 call_entry             an indirect call of an entry (args, tile, scratch)
 atomic_add, atomic_load, atomic_store, relax
                        atomicrmw add, load atomic, store atomic (all seq_cst); x86 `pause`, arm64 `yield`, else nothing
-=====================  =======================================================================================
 
 Numba's bounds checking does not see the vector loads and stores. Each has a scalar twin in tests/naive.py.
 """
@@ -53,6 +50,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import wraps
+from itertools import cycle
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -335,10 +333,9 @@ def pair16(builder: Any, low: Any, high: Any) -> Any:
 
 def _halves_product(builder: Any, a: Any, b: Any) -> Any:
     """Word by word the products of both int16 halves, added up."""
-    name, lanes = {
-        AVX512: ("llvm.x86.avx512.pmaddw.d.512", LANES),
-        AVX2: ("llvm.x86.avx2.pmadd.wd", LANES // 2),
-    }.get(ISA, ("", 0))
+    name, lanes = {AVX512: ("llvm.x86.avx512.pmaddw.d.512", LANES), AVX2: ("llvm.x86.avx2.pmadd.wd", LANES // 2)}.get(
+        ISA, ("", 0)
+    )
     if not name:
         low = [builder.ashr(builder.shl(words, _words(16)), _words(16)) for words in (a, b)]
         high = [builder.ashr(words, _words(16)) for words in (a, b)]
@@ -457,7 +454,12 @@ def _transform(builder: Any, values: list[Any]) -> list[Any]:
     # Through an empty piece of assembly, so that LLVM does not turn the fused multiply-add into a subtraction.
     hidden = builder.call(ir.InlineAsm(ir.FunctionType(_I32, [_I32]), "", "=r,0"), [_I32(0xBF800000)])
     minus_one = _splat(builder, builder.bitcast(hidden, _F32), values[0].type.count)
-    return _stages(builder, values, lambda a, b: _fma(builder, b, minus_one, a))
+    units = cycle((lambda a, b: _fma(builder, b, minus_one, a), builder.fsub))
+
+    def less(a: Any, b: Any) -> Any:
+        return next(units)(a, b)
+
+    return _stages(builder, values, less)
 
 
 def _offsets(builder: Any, first: Any, step: Any, count: int) -> list[Any]:

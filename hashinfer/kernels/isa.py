@@ -1,8 +1,6 @@
 """Which vector instructions kernels are compiled for: what the CPU has, or what HASHINFER_ISA names.
 
-===========  ==============================================================  ==========================================
 name         chosen where                                                    sixteen floats are
-===========  ==============================================================  ==========================================
 avx512       the CPU has AVX-512 F, BW, DQ and VL                            one register; radix-16 passes
 avx2         the CPU has AVX2 and FMA, but no AVX-512                        two registers; radix-8 passes
 portable     anything else: SSE2, NEON, ...                                  four registers; radix-8 passes
@@ -10,7 +8,6 @@ small        by name alone: cores without vectors, little memory             wha
                                                                              float by float (kernels/dyadic_small.py)
 integer      by name alone: as small, and without floating point             int8 dyadic rows go in int32
                                                                              (kernels/dyadic_integer.py)
-===========  ==============================================================  ==========================================
 
 A name that the CPU cannot run is refused. Kernels are the same source for all, and differ by the constants here; but
 rows have kernels of their own for the last two.

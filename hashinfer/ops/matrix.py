@@ -79,7 +79,7 @@ class HashedMatrix:
         """
         with self._lock:
             if self._spectrum is None:
-                out = np.empty(spectrum_size(self.dyadic), np.float32)
+                out = aligned_empty(4 * spectrum_size(self.dyadic)).view(np.float32)
                 args = self.args() | {"chunks": self.chunks, "chunk_count": len(self.chunks)}
                 args |= {"spectrum": out, "floats": out.size}
                 scratch = aligned_empty(4 * MOST_LANES * self.dyadic.width)
