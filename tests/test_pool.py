@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -44,6 +45,24 @@ def wait_for(condition: Callable[[], bool]) -> bool:
 
 def asleep(control: np.ndarray, worker: int) -> bool:
     return bool(control[driver.SEATS + SEAT * worker + PARKED])
+
+
+def test_arrays_keep_their_address_where_the_driver_reads_it(tmp_path) -> None:
+    numbers = np.arange(6.0)
+    frozen = np.arange(3, dtype=np.uint8)
+    frozen.flags.writeable = False
+    mapped = np.memmap(tmp_path / "numbers", np.float32, "w+", shape=(4,))
+    for array in (
+        numbers,
+        numbers[2:],
+        numbers[:0],
+        numbers.reshape(2, 3).T,
+        frozen,
+        mapped,
+        np.float32(1).reshape(()),
+    ):
+        found = ctypes.c_int64.from_address(id(array) + driver.DATA_AT).value
+        assert found == array.ctypes.data
 
 
 def test_workers_sleep_between_runs_and_wake_for_the_next() -> None:

@@ -420,11 +420,7 @@ def test_pickling(source, tmp_path):
     (tmp_path / "m.hnet").write_bytes(net("dyadic"))
     options = hashinfer.SessionOptions()
     options.intra_op_num_threads = 3
-    given: Any = {
-        "path": tmp_path / "m.hnet",
-        "bytes": net("dyadic"),
-        "file object": io.BytesIO(net("dyadic")),
-    }[source]
+    given: Any = {"path": tmp_path / "m.hnet", "bytes": net("dyadic"), "file object": io.BytesIO(net("dyadic"))}[source]
     session = hashinfer.InferenceSession(given, options, max_memory=MIB)
     expected = session(batch(3))
     data = pickle.dumps(session)
@@ -559,7 +555,25 @@ def test_one_caller_needs_one_set_of_buffers_for_each_shape():
     for rows in (1, 64):
         for _ in range(5):
             session(batch(rows))
-    assert len(session._plans._idle) + len(session._plans._last) == 2
+    assert len(session._plans._idle) + len(session._plans.last) == 2
+
+
+def test_repeated_calls_take_any_arrays_of_the_same_types_and_share_none():
+    nodes = [node("Add", ["a", "b"], ["sum"]), node("Mul", ["a", "b"], ["product"])]
+    rows = (F32, ["N", 3])
+    model = nets.model(nodes, {"a": rows, "b": rows}, {"sum": rows, "product": rows}, {})
+    session = hashinfer.InferenceSession(model.SerializeToString(), threads=1)
+    whole, kept = np.arange(24, dtype=F32).reshape(8, 3), []
+    frozen = np.full((2, 3), 5, F32)
+    frozen.flags.writeable = False
+    for start in (0, 2, 4, 6, 1):
+        view = whole[start : start + 2]
+        kept.append((view, *session.run(None, {"a": view, "b": frozen})))
+        kept.append((view, *session.run(None, {"b": frozen, "a": view.copy()})))
+    for view, total, product in kept:
+        np.testing.assert_array_equal(total, view + 5)
+        np.testing.assert_array_equal(product, view * 5)
+    assert len({id(array) for _, *made in kept for array in made}) == 2 * len(kept)
 
 
 def test_out_takes_no_output_twice():

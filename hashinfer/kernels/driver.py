@@ -5,6 +5,9 @@ columns. A step's tiles are claimed one by one from a shared counter; the next s
 worker that wakes late claims less: nobody waits for a thread that has not begun. Which thread computes a tile changes
 nothing in it, so the bits are the same for any number of threads.
 
+A program's block says where it lies, and which of its arguments are addresses of the call's own arrays. Python puts
+the arrays' ids there, which cost it a tenth of what their addresses do: NumPy's ABI has those first in its objects.
+
 A pool shares one control block. OPEN holds a job's number while it may be joined, ACTIVE counts the workers inside
 it; the caller closes the job and waits for ACTIVE to be zero before it touches the program again. A worker counts
 itself in *before* it looks at OPEN a second time, so none can slip into a job that has been closed.
@@ -26,8 +29,13 @@ from hashinfer.kernels.vectors import atomic_add, atomic_load, atomic_store, cal
 ROW = 64
 TILES, ADDRESS = ROW - 2, ROW - 1
 
+DATA_AT = object.__basicsize__
+"""How many bytes behind its id an array keeps the address of its data."""
+
+CODE, STEPS, COUNTERS, SCRATCH, SCRATCH_STRIDE, EXTERNALS, FIRST_EXTERNAL = range(7)
+"""Places in a program's block; from the last on, for each external: its argument's address, an offset, the array."""
 OPEN, ACTIVE, SEATS = 0, 8, 24
-CODE, STEPS, COUNTERS, SCRATCH, SCRATCH_STRIDE, WORKERS, STOPPED = range(16, 23)
+PROGRAM, WORKERS, STOPPED = range(16, 19)
 """Places in a control block; the workers' seats (see parking.py) begin at SEATS."""
 SPINS_BEFORE_YIELD = 256
 SPINS_BEFORE_PARKING = 3000
@@ -65,9 +73,10 @@ def _pause(spins: Any) -> None:
 
 @device
 def _run_steps(control: Any, thread: Any) -> None:
-    code, counters = control[CODE], intp_at(control[COUNTERS])
-    scratch = control[SCRATCH] + thread * control[SCRATCH_STRIDE]
-    for s in range(control[STEPS]):
+    program = intp_at(control[PROGRAM])
+    code, counters = program[CODE], intp_at(program[COUNTERS])
+    scratch = program[SCRATCH] + thread * program[SCRATCH_STRIDE]
+    for s in range(program[STEPS]):
         row = intp_at(code + 8 * ROW * s)
         tiles, address = row[TILES], row[ADDRESS]
         while True:
@@ -82,21 +91,33 @@ def _run_steps(control: Any, thread: Any) -> None:
             spins += 1
 
 
+@device
+def _bind(program: Any) -> None:
+    for k in range(program[EXTERNALS]):
+        at = FIRST_EXTERNAL + 3 * k
+        intp_at(program[at])[0] = intp_at(program[at + 2] + DATA_AT)[0] + program[at + 1]
+
+
 @compiled
-def run_alone(code: Any, steps: Any, scratch: Any) -> None:
-    """Every tile of every step, in order, on the calling thread."""
-    for s in range(steps):
+def run_alone(block: Any) -> None:
+    """Every tile of every step of a program, in order, on the calling thread."""
+    program = intp_at(block)
+    _bind(program)
+    code, scratch = program[CODE], program[SCRATCH]
+    for s in range(program[STEPS]):
         row = intp_at(code + 8 * ROW * s)
         for tile in range(row[TILES]):
             call_entry(row[ADDRESS], row, tile, scratch)
 
 
 @compiled
-def run_shared(control_address: Any, job: Any) -> None:
+def run_shared(control_address: Any, job: Any, block: Any) -> None:
     """Open the job in the control block, work on it, close it, wait for the workers to leave."""
-    control = intp_at(control_address)
-    counters = intp_at(control[COUNTERS])
-    for k in range(2 * control[STEPS]):
+    control, program = intp_at(control_address), intp_at(block)
+    _bind(program)
+    control[PROGRAM] = block
+    counters = intp_at(program[COUNTERS])
+    for k in range(2 * program[STEPS]):
         counters[k] = 0
     atomic_store(control, OPEN, job)
     for k in range(control[WORKERS]):

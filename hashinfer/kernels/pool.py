@@ -5,37 +5,50 @@ One job at a time: a call that finds the pool busy runs alone, to the same bits.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from hashinfer.errors import UnsupportedError
 from hashinfer.kernels import driver, parking
 from hashinfer.kernels.driver import callable_from_python, control_block
+from hashinfer.native.runtime import address
+
+_probe = np.empty(1)
+if ctypes.c_int64.from_address(id(_probe) + driver.DATA_AT).value != address(_probe):
+    raise UnsupportedError("this NumPy's arrays do not begin with their address, as its ABI has it")
 
 
 class Program:
     """Kernel calls with their addresses filled in, for one buffer arena.
 
-    code: int64 [steps, driver.ROW]; scratch: address of `threads` times `scratch_stride` bytes.
+    code: int64 [steps, driver.ROW]; scratch: address of `threads` times `scratch_stride` bytes. externals: (place in
+    code, offset in bytes) of each argument that is the address of an array of the call's own. `arrays[k]` takes that
+    array's id, of one that lives until the run has ended.
     """
 
-    def __init__(self, code: np.ndarray[Any, np.dtype[np.int64]], scratch: int, scratch_stride: int) -> None:
-        self.code = code
-        self.counters = np.zeros(2 * len(code), np.int64)
-        self.code_address = int(code.ctypes.data)
-        self.counters_address = int(self.counters.ctypes.data)
-        self.steps = len(code)
-        self.scratch = scratch
-        self.scratch_stride = scratch_stride
-        self.run_alone = callable_from_python(driver.run_alone)
-        """(code_address, steps, scratch): every step, on the calling thread."""
-
-    def run(self) -> None:
+    def __init__(
+        self,
+        code: np.ndarray[Any, np.dtype[np.int64]],
+        scratch: int,
+        scratch_stride: int,
+        externals: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        counters = np.zeros(2 * len(code), np.int64)
+        at = address(code)
+        head = [at, len(code), address(counters), scratch, scratch_stride, len(externals)]
+        block = np.array([*head, *(n for cell, offset in externals for n in (at + 8 * cell, offset, 0))], np.int64)
+        self._kept = code, counters, block
+        self.arrays = block.data[driver.FIRST_EXTERNAL + 2 :: 3]
+        self.block = address(block)
+        self.run: Callable[[], object] = partial(callable_from_python(driver.run_alone), ctypes.c_int64(self.block))
         """Every step, on the calling thread."""
-        self.run_alone(self.code_address, self.steps, self.scratch)
 
 
 class Pool:
@@ -113,16 +126,10 @@ class _State:
                     lock.release()
 
     def run(self, program: Program) -> None:
-        control = self.control
-        control[driver.CODE] = program.code_address
-        control[driver.STEPS] = program.steps
-        control[driver.COUNTERS] = program.counters_address
-        control[driver.SCRATCH] = program.scratch
-        control[driver.SCRATCH_STRIDE] = program.scratch_stride
         self.job += 1
         if self.locks:
             self._open_locks()
-        self.run_shared(self.address, self.job)
+        self.run_shared(self.address, self.job, program.block)
 
     def stop(self) -> None:
         self._stop(self.address)

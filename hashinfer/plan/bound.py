@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hashinfer.ops.base import Array, TensorType
 from hashinfer.ops.emission import NativeOp, Relocation, aligned_empty, assemble
 from hashinfer.plan.control import keep, run_step
 from hashinfer.plan.limits import Limits
-from hashinfer.plan.planner import Plan, PlannedStep
+from hashinfer.plan.planner import Place, Plan, PlannedStep
 from hashinfer.plan.program import Step
 
 WORTH_SHARING_NS = 40_000
@@ -24,12 +25,12 @@ PIECE_NS = 20_000_000
 """Estimated work after which a native program ends, so that time limits and interrupts are looked at."""
 
 Values = dict[str, Any]
-Action = Callable[[Values], None]
+Action = Callable[[], object]
 
 
-External = tuple[memoryview, int, bool, int, int]
-"""A place in a native program that takes the address of one of the call's own arrays: the program's cells, which of
-them, whether the array is an output, its number, and an offset in bytes."""
+External = tuple[memoryview, int, bool, int]
+"""What a native program knows one of the call's own arrays by: the program's arrays, which of them, whether the array
+is an output of the call, and its number."""
 
 
 class BoundPlan:
@@ -44,7 +45,7 @@ class BoundPlan:
         self.memory = aligned_empty(plan.buffer_bytes)
         self.base = address(self.memory)
         self.values: Values = dict(plan.constants)
-        self.kept: list[Array] = []
+        self.kept: list[object] = []
         self.externals: list[External] = []
         for name, place in plan.places.items():
             if place.kind == "arena":
@@ -72,24 +73,20 @@ class BoundPlan:
             p.kind in ("alias", "folded") or (p.kind == "native" and not _checks(p)) for p in self.plan.steps
         )
 
-    def run(
-        self, inputs: Sequence[Array], outputs: Sequence[Array | None], seconds: float | None = None
-    ) -> Sequence[Any]:
+    def run(self, inputs: Sequence[Array], outputs: list[Any], seconds: float | None = None) -> list[Any]:
         """Run on C-contiguous inputs of the plan's types. `outputs`: arrays to write, None for a dynamic one.
 
         Returns the outputs. Raises OpError where data is out of a table, TimeLimitError where steps are left after
         `seconds`, MemoryLimitError where dynamic values would take more than is left; inputs and `outputs` must not
         overlap.
         """
-        for cells, cell, is_output, index, offset in self.externals:
-            array = outputs[index] if is_output else inputs[index]
-            assert array is not None  # noqa: S101
-            cells[cell] = address(array) + offset
-        values, plan = self.values, self.plan
+        for arrays, k, is_output, index in self.externals:
+            arrays[k] = id(outputs[index] if is_output else inputs[index])
         if self.all_native and seconds is None:
             for action in self.actions:
-                action(values)
+                action()
             return outputs
+        values, plan = self.values, self.plan
         left = self.left
         left.limits = self.open if seconds is None else Limits.starting(self.open.bytes, seconds)
         for name, place in self.input_aliases:
@@ -100,7 +97,7 @@ class BoundPlan:
         try:
             for action, head in zip(self.actions, self.heads, strict=True):
                 left.limits.check_time(head.label, head.nodes[-1])
-                action(values)
+                action()
             return [self._result(k, name, outputs[k], inputs) for k, name in enumerate(plan.program.outputs)]
         finally:
             for name, _ in self.input_aliases:
@@ -143,7 +140,7 @@ class BoundPlan:
                 assert planned.emission is not None  # noqa: S101
                 if _checks(planned):
                     flush()
-                    add(_check(planned), planned)
+                    add(self._check(planned), planned)
                 run.append(planned)
                 work += planned.emission.work
                 if work >= PIECE_NS:
@@ -160,41 +157,51 @@ class BoundPlan:
     def _native(self, planned: Sequence[PlannedStep]) -> Action:
         owned = [(call, p) for p in planned if p.emission is not None for call in p.emission.calls]
         assembled = assemble([call for call, _ in owned])
+        taken: list[tuple[bool, int]] = []
+        places: list[tuple[int, int]] = []
         for relocation in assembled.relocations:
-            self._relocate(assembled.code, relocation, owned[relocation.step][1])
-        self.kept += [*assembled.kept, assembled.code]
+            external = self._relocate(assembled.code, relocation, owned[relocation.step][1])
+            if external is not None:
+                taken.append((external.kind == "output", external.index))
+                places.append((relocation.step * assembled.code.shape[1] + relocation.column, relocation.buffer.offset))
         scratch = self.base + self.plan.arena_bytes
-        program = Program(assembled.code, scratch, self.plan.scratch_bytes)
+        program = Program(assembled.code, scratch, self.plan.scratch_bytes, places)
+        self.kept += [*assembled.kept, program]
+        self.externals += [(program.arrays, k, *which) for k, which in enumerate(taken)]
         shared = sum(call.work for call, _ in owned) >= WORTH_SHARING_NS and self.pool.threads > 1
-        if shared:
-            return lambda _values: self.pool.run(program)
-        run, code, steps = program.run_alone, program.code_address, program.steps
-        return lambda _values: run(code, steps, scratch)
+        return partial(self.pool.run, program) if shared else program.run
 
-    def _relocate(self, code: Any, relocation: Relocation, owner: PlannedStep) -> None:
+    def _relocate(self, code: Any, relocation: Relocation, owner: PlannedStep) -> Place | None:
+        """Fill in the address, or give the place of the call's own array whose address it is."""
         buffer, at = relocation.buffer, (relocation.step, relocation.column)
         if buffer.kind == "temp":
             code[at] = self.base + owner.temps[buffer.number] + buffer.offset
-            return
+            return None
         name = (owner.step.inputs if buffer.kind == "in" else owner.step.outputs)[buffer.number]
         place = self.plan.places.get(name)
-        if not name:
-            # An output that nobody asked for: the kernel sees that its address is 0.
-            code[at] = 0
-        elif place is not None and place.kind != "arena":
-            cell = relocation.step * code.shape[1] + relocation.column
-            cells = memoryview(code).cast("B").cast("q")
-            self.externals.append((cells, cell, place.kind == "output", place.index, buffer.offset))
-        else:
-            code[at] = address(self.values[name]) + buffer.offset
+        if name and place is not None and place.kind != "arena":
+            return place
+        # An output that nobody asked for: the kernel sees that its address is 0.
+        code[at] = address(self.values[name]) + buffer.offset if name else 0
+        return None
+
+    def _check(self, planned: PlannedStep) -> Action:
+        step, op, values = planned.step, planned.op, self.values
+        assert isinstance(op, NativeOp)  # noqa: S101
+
+        def action() -> None:
+            with step.named_errors():
+                op.check_values(step.given(values))
+
+        return action
 
     def _numpy(self, planned: PlannedStep) -> Action:
-        step, op = planned.step, planned.op
+        step, op, values = planned.step, planned.op, self.values
         assert op is not None  # noqa: S101
         unnamed = zip(planned.temps, planned.unnamed.items(), strict=True)
         spare = {k: self._view(offset, kind) for offset, (k, kind) in unnamed}
 
-        def action(values: Values) -> None:
+        def action() -> None:
             ins = step.given(values)
             outs: list[Any] = [values[name] if name else spare[k] for k, name in enumerate(step.outputs)]
             with step.named_errors():
@@ -204,8 +211,9 @@ class BoundPlan:
 
     def _dynamic(self, planned: PlannedStep) -> Action:
         step, memory, left, dying = planned.step, self.memory, self.left, self.dying[id(planned)]
+        values = self.values
 
-        def action(values: Values) -> None:
+        def action() -> None:
             made = run_step(step, values, left.limits)
             left.limits = left.limits.without(keep(step, _detached(made, memory), dying, values))
 
@@ -231,14 +239,3 @@ def _detached(value: Any, memory: Array) -> Any:
 def _checks(planned: PlannedStep) -> bool:
     """Whether the step looks at its inputs' values before its kernels run."""
     return isinstance(planned.op, NativeOp) and type(planned.op).check_values is not NativeOp.check_values
-
-
-def _check(planned: PlannedStep) -> Action:
-    step, op = planned.step, planned.op
-    assert isinstance(op, NativeOp)  # noqa: S101
-
-    def action(values: Values) -> None:
-        with step.named_errors():
-            op.check_values(step.given(values))
-
-    return action

@@ -12,7 +12,7 @@ import numpy as np
 from hashinfer.kernels.driver import ROW
 from hashinfer.kernels.pool import Pool, Program
 from hashinfer.ops.base import Array
-from hashinfer.plan.bound import Action, BoundPlan, Values
+from hashinfer.plan.bound import Action, BoundPlan
 from hashinfer.plan.planner import Plan, PlannedStep
 
 
@@ -102,9 +102,9 @@ def profile_plan(
     row = 0
 
     def timed(number: int, action: Action) -> Action:
-        def run(values: Values) -> None:
+        def run() -> None:
             start = clock()
-            action(values)
+            action()
             times[row, number] = clock() - start
 
         return run

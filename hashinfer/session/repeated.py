@@ -9,9 +9,11 @@ from typing import Any, Self
 import numpy as np
 
 from hashinfer.ops.base import Array
+from hashinfer.plan.bound import BoundPlan
 from hashinfer.plan.planner import Plan
-from hashinfer.session.face import Kind
-from hashinfer.session.plans import PlanKey
+from hashinfer.session.plans import PlanCache
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,25 +23,29 @@ class Repeated:
     Whatever it does not recognise at a glance goes the long way, with all checks and all errors.
     """
 
-    key: PlanKey
     plan: Plan
-    inputs: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]
-    outputs: Sequence[Kind]
+    plans: PlanCache
+    last: list[BoundPlan]
+    inputs: Sequence[tuple[str, np.dtype[Any], Shape]]
+    outputs: Sequence[tuple[Shape, np.dtype[Any]]]
 
     @classmethod
-    def of(cls, names: Iterable[str], key: PlanKey, plan: Plan) -> Self | None:
+    def of(cls, names: Iterable[str], plan: Plan, plans: PlanCache) -> Self | None:
         """For a plan that has been made; None where an output is only known from the data, or named twice."""
-        outputs = [(kind.dtype, kind.shape) for kind in plan.outputs if kind is not None]
+        outputs = [(kind.shape, kind.dtype) for kind in plan.outputs if kind is not None]
         if len(outputs) != len(plan.outputs) or len(set(plan.program.outputs)) != len(outputs):
             return None
         inputs = [(name, kind.dtype, kind.shape) for name, kind in zip(names, plan.inputs, strict=True)]
-        return cls(key, plan, inputs, outputs)
+        return cls(plan, plans, plans.last, inputs, outputs)
 
-    def arrays(self, feed: Any) -> list[Array] | None:
-        """The feed's arrays in order, if it is a dict of plain arrays of just these types."""
+    def run(self, feed: Any, out: Any) -> list[Any] | None:
+        """The outputs for a dict of plain arrays of just these types and, if given, plain arrays to write; else None.
+
+        Raises what BoundPlan.run does.
+        """
         if type(feed) is not dict or len(feed) != len(self.inputs):
             return None
-        arrays = []
+        arrays: list[Array] = []
         for name, dtype, shape in self.inputs:
             array = feed.get(name)
             # One dtype object stands for each native type; another equal one only costs the long way.
@@ -48,17 +54,30 @@ class Repeated:
             if not array.flags.c_contiguous:
                 return None
             arrays.append(array)
-        return arrays
-
-    def targets(self, out: Any, inputs: Sequence[Array] | None) -> list[Array] | None:
-        """Arrays to write: new ones, or the caller's if they are a list that plainly fits and overlaps nothing."""
-        if inputs is None:
+        targets = [np.empty(shape, dtype) for shape, dtype in self.outputs] if out is None else self._given(out, arrays)
+        if targets is None:
             return None
-        if out is None:
-            return [np.empty(shape, dtype) for dtype, shape in self.outputs]
+        last = self.last
+        try:
+            bound = last.pop()
+        except IndexError:
+            bound = self.plans.take(self.plan)
+        if bound.plan is not self.plan:
+            self.plans.give(bound)
+            bound = self.plans.take(self.plan)
+        try:
+            return bound.run(arrays, targets)
+        finally:
+            if last:
+                self.plans.give(bound)
+            else:
+                last.append(bound)
+
+    def _given(self, out: Any, inputs: Sequence[Array]) -> list[Array] | None:
+        """The caller's array, if it is in a list, plainly fits and overlaps no input."""
         if type(out) is not list or len(out) != 1 or len(self.outputs) != 1:
             return None
-        array, (dtype, shape) = out[0], self.outputs[0]
+        array, (shape, dtype) = out[0], self.outputs[0]
         if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
             return None
         if not array.flags.carray or any(np.may_share_memory(array, x) for x in inputs):

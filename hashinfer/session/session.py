@@ -28,7 +28,7 @@ from hashinfer.plan.profile import Profile, profile_plan
 from hashinfer.plan.report import plan_report
 from hashinfer.session.face import Feed, Out, Providers, Session, Value, apart, given_outputs, seconds_of
 from hashinfer.session.options import ModelMetadata, RunOptions, SessionOptions
-from hashinfer.session.plans import PlanCache, PlanKey
+from hashinfer.session.plans import PlanCache
 from hashinfer.session.repeated import Repeated
 from hashinfer.session.threads import MAX_THREADS, default_threads
 
@@ -97,8 +97,9 @@ class InferenceSession(Session):
             self._weight_bytes,
             self._threads,
         )
-        self._plans = PlanCache(min(IDLE_BYTES, self._limit - self._weight_bytes))
-        self._pool = Pool(self._threads)
+        self._pool = pool = Pool(self._threads)
+        limit = self._limit
+        self._plans = PlanCache(min(IDLE_BYTES, limit - self._weight_bytes), lambda plan: BoundPlan(plan, pool, limit))
         self._repeated: Repeated | None = None
         _sessions.add(self)
 
@@ -135,27 +136,19 @@ class InferenceSession(Session):
         """
         if self._closed:
             raise InputError("the session is closed")
-        seconds = self._time_limit if time_limit is None else seconds_of(time_limit)
         repeated = self._repeated
-        if repeated is not None and not output_names:
-            given = repeated.arrays(input_feed)
-            targets = repeated.targets(out, given)
-            if given is not None and targets is not None:
-                bound = (
-                    self._plans.take_last(repeated.plan)
-                    or self._plans.take(repeated.plan)
-                    or BoundPlan(repeated.plan, self._pool, self._limit)
-                )
-                try:
-                    return list(bound.run(given, targets, seconds))
-                finally:
-                    self._plans.keep_last(repeated.key, bound)
+        if repeated is not None and time_limit is None and not output_names:
+            results = repeated.run(input_feed, out)
+            if results is not None:
+                return results
+        seconds = self._time_limit if time_limit is None else seconds_of(time_limit)
         names = self._names(output_names)
         arrays = self._arrays(input_feed)
         if not all(isinstance(a, np.ndarray) for a in arrays):
             return self._interpret(names, arrays, out, seconds)
-        key, plan = self._plan_for([TensorType(a.dtype, a.shape) for a in arrays])
-        self._repeated = Repeated.of(self._inputs, key, plan)
+        plan = self._plan_for([TensorType(a.dtype, a.shape) for a in arrays])
+        if seconds is None:
+            self._repeated = Repeated.of(self._inputs, plan, self._plans)
         kinds = {
             name: None if kind is None else (kind.dtype, kind.shape)
             for name, kind in zip(plan.program.outputs, plan.outputs, strict=True)
@@ -164,11 +157,11 @@ class InferenceSession(Session):
         outputs = self._targets(plan, wanted)
         if wanted:
             arrays = apart(arrays, wanted)
-        bound = self._plans.take(plan) or BoundPlan(plan, self._pool, self._limit)
+        bound = self._plans.take(plan)
         try:
             results = bound.run(arrays, outputs, seconds)
         finally:
-            self._plans.give(key, bound)
+            self._plans.give(bound)
         by_name = dict(zip(plan.program.outputs, results, strict=True))
         for name, target in wanted.items():
             if by_name[name] is not target:
@@ -215,7 +208,7 @@ class InferenceSession(Session):
 
         Raises what `run` raises before any work.
         """
-        return self._plan_for(self._types(shapes))[1]
+        return self._plan_for(self._types(shapes))
 
     def _types(self, shapes: Mapping[str, Sequence[int] | None] | None) -> list[TensorType]:
         types = []
@@ -266,9 +259,9 @@ class InferenceSession(Session):
     def __setstate__(self, state: dict[str, Any]) -> None:
         InferenceSession.__init__(self, **state)
 
-    def _plan_for(self, types: Sequence[TensorType]) -> tuple[PlanKey, Plan]:
+    def _plan_for(self, types: Sequence[TensorType]) -> Plan:
         key = tuple((t.dtype.str, t.shape) for t in types)
-        return key, self._plans.plan(key, lambda: self._made_plan(types))
+        return self._plans.plan(key, lambda: self._made_plan(types))
 
     def _made_plan(self, types: Sequence[TensorType]) -> Plan:
         plan = make_plan(self._program, types, self._threads, self._limit)
