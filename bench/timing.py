@@ -45,11 +45,7 @@ class Spread:
 
     def data(self, scale: float = 1.0) -> dict[str, float]:
         """For JSON."""
-        return {
-            "median": self.median * scale,
-            "quartiles": [self.low * scale, self.high * scale],
-            "count": self.count,
-        }
+        return {"median": self.median * scale, "quartiles": [self.low * scale, self.high * scale], "count": self.count}
 
 
 def once(run: Run) -> float:

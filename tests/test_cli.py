@@ -136,10 +136,7 @@ def test_run_in_chunks_by_choice(folder: Path, tmp_path: Path) -> None:
 
 def test_json_and_tables_take_odd_values_and_names(tmp_path: Path) -> None:
     made = nets.model(
-        [nets.node("Log", ["x"], ["[/red]o"])],
-        {"x": (np.float32, ["s", 2])},
-        {"[/red]o": (np.float32, ["s", 2])},
-        {},
+        [nets.node("Log", ["x"], ["[/red]o"])], {"x": (np.float32, ["s", 2])}, {"[/red]o": (np.float32, ["s", 2])}, {}
     )
     (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
     np.save(tmp_path / "x.npy", np.array([[-1, 0], [1, 2]], np.float32))

@@ -50,12 +50,7 @@ def mlp(first: int = 48, hidden: int = 96, last: int = 10, opset: int = 20) -> M
         ],
         {"x": (F32, ["N", first])},
         {"y": (F32, ["N", last])},
-        {
-            "w1": matrix(hidden, first),
-            "b1": matrix(hidden),
-            "w2": matrix(hidden, last),
-            "b2": matrix(last),
-        },
+        {"w1": matrix(hidden, first), "b1": matrix(hidden), "w2": matrix(hidden, last), "b2": matrix(last)},
         opset=opset,
     )
 
@@ -152,10 +147,7 @@ def test_constants_and_identities_are_seen_through():
 
 def passed(nodes: list[Any], constants: dict[str, np.ndarray], **more: Any) -> dict[str, str]:
     made = nets.model(
-        [*nodes, nets.node("Identity", ["x"], ["y"])],
-        {"x": (F32, [4, 4])},
-        {"y": (F32, None), **more},
-        constants,
+        [*nodes, nets.node("Identity", ["x"], ["y"])], {"x": (F32, [4, 4])}, {"y": (F32, None), **more}, constants
     )
     return {p.name: p.reason for p in find(prepared(made, int8=False).graph)[1]}
 

@@ -68,10 +68,7 @@ MIDDLE = {
 @pytest.mark.parametrize("case", MIDDLE)
 def test_dynamic_steps_keep_no_view_of_the_arena(case: str, yes: bool) -> None:
     made = nets.model(
-        chain("b", *MIDDLE[case]),
-        {"x": (F32, [4, 6]), "s": (np.int64, [2]), "yes": (bool, [])},
-        {"y": (F32, None)},
-        {},
+        chain("b", *MIDDLE[case]), {"x": (F32, [4, 6]), "s": (np.int64, [2]), "yes": (bool, [])}, {"y": (F32, None)}, {}
     )
     agrees(made, {"x": nets.weights(24).reshape(4, 6), "s": np.array([6, 4]), "yes": np.array(yes)})
 
@@ -89,10 +86,7 @@ PASSED_ON = {
 def test_outputs_are_arrays_of_their_own(case: str) -> None:
     nodes, names = PASSED_ON[case]
     made = nets.model(
-        nodes,
-        {"x": (F32, [4, 6]), "s": (np.int64, [2])},
-        dict.fromkeys(names, (F32, None)),
-        {"c": nets.weights(5)},
+        nodes, {"x": (F32, [4, 6]), "s": (np.int64, [2])}, dict.fromkeys(names, (F32, None)), {"c": nets.weights(5)}
     )
     first = agrees(made, {"x": nets.weights(24).reshape(4, 6), "s": np.array([6, 4])})
     assert not any(np.shares_memory(a, b) for k, a in enumerate(first) for b in first[:k])

@@ -250,10 +250,7 @@ def test_an_embedding_and_its_bad_indices(tmp_path):
     table = nets.scheme("xxh32", 50, 8, 64, parameter=4)
     nodes = [expand_node(table, "w", "W"), nets.node("Gather", ["W", "ids"], ["y"], axis=0)]
     model = nets.model(
-        nodes,
-        {"ids": (np.int64, ["N", 3])},
-        {"y": (np.float32, ["N", 3, 8])},
-        {"w": nets.weights(table.buckets)},
+        nodes, {"ids": (np.int64, ["N", 3])}, {"y": (np.float32, ["N", 3, 8])}, {"w": nets.weights(table.buckets)}
     )
     ids = np.array([[0, 49, -50], [1, 2, 3]])
     check(tmp_path, model, {"ids": ids})
@@ -291,10 +288,7 @@ def test_weights_of_other_dtypes(tmp_path):
         nets.node("MatMul", ["x", "W"], ["y"]),
     ]
     model = nets.model(
-        nodes,
-        {"x": (np.float32, ["N", 64])},
-        {"y": (np.float32, ["N", 32])},
-        {"q": stored, "scale": np.float32(0.01)},
+        nodes, {"x": (np.float32, ["N", 64])}, {"y": (np.float32, ["N", 32])}, {"q": stored, "scale": np.float32(0.01)}
     )
     check(tmp_path, model, {"x": floats(3, 64)})
 

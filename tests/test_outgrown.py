@@ -25,11 +25,7 @@ pytestmark = [
 def cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(MODELS / "examples"), *sys.path]))
     with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        memory_limit="256MiB",
-        dashboard_address=None,
-        local_directory=str(tmp_path),
+        n_workers=2, threads_per_worker=1, memory_limit="256MiB", dashboard_address=None, local_directory=str(tmp_path)
     ) as made:
         yield made
 

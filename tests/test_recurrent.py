@@ -91,10 +91,7 @@ def test_every_native_form(op, sizes, direction, biased, initial, layout, after,
         np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "more",
-    [{"clip": 1.0}, {"activations": ["Relu", "Tanh", "Tanh"]}, {"input_forget": 1}],
-)
+@pytest.mark.parametrize("more", [{"clip": 1.0}, {"activations": ["Relu", "Tanh", "Tanh"]}, {"input_forget": 1}])
 def test_other_forms_are_left_to_the_reference(more):
     w, r = made(1, 1, 16, 3), made(2, 1, 16, 4)
     node = nets.node("LSTM", ["x", "w", "r"], ["y"], hidden_size=4, **more)

@@ -103,11 +103,7 @@ def command(
             tell("expanding the dense twin")
             rival = open_rival(model, counts)
             worst = max(rival.difference(session, feed) for _, feed in cases)
-            figures["against"] = {
-                "name": rival.name,
-                "dense_file_bytes": rival.file_bytes,
-                "largest_difference": worst,
-            }
+            figures["against"] = {"name": rival.name, "dense_file_bytes": rival.file_bytes, "largest_difference": worst}
             if not worst <= tolerance:
                 text = f"its answers differ by {worst:.3g} of the largest value; at most {tolerance:g} is allowed"
                 print(f"hashinfer: mismatch: {rival.name}: {text}", file=sys.stderr)

@@ -17,17 +17,7 @@ import numpy as np
 
 from hashinfer.kernels.jit import device, inlined
 from hashinfer.kernels.maths import logistic32, tanh32
-from hashinfer.kernels.vectors import (
-    add16,
-    float32_array,
-    intp,
-    load16,
-    mul16,
-    relu16,
-    splat16,
-    store16,
-    uintp,
-)
+from hashinfer.kernels.vectors import add16, float32_array, intp, load16, mul16, relu16, splat16, store16, uintp
 
 PRODUCT = (
     "x",

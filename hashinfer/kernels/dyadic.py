@@ -23,15 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hashinfer.kernels.arguments import (
-    INPUTS,
-    NO_LIMIT,
-    OUTPUTS,
-    PRODUCT,
-    ROWS,
-    finish_sums,
-    row_at,
-)
+from hashinfer.kernels.arguments import INPUTS, NO_LIMIT, OUTPUTS, PRODUCT, ROWS, finish_sums, row_at
 from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
 from hashinfer.kernels.hashing import permute, sign_of, weight

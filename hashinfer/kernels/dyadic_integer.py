@@ -16,25 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import (
-    INPUTS,
-    NO_LIMIT,
-    OUTPUTS,
-    epilogue_of,
-    finish_by,
-    row_start,
-)
+from hashinfer.kernels.arguments import INPUTS, NO_LIMIT, OUTPUTS, epilogue_of, finish_by, row_start
 from hashinfer.kernels.dyadic import magnitude, out_of_range
-from hashinfer.kernels.dyadic_small import (
-    BUCKETS,
-    COL_SIGNS,
-    PLACES,
-    ROW_SIGNS,
-    WIDTH,
-    W,
-    direct_group,
-    signed,
-)
+from hashinfer.kernels.dyadic_small import BUCKETS, COL_SIGNS, PLACES, ROW_SIGNS, WIDTH, W, direct_group, signed
 from hashinfer.kernels.dyadic_small import FIELDS as SMALL_FIELDS
 from hashinfer.kernels.hadamard import log2_of
 from hashinfer.kernels.jit import device, entry, inlined

@@ -16,16 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import (
-    INPUTS,
-    NO_LIMIT,
-    OUTPUTS,
-    PRODUCT,
-    epilogue_of,
-    finish,
-    finish_by,
-    row_start,
-)
+from hashinfer.kernels.arguments import INPUTS, NO_LIMIT, OUTPUTS, PRODUCT, epilogue_of, finish, finish_by, row_start
 from hashinfer.kernels.dyadic import magnitude, out_of_range
 from hashinfer.kernels.hadamard import log2_of, parity
 from hashinfer.kernels.hashing import weight

@@ -34,15 +34,7 @@ from hashinfer.kernels.hadamard import hadamard
 from hashinfer.kernels.hashing import permute
 from hashinfer.kernels.isa import MOST_LANES
 from hashinfer.kernels.jit import device, entry
-from hashinfer.kernels.vectors import (
-    float32_array,
-    int8_array,
-    intp,
-    load16,
-    mul16,
-    store16,
-    uint16_array,
-)
+from hashinfer.kernels.vectors import float32_array, int8_array, intp, load16, mul16, store16, uint16_array
 
 
 def transposed_scratch_bytes(width: int) -> int:

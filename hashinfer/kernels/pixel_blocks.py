@@ -14,15 +14,7 @@ from hashinfer.kernels.blocks import CHUNK as FILLED
 from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels
-from hashinfer.kernels.vectors import (
-    float32_array,
-    int8_array,
-    int32_array,
-    load16,
-    splat16,
-    store16,
-    uint16_array,
-)
+from hashinfer.kernels.vectors import float32_array, int8_array, int32_array, load16, splat16, store16, uint16_array
 
 BLOCK, CHUNK = 128, 64
 SCRATCH_BYTES = PLACES_BYTES + 4 * (CHUNK * BLOCK + CHUNK * STRIP + STRIP * BLOCK + 2 * FILLED + PIXELS)

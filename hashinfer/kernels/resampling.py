@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 
 from hashinfer.kernels.jit import device, entry
-from hashinfer.kernels.vectors import (
-    LANES,
-    float32_array,
-    fma16,
-    intp_array,
-    load16,
-    mul16,
-    splat16,
-    store16,
-)
+from hashinfer.kernels.vectors import LANES, float32_array, fma16, intp_array, load16, mul16, splat16, store16
 
 RESAMPLE = ("x", "y", "size", "out", "inner", "taps", "index", "weights")
 X, Y, SIZE, OUT, INNER, TAPS, INDEX, WEIGHTS = range(len(RESAMPLE))

@@ -14,14 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import (
-    INPUTS,
-    OUTPUTS,
-    PRODUCT,
-    ROWS,
-    finish_sums,
-    row_at,
-)
+from hashinfer.kernels.arguments import INPUTS, OUTPUTS, PRODUCT, ROWS, finish_sums, row_at
 from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.hashing import column_word, first_bucket, slot_sign, weight, xxh32_prefix
 from hashinfer.kernels.jit import device, entry, inlined

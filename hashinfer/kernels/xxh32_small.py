@@ -10,15 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hashinfer.kernels.arguments import (
-    INPUTS,
-    OUTPUTS,
-    PRODUCT,
-    epilogue_of,
-    finish_by,
-    row_at,
-    row_start,
-)
+from hashinfer.kernels.arguments import INPUTS, OUTPUTS, PRODUCT, epilogue_of, finish_by, row_at, row_start
 from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.hashing import column_word, first_bucket, signed_slot, weight, xxh32_mixed, xxh32_prefix
 from hashinfer.kernels.jit import device, entry, inlined

@@ -27,11 +27,7 @@ ALIGNMENT = 64
 SCRATCHES_KEPT = 4
 LARGEST_BATCH = 2**31 - 1
 
-_REASONS = {
-    1: "an argument was refused",
-    2: "an index is outside its table",
-    3: "a kernel gave up",
-}
+_REASONS = {1: "an argument was refused", 2: "an index is outside its table", 3: "a kernel gave up"}
 
 
 class Library:

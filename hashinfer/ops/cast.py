@@ -200,8 +200,5 @@ class DequantizeLinear(Quantization):
         # int32 less int32 is exact in int64, and in float32 it would not be.
         whole = np.dtype(np.int64 if x.dtype == np.int32 else np.int32)
         blockwise(
-            lambda x, scale, zero: (x - zero).astype(scale.dtype) * scale,
-            [x, scale, zero],
-            out,
-            [whole, wide, whole],
+            lambda x, scale, zero: (x - zero).astype(scale.dtype) * scale, [x, scale, zero], out, [whole, wide, whole]
         )

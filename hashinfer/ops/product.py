@@ -347,12 +347,7 @@ class Conv(Fusible):
 
 
 def conv_rows(
-    geometry: Geometry,
-    group: int,
-    bias: Operand | None,
-    epilogue: Epilogue,
-    x: Buffer = IMAGES,
-    y: Buffer = PIXELS,
+    geometry: Geometry, group: int, bias: Operand | None, epilogue: Epilogue, x: Buffer = IMAGES, y: Buffer = PIXELS
 ) -> Rows:
     """One group of a convolution as a product: a row for each output pixel, a column for each output channel.
 

@@ -74,10 +74,7 @@ def _widened(x: Tensor) -> Tensor:
 
 
 def _export(
-    module: nn.Module,
-    inputs: tuple[Tensor, ...],
-    shapes: tuple[dict[int, Any], ...] | None,
-    **options: Any,
+    module: nn.Module, inputs: tuple[Tensor, ...], shapes: tuple[dict[int, Any], ...] | None, **options: Any
 ) -> ModelProto:
     # What the exporter writes for each expand operator: one node of the domain ai.hashinfer.
     translations = {
@@ -88,12 +85,7 @@ def _export(
     try:
         traced = torch.export.export(module, inputs, dynamic_shapes=shapes)
         program = torch.onnx.export(
-            traced,
-            dynamo=True,
-            verbose=False,
-            dynamic_shapes=shapes,
-            custom_translation_table=translations,
-            **options,
+            traced, dynamo=True, verbose=False, dynamic_shapes=shapes, custom_translation_table=translations, **options
         )
     except Exception as error:
         cause = (error.__cause__ if isinstance(error, torch.onnx.OnnxExporterError) else None) or error

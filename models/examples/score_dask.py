@@ -84,11 +84,7 @@ def main() -> None:
     )
     with cluster, Client(cluster) as client:
         count = score_all(
-            client,
-            options.model.read_bytes(),
-            options.source.absolute(),
-            options.target.absolute(),
-            options.rows,
+            client, options.model.read_bytes(), options.source.absolute(), options.target.absolute(), options.rows
         )
     print(f"{count} rows scored into {options.target}")
 

@@ -93,10 +93,7 @@ def gemm(layer: Layer, transposed: bool) -> Case:
     """Gemm with alpha, beta and a bias, on W or on W transposed."""
     w = layer.w.T if transposed else layer.w
     x, b = _x(3, w.shape[0]), nets.weights(w.shape[1], 3)
-    nodes = [
-        *layer.nodes,
-        node("Gemm", ["x", layer.name, "b"], ["y"], alpha=0.5, beta=2.0, transB=int(transposed)),
-    ]
+    nodes = [*layer.nodes, node("Gemm", ["x", layer.name, "b"], ["y"], alpha=0.5, beta=2.0, transB=int(transposed))]
     ins, outs = {"x": x}, {"y": (0.5 * (x.astype(F64) @ w) + 2.0 * b.astype(F64)).astype(F32)}
     return _model(nodes, ins, outs, layer.constants | {"b": b}), ins, outs
 
