@@ -52,15 +52,7 @@ def test_arrays_keep_their_address_where_the_driver_reads_it(tmp_path) -> None:
     frozen = np.arange(3, dtype=np.uint8)
     frozen.flags.writeable = False
     mapped = np.memmap(tmp_path / "numbers", np.float32, "w+", shape=(4,))
-    for array in (
-        numbers,
-        numbers[2:],
-        numbers[:0],
-        numbers.reshape(2, 3).T,
-        frozen,
-        mapped,
-        np.float32(1).reshape(()),
-    ):
+    for array in (numbers, numbers[2:], numbers[:0], numbers.reshape(2, 3).T, np.array(1.0), frozen, mapped):
         found = ctypes.c_int64.from_address(id(array) + driver.DATA_AT).value
         assert found == array.ctypes.data
 
