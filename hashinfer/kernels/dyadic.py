@@ -285,11 +285,13 @@ def fold_row(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any, sp
     for k in range(16):
         spare[k] = x[whole + k] if whole + k < inputs else np.float32(0.0)
     for k in range(0, width, 16):
-        total = splat16(np.float32(0.0))
-        for i in range(k, whole, width):
+        total, i = splat16(np.float32(0.0)), k
+        # A range whose step is not known divides.
+        while i < whole:
             value = mul16(load16(x, i), scales)
             nonzero += nonzero16(value)
             total = add16(total, flip16(value, signs[i >> 4]))
+            i += width
         if (whole & (width - 1)) == k and whole < inputs:
             value = mul16(load16(spare, 0), scales)
             nonzero += nonzero16(value)

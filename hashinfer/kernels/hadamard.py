@@ -56,8 +56,8 @@ def _within_vectors(v: Any, size: Any, lanes: Any) -> None:
 @inlined
 def one_pass(v: Any, first: Any, last: Any, bits: Any, radix_bits: Any) -> None:
     """The `radix_bits` widest stages of each block of 2^bits vectors in v[first : last, 16]."""
-    step = 1 << (bits - radix_bits)
-    for start in range(first, last, 1 << bits):
+    step, start = 1 << (bits - radix_bits), first
+    while start < last:
         if RADIX_BITS >= 4 and radix_bits == 4:
             for q in range(start, start + step):
                 butterflies16(v, q * 16, step * 16)
@@ -70,6 +70,7 @@ def one_pass(v: Any, first: Any, last: Any, bits: Any, radix_bits: Any) -> None:
         else:
             for q in range(start, start + step):
                 butterflies2(v, q * 16, step * 16)
+        start += 1 << bits
 
 
 @device
@@ -80,12 +81,13 @@ def passes(v: Any, first: Any, bits: Any, tail_bits: Any) -> None:
         # Radix 16 at strides of a power of two would meet in too few sets of the cache.
         one_pass(v, first, last, bits, 3)
         bits -= 3
-    for start in range(first, last, 1 << bits):
+    while first < last:
         left = bits
         while left > tail_bits:
             radix_bits = min(RADIX_BITS, left - tail_bits)
-            one_pass(v, start, start + (1 << bits), left, radix_bits)
+            one_pass(v, first, first + (1 << bits), left, radix_bits)
             left -= radix_bits
+        first += 1 << bits
 
 
 @device

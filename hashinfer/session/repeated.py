@@ -54,9 +54,13 @@ class Repeated:
             if not array.flags.c_contiguous:
                 return None
             arrays.append(array)
-        targets = [np.empty(shape, dtype) for shape, dtype in self.outputs] if out is None else self._given(out, arrays)
+        targets = [] if out is None else self._given(out, arrays)
         if targets is None:
             return None
+        if out is None:
+            # A comprehension would be a call.
+            for shape, dtype in self.outputs:
+                targets.append(np.empty(shape, dtype))
         last = self.last
         try:
             bound = last.pop()
