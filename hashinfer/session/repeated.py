@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from numpy import empty, ndarray
 
 from hashinfer.ops.base import Array
 from hashinfer.plan.bound import BoundPlan
@@ -49,7 +50,7 @@ class Repeated:
         for name, dtype, shape in self.inputs:
             array = feed.get(name)
             # One dtype object stands for each native type; another equal one only costs the long way.
-            if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+            if type(array) is not ndarray or array.dtype is not dtype or array.shape != shape:
                 return None
             if not array.flags.c_contiguous:
                 return None
@@ -60,7 +61,7 @@ class Repeated:
         if out is None:
             # A comprehension would be a call.
             for shape, dtype in self.outputs:
-                targets.append(np.empty(shape, dtype))
+                targets.append(empty(shape, dtype))
         last = self.last
         try:
             bound = last.pop()
@@ -82,7 +83,7 @@ class Repeated:
         if type(out) is not list or len(out) != 1 or len(self.outputs) != 1:
             return None
         array, (shape, dtype) = out[0], self.outputs[0]
-        if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+        if type(array) is not ndarray or array.dtype is not dtype or array.shape != shape:
             return None
         if not array.flags.carray or any(np.may_share_memory(array, x) for x in inputs):
             return None
