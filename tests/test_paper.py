@@ -305,6 +305,8 @@ def test_dropout_goes_by_storage_not_by_kind_of_net() -> None:
             hidden = 0.28 if depth == 3 else 0.21
             found = recipe.drops(Cell("ROT", depth, 8, method, scheme))
             assert found == pytest.approx((0.14, hidden), abs=1e-4)
+    taught = train.Recipe(drop_in=0.2, drop=0.4, taught=0.25).drops(Cell("ROT", 3, 8, cells.DK))
+    assert taught == pytest.approx((0.14, 0.07), abs=1e-4)
     assert train.Recipe(ease=0.5).drops(Cell("ROT", 3, 64, cells.NN)) == (0, 0)
 
 
@@ -319,7 +321,7 @@ def test_every_field_of_the_recipe_changes_its_digest() -> None:
         for one, names in found.items():
             if changed.digest(one) != base.digest(one):
                 names.add(name)
-    of_distilling = {"distill", "warmth"}
+    of_distilling = {"distill", "warmth", "taught"}
     assert found[cell] == set(vars(base)) - {"drop_deep", "drop_grey"}
     assert found[alone] == found[cell] - of_distilling
     assert found[deep] == found[alone] - {"drop"} | {"drop_deep"}

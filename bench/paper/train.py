@@ -33,8 +33,9 @@ class Recipe:
     layer of them, and where there are several, which each add noise; ease: the part of these that each halving of the
     storage takes off, whatever kind of net spends it. drop_grey: dropout of the inputs of every net in place of
     drop_in, of a set where few inputs are 0. smooth: label smoothing. ema: the decay of the average over the steps that
-    is kept in the end. distill: the weight of the teacher's answers at temperature `warmth`, for distilled cells.
-    precision: of the hidden layers' products.
+    is kept in the end. For distilled cells, distill: the weight of the teacher's answers at temperature `warmth`, for
+    inputs without dropout; taught: the share of the hidden units' dropout that is left. precision: of the hidden
+    layers' products.
     """
 
     effort: float = 2600.0
@@ -51,6 +52,7 @@ class Recipe:
     ema: float = 0.998
     distill: float = 0.7
     warmth: float = 1.0
+    taught: float = 0.5
     precision: str = "bfloat16"
 
     def epochs(self, images: int) -> int:
@@ -65,12 +67,15 @@ class Recipe:
     def drops(self, cell: Cell) -> tuple[float, float]:
         """Dropout of a cell's inputs and of its hidden units."""
         full = numbers([PIXELS, *[WIDE] * (cell.depth - 2), cell.classes])
-        return self.drops_at(full / cell.budget, cell.depth, cell.data in GREY)
+        return self.drops_at(full / cell.budget, cell.depth, cell.data in GREY, cell.distilled)
 
-    def drops_at(self, factor: float, depth: int = 3, grey: bool = False) -> tuple[float, float]:
+    def drops_at(
+        self, factor: float, depth: int = 3, grey: bool = False, distilled: bool = False
+    ) -> tuple[float, float]:
         """Dropout of a net of `depth` layers of units that stores the numbers of the full one over `factor`."""
         part = max(0.0, 1 - self.ease * math.log2(factor))
-        return self.drop_grey if grey else self.drop_in * part, (self.drop if depth == 3 else self.drop_deep) * part
+        hidden = (self.drop if depth == 3 else self.drop_deep) * part
+        return self.drop_grey if grey else self.drop_in * part, hidden * self.taught if distilled else hidden
 
     def digest(self, cell: Cell) -> str:
         """Eight hexadecimal digits of what a cell's training depends on beside the cell itself.
@@ -81,7 +86,7 @@ class Recipe:
         fields = asdict(self)
         del fields["drop_deep" if cell.depth == 3 else "drop"], fields["drop_in" if cell.data in GREY else "drop_grey"]
         if not cell.distilled:
-            del fields["distill"], fields["warmth"]
+            del fields["distill"], fields["warmth"], fields["taught"]
         text = json.dumps([fields, VERSION, OUT_BUCKETS], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -199,8 +204,7 @@ def loss_of(
     net: Stack, x: Tensor, label: Tensor, recipe: Recipe, drop: tuple[float, float], masks: Masks, teacher: Stack | None
 ) -> Tensor:
     """Cross entropy with the labels and, where there is a teacher, with its softened answers (Hinton et al., 2015)."""
-    x = masks(x, drop[0])
-    logits = net(x, masks, (0.0, drop[1]))
+    logits = net(x, masks, drop)
     loss = functional.cross_entropy(logits, label, label_smoothing=recipe.smooth)
     if teacher is None:
         return loss
