@@ -70,7 +70,7 @@ class BoundPlan:
         places = [self.plan.places.get(name) for name in self.plan.program.outputs]
         in_place = all(p is not None and (p.kind, p.index) == ("output", k) for k, p in enumerate(places))
         return in_place and all(
-            p.kind in ("alias", "folded") or (p.kind == "native" and not _checks(p)) for p in self.plan.steps
+            p.kind in ("alias", "folded") or (p.kind == "native" and _checking(p) is None) for p in self.plan.steps
         )
 
     def run(self, inputs: Sequence[Array], outputs: list[Any], seconds: float | None = None) -> list[Any]:
@@ -138,9 +138,10 @@ class BoundPlan:
         for planned in self.plan.steps:
             if planned.kind == "native":
                 assert planned.emission is not None  # noqa: S101
-                if _checks(planned):
+                op = _checking(planned)
+                if op is not None:
                     flush()
-                    add(self._check(planned), planned)
+                    add(self._check(planned.step, op), planned)
                 run.append(planned)
                 work += planned.emission.work
                 if work >= PIECE_NS:
@@ -185,9 +186,8 @@ class BoundPlan:
         code[at] = address(self.values[name]) + buffer.offset if name else 0
         return None
 
-    def _check(self, planned: PlannedStep) -> Action:
-        step, op, values = planned.step, planned.op, self.values
-        assert isinstance(op, NativeOp)  # noqa: S101
+    def _check(self, step: Step, op: NativeOp) -> Action:
+        values = self.values
 
         def action() -> None:
             with step.named_errors():
@@ -236,6 +236,7 @@ def _detached(value: Any, memory: Array) -> Any:
     return value
 
 
-def _checks(planned: PlannedStep) -> bool:
-    """Whether the step looks at its inputs' values before its kernels run."""
-    return isinstance(planned.op, NativeOp) and type(planned.op).check_values is not NativeOp.check_values
+def _checking(planned: PlannedStep) -> NativeOp | None:
+    """The op of a step that looks at its inputs' values before its kernels run."""
+    op = planned.op
+    return op if isinstance(op, NativeOp) and type(op).check_values is not NativeOp.check_values else None
