@@ -10,11 +10,9 @@ import numpy as np
 from numpy import empty, ndarray
 
 from hashinfer.ops.base import Array
-from hashinfer.plan.bound import BoundPlan
 from hashinfer.plan.planner import Plan
+from hashinfer.session.face import Kind
 from hashinfer.session.plans import PlanCache
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +24,19 @@ class Repeated:
 
     plan: Plan
     plans: PlanCache
-    last: list[BoundPlan]
-    inputs: Sequence[tuple[str, np.dtype[Any], Shape]]
-    outputs: Sequence[tuple[Shape, np.dtype[Any]]]
+    inputs: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]
+    outputs: Sequence[Kind]
 
     @classmethod
     def of(cls, names: Iterable[str], plan: Plan, plans: PlanCache) -> Self | None:
         """For a plan that has been made; None where an output is only known from the data, or named twice."""
-        outputs = [(kind.shape, kind.dtype) for kind in plan.outputs if kind is not None]
+        outputs = [(kind.dtype, kind.shape) for kind in plan.outputs if kind is not None]
         if len(outputs) != len(plan.outputs) or len(set(plan.program.outputs)) != len(outputs):
             return None
         inputs = [(name, kind.dtype, kind.shape) for name, kind in zip(names, plan.inputs, strict=True)]
-        return cls(plan, plans, plans.last, inputs, outputs)
+        return cls(plan, plans, inputs, outputs)
 
-    def run(self, feed: Any, out: Any) -> list[Any] | None:
+    def run(self, feed: Any, out: Any, seconds: float | None) -> list[Any] | None:
         """The outputs for a dict of plain arrays of just these types and, if given, plain arrays to write; else None.
 
         Raises what BoundPlan.run does.
@@ -55,14 +52,17 @@ class Repeated:
             if not array.flags.c_contiguous:
                 return None
             arrays.append(array)
-        targets = [] if out is None else self._given(out, arrays)
-        if targets is None:
-            return None
+        targets: list[Array] = []
         if out is None:
             # A comprehension would be a call.
-            for shape, dtype in self.outputs:
+            for dtype, shape in self.outputs:
                 targets.append(empty(shape, dtype))
-        last = self.last
+        else:
+            given = self._given(out, arrays)
+            if given is None:
+                return None
+            targets.append(given)
+        last = self.plans.last
         try:
             bound = last.pop()
         except IndexError:
@@ -71,20 +71,21 @@ class Repeated:
             self.plans.give(bound)
             bound = self.plans.take(self.plan)
         try:
-            return bound.run(arrays, targets)
+            return bound.run(arrays, targets, seconds)
         finally:
             if last:
                 self.plans.give(bound)
             else:
                 last.append(bound)
 
-    def _given(self, out: Any, inputs: Sequence[Array]) -> list[Array] | None:
+    def _given(self, out: Any, inputs: Sequence[Array]) -> Array | None:
         """The caller's array, if it is in a list, plainly fits and overlaps no input."""
         if type(out) is not list or len(out) != 1 or len(self.outputs) != 1:
             return None
-        array, (shape, dtype) = out[0], self.outputs[0]
+        array: Array = out[0]
+        dtype, shape = self.outputs[0]
         if type(array) is not ndarray or array.dtype is not dtype or array.shape != shape:
             return None
         if not array.flags.carray or any(np.may_share_memory(array, x) for x in inputs):
             return None
-        return [array]
+        return array

@@ -136,19 +136,18 @@ class InferenceSession(Session):
         """
         if self._closed:
             raise InputError("the session is closed")
+        seconds = self._time_limit if time_limit is None else seconds_of(time_limit)
         repeated = self._repeated
-        if repeated is not None and time_limit is None and not output_names:
-            results = repeated.run(input_feed, out)
+        if repeated is not None and not output_names:
+            results = repeated.run(input_feed, out, seconds)
             if results is not None:
                 return results
-        seconds = self._time_limit if time_limit is None else seconds_of(time_limit)
         names = self._names(output_names)
         arrays = self._arrays(input_feed)
         if not all(isinstance(a, np.ndarray) for a in arrays):
             return self._interpret(names, arrays, out, seconds)
         plan = self._plan_for([TensorType(a.dtype, a.shape) for a in arrays])
-        if seconds is None:
-            self._repeated = Repeated.of(self._inputs, plan, self._plans)
+        self._repeated = Repeated.of(self._inputs, plan, self._plans)
         kinds = {
             name: None if kind is None else (kind.dtype, kind.shape)
             for name, kind in zip(plan.program.outputs, plan.outputs, strict=True)
