@@ -277,6 +277,20 @@ def test_distillation_moves_a_net_towards_its_teacher() -> None:
     assert train.error_percent(train.logits_of(net, x), (label + 3) % 10) < 5
 
 
+def test_a_teacher_sees_whole_inputs() -> None:
+    x, label = images(40)
+    seen = []
+
+    class Teacher(Net):
+        def forward(self, x, masks=None, drop=(0.0, 0.0)):
+            seen.append(x)
+            return super().forward(x, masks, drop)
+
+    recipe, net = train.Recipe(precision="float32"), Net(SMALL)
+    train.loss_of(net, x, label, recipe, (0.5, 0.5), Masks((1,)), Teacher(SMALL))
+    assert [(each == x).all().item() for each in seen] == [True]
+
+
 def test_the_pace_rises_then_falls() -> None:
     values = [train.pace(k / 1000, 0.05) for k in range(1001)]
     assert max(values) == pytest.approx(1, abs=1e-3)

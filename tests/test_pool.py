@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 import hashinfer
-from hashinfer.kernels import driver, parking
+from hashinfer.errors import UnsupportedError
+from hashinfer.kernels import driver, parking, pool
 from hashinfer.kernels.parking import BARRED, MASK_BYTES, PARKED, SEAT, THREAD_ID
 from tests import nets
 
@@ -55,6 +57,12 @@ def test_arrays_keep_their_address_where_the_driver_reads_it(tmp_path) -> None:
     for array in (numbers, numbers[2:], numbers[:0], numbers.reshape(2, 3).T, np.array(1.0), frozen, mapped):
         found = ctypes.c_int64.from_address(id(array) + driver.DATA_AT).value
         assert found == array.ctypes.data
+
+
+def test_another_layout_of_arrays_is_refused_before_any_is_read(monkeypatch) -> None:
+    monkeypatch.setattr(driver, "DATA_AT", 0)
+    with pytest.raises(UnsupportedError, match="do not begin with their address"):
+        importlib.reload(pool)
 
 
 def test_workers_sleep_between_runs_and_wake_for_the_next() -> None:
