@@ -57,6 +57,7 @@ def _within_vectors(v: Any, size: Any, lanes: Any) -> None:
 def one_pass(v: Any, first: Any, last: Any, bits: Any, radix_bits: Any) -> None:
     """The `radix_bits` widest stages of each block of 2^bits vectors in v[first : last, 16]."""
     step, start = 1 << (bits - radix_bits), first
+    # A range of an unknown step divides.
     while start < last:
         if RADIX_BITS >= 4 and radix_bits == 4:
             for q in range(start, start + step):
