@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -63,6 +65,18 @@ def test_another_layout_of_arrays_is_refused_before_any_is_read(monkeypatch) -> 
     monkeypatch.setattr(driver, "DATA_AT", 0)
     with pytest.raises(UnsupportedError, match="do not begin with their address"):
         importlib.reload(pool)
+
+
+def test_what_runs_a_program_keeps_its_memory() -> None:
+    code = np.zeros((1, driver.ROW), np.int64)
+    run, seen = pool.Program(code, 0, 0).run, weakref.ref(code)
+    del code
+    gc.collect()
+    assert seen() is not None
+    run()
+    del run
+    gc.collect()
+    assert seen() is None
 
 
 def test_workers_sleep_between_runs_and_wake_for_the_next() -> None:

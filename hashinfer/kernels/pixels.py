@@ -28,7 +28,7 @@ from hashinfer.kernels.arguments import (
     row_start,
 )
 from hashinfer.kernels.jit import inlined
-from hashinfer.kernels.rows import PATCH_FIELDS, corner, entry_at
+from hashinfer.kernels.rows import PATCH_FIELDS, corner, entry_after, entry_at
 from hashinfer.kernels.vectors import (
     add16,
     float32_array,
@@ -84,13 +84,7 @@ def read_pixels(
             first = min(max(0, -col), PIXELS)
             inside = max(0, min(PIXELS, width - col) - first)
             store16(out, to, mul16(load_lanes16(x, base + row * width + col, first, inside), scale))
-        kx += 1
-        if kx == kw:
-            kx = 0
-            ky += 1
-            if ky == kh:
-                ky = 0
-                channel += 1
+        channel, ky, kx = entry_after(channel, ky, kx, kh, kw)
 
 
 @inlined

@@ -44,11 +44,12 @@ class Program:
         at = address(code)
         head = [at, len(code), address(counters), scratch, scratch_stride, len(externals)]
         block = np.array([*head, *(n for cell, offset in externals for n in (at + 8 * cell, offset, 0))], np.int64)
-        self._kept = code, counters, block
         self.arrays = block.data[driver.FIRST_EXTERNAL + 2 :: 3]
         self.block = address(block)
         self.run: Callable[[], object] = partial(callable_from_python(driver.run_alone), ctypes.c_int64(self.block))
         """Every step, on the calling thread."""
+        # A program that is made for one call is gone before its run begins.
+        vars(self.run)["kept"] = code, counters, block
 
 
 class Pool:

@@ -50,6 +50,16 @@ def entry_at(i: Any, kh: Any, kw: Any) -> Any:
     return i // (kh * kw), i % (kh * kw) // kw, i % kw
 
 
+@inlined
+def entry_after(channel: Any, ky: Any, kx: Any, kh: Any, kw: Any) -> Any:
+    """What entry_at says of the entry behind this one."""
+    if kx + 1 < kw:
+        return channel, ky, kx + 1
+    if ky + 1 < kh:
+        return channel, ky + 1, 0
+    return channel + 1, 0, 0
+
+
 @device
 def read_rows(args: Any, r0: Any, count: Any, i0: Any, length: Any, out: Any) -> None:
     """out[c * length + i] = x[r0 + c, i0 + i] * x_scale, of rows that there are; padding reads as zero."""
@@ -117,10 +127,4 @@ def _read_patch(
         row, col = top + ky * dy, left + kx * dx
         inside = 0 <= row < height and 0 <= col < width
         out[at + i] = x[base + (channel * height + row) * width + col] * scale if inside else np.float32(0.0)
-        kx += 1
-        if kx == kw:
-            kx = 0
-            ky += 1
-            if ky == kh:
-                ky = 0
-                channel += 1
+        channel, ky, kx = entry_after(channel, ky, kx, kh, kw)

@@ -27,15 +27,7 @@ Pair = int | tuple[int, int]
 
 
 def fit_scheme(
-    name: str,
-    rows: int,
-    cols: int,
-    *,
-    compression: float = DEFAULT_COMPRESSION,
-    buckets: int | None = None,
-    seed: int = 0,
-    block: int = 1,
-    width: int | None = None,
+    name: str, rows: int, cols: int, compression: float, buckets: int | None, seed: int, block: int, width: int | None
 ) -> Scheme:
     """The scheme `name` for W [rows, cols] in at most `buckets` numbers, or floor(rows cols / compression) if None.
 
@@ -194,16 +186,7 @@ class HashedLinear(HashedWithBias):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        fitted = fit_scheme(
-            scheme,
-            in_features,
-            out_features,
-            compression=compression,
-            buckets=buckets,
-            seed=seed,
-            block=block,
-            width=width,
-        )
+        fitted = fit_scheme(scheme, in_features, out_features, compression, buckets, seed, block, width)
         super().__init__(fitted, bias, device, dtype, cache_indices=cache_indices)
         self.in_features = in_features
         self.out_features = out_features
@@ -276,16 +259,8 @@ class HashedConv2d(HashedWithBias):
             device="meta",
         )
         kh, kw = twin.kernel_size
-        fitted = fit_scheme(
-            scheme,
-            in_channels // groups * kh * kw,
-            out_channels,
-            compression=compression,
-            buckets=buckets,
-            seed=seed,
-            block=block,
-            width=width,
-        )
+        inputs = in_channels // groups * kh * kw
+        fitted = fit_scheme(scheme, inputs, out_channels, compression, buckets, seed, block, width)
         super().__init__(fitted, bias, device, dtype, cache_indices=cache_indices)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -344,9 +319,7 @@ class HashedEmbedding(HashedModule):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        fitted = fit_scheme(
-            Xxh32.name, num_embeddings, embedding_dim, compression=compression, buckets=buckets, seed=seed, block=block
-        )
+        fitted = fit_scheme(Xxh32.name, num_embeddings, embedding_dim, compression, buckets, seed, block, None)
         super().__init__(fitted, device, dtype, cache_indices=cache_indices)
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise ValueError(
