@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from hashinfer.kernels.hashing import sign_at
 from hashinfer.kernels.jit import device, inlined
 from hashinfer.kernels.maths import logistic32, tanh32
-from hashinfer.kernels.vectors import add16, float32_array, intp, load16, mul16, relu16, splat16, store16, uintp
+from hashinfer.kernels.vectors import add16, flip16, float32_array, intp, load16, mul16, relu16, splat16, store16, uintp
 
 PRODUCT = (
     "x",
@@ -134,36 +135,35 @@ def finish(args: Any, start: Any, r: Any, j: Any, total: Any) -> None:
     finish_by(args, epilogue_of(args), start, r, j, total)
 
 
-@inlined
-def plain_epilogue(args: Any) -> Any:
-    """Whether finished16 knows what is asked for: at most a ReLU, and a bias for each output, side by side, or none."""
-    return (args[BIAS] == 0 or args[BIAS_COL_STRIDE] == 1) and args[ACTIVATION] <= RELU
-
-
-@inlined
-def finished16(args: Any, r: Any, j: Any, total: Any) -> Any:
-    """What finish writes for the sixteen outputs from j on, where plain_epilogue holds."""
-    value = mul16(total, splat16(float_at(args, ALPHA)))
-    if args[BIAS] != 0:
-        bias = float32_array(args[BIAS], NO_LIMIT)
-        value = add16(value, load16(bias, r * args[BIAS_ROW_STRIDE] + j))
-    if args[ACTIVATION] == RELU:
-        value = relu16(value)
-    return value
-
-
 @device
-def finish_sums(args: Any, r: Any, j0: Any, nj: Any, sums: Any, at: Any) -> None:
-    """y[r, j0 : j0 + nj] from sums[at : at + nj], which it overwrites: finish, sixteen outputs at a time if it can."""
-    start, step = row_start(args, r), args[Y_COL_STRIDE]
-    y, whole = float32_array(args[Y], NO_LIMIT), nj & ~15 if plain_epilogue(args) else 0
-    if step == 1:
-        for j in range(0, whole, 16):
-            store16(y, start + j0 + j, finished16(args, r, j0 + j, load16(sums, at + j)))
-    else:
-        for j in range(0, whole, 16):
-            store16(sums, at + j, finished16(args, r, j0 + j, load16(sums, at + j)))
+def finish_sums(args: Any, r: Any, j0: Any, nj: Any, sums: Any, at: Any, signs: Any) -> None:
+    """y[r, j0 : j0 + nj] from sums[at : at + nj], which it overwrites: finish, sixteen outputs at a time if it can.
+
+    signs: bits by j - j0, as sign_at takes them, of the sums to negate; or None.
+    """
+    start, step, kind = row_start(args, r), args[Y_COL_STRIDE], args[ACTIVATION]
+    y, bias, bias_at = float32_array(args[Y], NO_LIMIT), float32_array(args[BIAS], NO_LIMIT), 0
+    if args[BIAS] != 0:
+        bias_at = r * args[BIAS_ROW_STRIDE] + j0
+    plain = (args[BIAS] == 0 or args[BIAS_COL_STRIDE] == 1) and kind <= RELU
+    whole = nj & ~15 if plain else 0
+    alpha, biased = splat16(float_at(args, ALPHA)), args[BIAS] != 0
+    for j in range(0, whole, 16):
+        value = load16(sums, at + j)
+        if signs is not None:
+            value = flip16(value, signs[j >> 4])
+        value = mul16(value, alpha)
+        if biased:
+            value = add16(value, load16(bias, bias_at + j))
+        if kind == RELU:
+            value = relu16(value)
+        if step == 1:
+            store16(y, start + j0 + j, value)
+        else:
+            store16(sums, at + j, value)
+    if step != 1:
         for j in range(whole):
             y[start + (j0 + j) * step] = sums[at + j]
     for j in range(whole, nj):
-        finish(args, start, r, j0 + j, sums[at + j])
+        total = sums[at + j]
+        finish(args, start, r, j0 + j, total if signs is None else total * sign_at(signs, j))

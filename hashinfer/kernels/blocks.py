@@ -303,7 +303,7 @@ def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
             read_rows(args, r0 + first, there, i0, ni, rows)
             multiply_tile(rows, ni, there, ni, w_tile, nj, sums[first * STRIP :], False)
     for r in range(count):
-        finish_sums(args, r0 + r, j0, nj, sums, r * STRIP)
+        finish_sums(args, r0 + r, j0, nj, sums, r * STRIP, None)
 
 
 @entry(*HASHED)
@@ -365,7 +365,7 @@ def _small_row(args: Any, r: Any, j0: Any, nj: Any, x: Any, w: Any, scratch: Any
             total += xi * w[at]
             at = uintp(at + ws)
         sums[j] = total
-    finish_sums(args, r, j0, nj, sums, 0)
+    finish_sums(args, r, j0, nj, sums, 0, None)
 
 
 @entry(*DENSE)
@@ -387,7 +387,7 @@ def dense_row(args: Any, tile: Any, scratch: Any) -> None:
             a3 = fma16(xi, load16(w, at + 48), a3)
         sums = float32_array(scratch, STRIP)
         store64(sums, 0, a0, a1, a2, a3)
-        finish_sums(args, r, j0, STRIP, sums, 0)
+        finish_sums(args, r, j0, STRIP, sums, 0, None)
         return
     for j in range(nj):
         total, at = np.float32(0.0), (j0 + j) * cs

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from hashinfer.kernels.arguments import INPUTS, NO_LIMIT, OUTPUTS, PRODUCT, ROWS, finish_sums, row_at
 from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
-from hashinfer.kernels.hashing import permute, sign_of, weight
+from hashinfer.kernels.hashing import permute, sign_at, weight
 from hashinfer.kernels.isa import MOST_LANES, RADIX
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.rows import whole_row
@@ -261,12 +261,6 @@ def must_go_direct(u: Any, width: Any) -> Any:
     return out_of_range(largest)
 
 
-@inlined
-def sign_at(signs: Any, i: Any) -> Any:
-    """-1.0 where bit i is set, else 1.0."""
-    return sign_of((intp(signs[i >> 4]) >> (i & 15)) & 1)
-
-
 @device
 def fold_row(x: Any, scale: Any, inputs: Any, width: Any, signs: Any, u: Any, spare: Any) -> Any:
     """u[k] = sum of s(i) scale x[i] over i = k (mod width).
@@ -398,10 +392,7 @@ def inverse_chunk(args: Any, chunk: Any, u: Any, v: Any, raw: Any) -> None:
 @device
 def finish_row(args: Any, r: Any, raw: Any) -> None:
     """y of row r from its outputs without signs, which are overwritten."""
-    signs = uint16_array(args[COL_SIGNS], NO_LIMIT)
-    for j in range(0, args[OUTPUTS], 16):
-        store16(raw, j, flip16(load16(raw, j), signs[j >> 4]))
-    finish_sums(args, r, 0, args[OUTPUTS], raw, 0)
+    finish_sums(args, r, 0, args[OUTPUTS], raw, 0, uint16_array(args[COL_SIGNS], NO_LIMIT))
 
 
 @device

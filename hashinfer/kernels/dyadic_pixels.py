@@ -29,10 +29,10 @@ from hashinfer.kernels.dyadic import (
     out_of_range,
     raw_count,
     raw_floats,
-    sign_at,
     stored_vector,
 )
 from hashinfer.kernels.hadamard import RADIX_BITS, hadamard, log2_of, passes, signed_sum
+from hashinfer.kernels.hashing import sign_at
 from hashinfer.kernels.isa import RADIX
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels

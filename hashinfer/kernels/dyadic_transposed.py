@@ -26,12 +26,11 @@ from hashinfer.kernels.dyadic import (
     W,
     chunk_at,
     must_go_direct,
-    sign_at,
     stored_vector,
 )
 from hashinfer.kernels.elementwise import clear
 from hashinfer.kernels.hadamard import hadamard
-from hashinfer.kernels.hashing import permute
+from hashinfer.kernels.hashing import permute, sign_at
 from hashinfer.kernels.isa import MOST_LANES
 from hashinfer.kernels.jit import device, entry
 from hashinfer.kernels.vectors import float32_array, int8_array, intp, load16, mul16, store16, uint16_array

@@ -83,6 +83,12 @@ def sign_of(bit: Any) -> Any:
 
 
 @inlined
+def sign_at(signs: Any, i: Any) -> Any:
+    """-1.0 where bit i is set, else 1.0."""
+    return sign_of((intp(signs[i >> 4]) >> (i & 15)) & 1)
+
+
+@inlined
 def slot_sign(slot: Any) -> Any:
     """-1.0 where the slot is odd, else 1.0."""
     return sign_of(np.uint32(slot & _ONE))

@@ -29,7 +29,7 @@ load_even16            two loads, a shufflevector that takes every other lane
 transpose16            sixteen loads, four times sixteen shufflevectors of two rows, sixteen stores
 nonzero16              fcmp une, bitcast of sixteen i1 to i16, ctpop
 butterflies2/4/8/16    register by register: loads, log2(radix) stages of fadd and fsub, stores. AVX-512 and AVX2: for
-                       every other fsub an llvm.fma by a -1 that LLVM cannot see through, on units that an addition
+                       three of four fsub an llvm.fma by a -1 that LLVM cannot see through, on units that an addition
                        does not use (Zen), and rounds the same
 columns8               single floats by eight addresses: loads (widened as by weights16), fadd and fsub, stores
 modulated_*            as butterflies, behind loads of the spectrum times u: one float broadcast, or a shuffle that
@@ -454,7 +454,7 @@ def _transform(builder: Any, values: list[Any]) -> list[Any]:
     # Through an empty piece of assembly, so that LLVM does not turn the fused multiply-add into a subtraction.
     hidden = builder.call(ir.InlineAsm(ir.FunctionType(_I32, [_I32]), "", "=r,0"), [_I32(0xBF800000)])
     minus_one = _splat(builder, builder.bitcast(hidden, _F32), values[0].type.count)
-    units = cycle((lambda a, b: _fma(builder, b, minus_one, a), builder.fsub))
+    units = cycle([lambda a, b: _fma(builder, b, minus_one, a)] * 3 + [builder.fsub])
 
     def less(a: Any, b: Any) -> Any:
         return next(units)(a, b)

@@ -181,7 +181,7 @@ def _row(args: Any, tile: Any, scratch: Any, w: Any) -> None:
             add_products(states, values, count, w, slots, j0, nj, sums, found)
         else:
             add_runs(states, values, count, w, slots, block, j0, nj, sums, found, signed)
-    finish_sums(args, r, j0, nj, sums, 0)
+    finish_sums(args, r, j0, nj, sums, 0, None)
 
 
 @entry(*FIELDS)
