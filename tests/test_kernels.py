@@ -504,6 +504,32 @@ def test_rows_cut_into_chunks_give_the_same_bits(scheme, dtype, monkeypatch):
     assert np.array_equal(run(op, CALL, x, bias), whole)
 
 
+def transformed_product(scheme: Dyadic) -> None:
+    """Hold the product of rows that are transformed to its bound."""
+    m, x = matrix(scheme), inputs(3, scheme.rows)
+    assert emission(HashedProduct(m), CALL, x).calls[0].args["direct_below"] < scheme.rows
+    expected = x.astype(np.float64) @ scheme.expand(m.w.astype(np.float64))
+    check(run(HashedProduct(m), CALL, x), expected, transform_bound(scheme, m.w, x))
+
+
+@by_vectors
+@pytest.mark.parametrize("groups", [1, 5, 16, 37])
+@pytest.mark.parametrize("width", [1024, 8192])
+def test_outputs_summed_up_part_by_part(width, groups):
+    scheme = Dyadic(groups * width, 9000, groups * 11 - groups // 2, 5, width)
+    blocks = [(width * lanes // 16 // RADIX, tail) for _, lanes, _, tail in matrix(scheme).chunks.tolist()]
+    assert any(tail == block > dyadic.PART for block, tail in blocks) or width * groups < 16 * 1024
+    transformed_product(scheme)
+
+
+@by_vectors
+def test_outputs_that_leave_no_room_for_their_sums_are_summed_up_at_once(monkeypatch):
+    monkeypatch.setattr(dyadic, "best_tail", lambda vectors, *_: max(1, vectors // RADIX))
+    scheme = Dyadic(16 * 512, 600, 16 * 400, 5, 512)
+    assert matrix(scheme).chunks[0, 3] == 512 // RADIX > dyadic.PART
+    transformed_product(scheme)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.integers(1, 40),

@@ -250,7 +250,7 @@ def test_first_pass_and_the_rest_are_the_transform_of_the_product(lanes):
     spectrum, u = whole(width * lanes), np.concatenate([whole(width, 1), np.full(16, np.nan, np.float32)])
     stored = spectrum.reshape(RADIX, block, 16).swapaxes(0, 1).ravel().copy()
     v = np.full(16 * (vectors + RADIX), 77, np.float32)
-    dyadic._first_pass(stored, 0, u, v, lanes, block)
+    dyadic._first_pass(stored, 0, u, v, lanes, block, 0, block)
     for r in range(RADIX):
         hadamard.passes(v, r * (block + 1), 2, 0)
     rows = v.reshape(RADIX, block + 1, 16)

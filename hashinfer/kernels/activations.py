@@ -3,8 +3,6 @@
 Within 4 eps of the largest number met on the way; GELU within 8 eps |x|. NaN stays NaN.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

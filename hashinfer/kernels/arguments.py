@@ -9,8 +9,6 @@ x is multiplied by x_scale where it is read: that is where the scale of an int8 
 overflows which would not have done so with the weights themselves.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

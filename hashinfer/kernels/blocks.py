@@ -5,8 +5,6 @@ Each output sums its inputs in order, in chunks of CHUNK: |error| <= inputs eps 
 Scratch: rows [32 x 128], W tile [128 x 64], sums [128 x 64] floats, slots and states [128] = 82 KiB.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

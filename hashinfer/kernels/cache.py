@@ -3,8 +3,6 @@
 `HASHINFER_CACHE_DIR` names another place; an empty value turns the cache off.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.util

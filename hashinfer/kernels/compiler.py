@@ -1,7 +1,5 @@
 """All Numba plumbing: how functions and entries are compiled, and what Numba keeps where no library can be made."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence

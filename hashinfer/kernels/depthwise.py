@@ -5,8 +5,6 @@ output sums its inputs in order: |error| <= inputs eps sum |x| |W|. Of whole num
 exact. A tile is one output plane.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -13,8 +13,6 @@ it; the caller closes the job and waits for ACTIVE to be zero before it touches 
 itself in *before* it looks at OPEN a second time, so none can slip into a job that has been closed.
 """
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from functools import cache

@@ -10,8 +10,6 @@ A row with an input that is not finite, or whose largest, with or without the we
 [SMALLEST, LARGEST], is computed directly.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

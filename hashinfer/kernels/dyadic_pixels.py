@@ -4,8 +4,6 @@ As hashinfer.kernels.dyadic, with its error bound; each group of the spectrum is
 Pixels that must go directly are computed one by one afterwards, whatever number of their inputs is zero.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -10,8 +10,6 @@ A row whose folded inputs are not finite, or whose largest is outside [SMALLEST,
 weight is finite: such matrices alone come here.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ x is scattered into v_g, spectrum . H v_g is summed over the groups and transfor
 |z - exact| <= (4 (log2(width) + 2) + groups + ceil(inputs / K)) eps sum over g of ||v_g||_2 ||w_g||_2.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 Each element is rounded once, as NumPy's ufuncs do. A tile is a run of whole inner rows.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -6,8 +6,6 @@ at most log2(width) eps ||v||_2 a vector, in the 2-norm scaled by sqrt(width).
 `v[width, lanes]` is seen as width * lanes / 16 vectors of sixteen floats. One pass of radix R does log2(R) stages.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from hashinfer.kernels.hashing import sign_of

@@ -4,8 +4,6 @@ Every integer operation is wrapped in uint32: Numba types uint32 * uint32 as uin
 bits would leave the table.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -7,8 +7,6 @@ of the float products. Single rows are summed in float32, which is exact for the
 (128 * 255^2 < 2^24). Scratch: tiles of words, sums; for pixels, patches.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

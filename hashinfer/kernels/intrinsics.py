@@ -46,8 +46,6 @@ atomic_add, atomic_load, atomic_store, relax
 Numba's bounds checking does not see the vector loads and stores. Each has a scalar twin in tests/naive.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import wraps
 from itertools import cycle

@@ -13,8 +13,6 @@ A name that the CPU cannot run is refused. Kernels are the same source for all, 
 rows have kernels of their own for the last two.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import sys

@@ -4,8 +4,6 @@ Nothing compiles at import. An entry is opened from the cache, or compiled, when
 is imported when the first one has to be compiled, or Python calls a device function.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import os

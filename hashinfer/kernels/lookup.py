@@ -4,8 +4,6 @@ A row is exact but for the scale of stored weights; a sum of n rows is within n 
 Scratch: states, signed slots and signed scales of CHUNK ids.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

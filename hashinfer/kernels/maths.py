@@ -4,8 +4,6 @@ In float64 without branches, rounded once: within 1 ulp where no other bound is 
 no vectors, and float64 is emulated, the C library is asked instead.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

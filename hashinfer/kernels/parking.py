@@ -6,8 +6,6 @@ tile that the worker has claimed. So a caller bars a sleeping worker from its ow
 awake, the worker lifts the bar. A worker that may run nowhere else is left asleep.
 """
 
-from __future__ import annotations
-
 import platform
 import sys
 from typing import Any

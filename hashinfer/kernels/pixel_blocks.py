@@ -4,8 +4,6 @@ Each output sums its inputs in order, in chunks of CHUNK: |error| <= inputs eps 
 Scratch: lane places, entries [64 x 128], W tile [64 x 64], sums [64 x 128], slots and states.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from hashinfer.kernels.arguments import IMAGE_ROWS, INPUTS, NO_LIMIT

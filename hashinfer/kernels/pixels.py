@@ -3,8 +3,6 @@
 A tile never reaches from one image into the next. Rows of the product are output pixels, numbered over all images.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

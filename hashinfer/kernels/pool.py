@@ -3,8 +3,6 @@
 One job at a time: a call that finds the pool busy runs alone, to the same bits.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import threading

@@ -5,8 +5,6 @@ The rows of a window are folded into one line first, whole rows as vectors; then
 whole planes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

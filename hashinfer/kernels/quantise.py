@@ -5,8 +5,6 @@ of a row. Bytes are as in hashinfer.kernels.integer. Quotients and products are 
 NaN becomes the least number. A tile is a few rows.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ hidden state, in float32: a gate's sum is within (inputs + hidden + 4) eps sum |
 pass from step to step. Scratch: two states, and gates.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ Along neighbouring elements, where inner is 1, sums are taken in float64; otherw
 an error of at most count eps sum |x|. The largest and least are exact, and NaN spreads. A tile is a few outer indices.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 Sums run in float32: |error| <= (taps + 1) eps sum |weight x|. A tile is one outer index.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rows of the left operand: read from a matrix, or gathered as the patches of an image (convolution)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

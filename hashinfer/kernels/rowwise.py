@@ -5,8 +5,6 @@ logarithm: within 4 eps (1 + top - x + log(columns)). Normalised elements, befor
 row's largest magnitude over its deviation. A tile is a few rows.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

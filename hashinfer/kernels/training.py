@@ -4,8 +4,6 @@ Plain functions of int64 arguments (addresses and sizes), one thread each. The d
 `width` numbers at a time: neither W nor the transformed outputs of a whole batch are ever written down.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What kernels import of `intrinsics`, by name: an intrinsic, and Numba with it, is made when it is first needed."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

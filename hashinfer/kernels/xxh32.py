@@ -8,8 +8,6 @@ of sums.
 Scratch: lists of 4096 states, values, signed slots and signed values, 1024 sums = 68 KiB.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

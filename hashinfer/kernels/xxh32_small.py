@@ -4,8 +4,6 @@ The inputs that count are listed with what of their hash is the same for all out
 goes through the list. A sum of n products: within (n + 2) eps sum |x| |w|.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
