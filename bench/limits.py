@@ -177,7 +177,6 @@ def processors_together(threads: int, samples: int = 3) -> float:
     What the machine gives at this moment, whatever engine uses it: less than `threads` where its processors are one
     core's two threads, or others use them. The median of a few samples, a few milliseconds each.
     """
-    # By ctypes, which lets go of Python's lock; a session's driver keeps it for short runs.
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(fma.address)
     work = [_Loop(call) for _ in range(threads)]
     found = []

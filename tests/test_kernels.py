@@ -512,22 +512,52 @@ def transformed_product(scheme: Dyadic) -> None:
     check(run(HashedProduct(m), CALL, x), expected, transform_bound(scheme, m.w, x))
 
 
+PARTED = [(1, 8192), (2, 4096), (3, 4096), (5, 2048), (8, 1024), (16, 1024), (37, 1024)]
+"""Groups and width."""
+
+
 @by_vectors
-@pytest.mark.parametrize("groups", [1, 5, 16, 37])
-@pytest.mark.parametrize("width", [1024, 8192])
-def test_outputs_summed_up_part_by_part(width, groups):
+@pytest.mark.parametrize(("groups", "width"), PARTED)
+def test_outputs_summed_up_part_by_part(groups, width):
     scheme = Dyadic(groups * width, 9000, groups * 11 - groups // 2, 5, width)
-    blocks = [(width * lanes // 16 // RADIX, tail) for _, lanes, _, tail in matrix(scheme).chunks.tolist()]
-    assert any(tail == block > dyadic.PART for block, tail in blocks) or width * groups < 16 * 1024
+    assert parted_lanes(scheme)
     transformed_product(scheme)
+
+
+def parted_lanes(scheme: Dyadic) -> set[int]:
+    """Of the chunks whose outputs are summed up part by part."""
+    chunks = matrix(scheme).chunks.tolist()
+    return {n for _, n, _, tail in chunks if tail == scheme.width * n // 16 // RADIX > dyadic.PART}
+
+
+@by_vectors
+def test_the_parts_above_are_of_all_lanes():
+    found = [parted_lanes(Dyadic(groups * width, 9000, groups * 11, 5, width)) for groups, width in PARTED]
+    assert set().union(*found) == {1, 2, 4, 8, 16}
 
 
 @by_vectors
 def test_outputs_that_leave_no_room_for_their_sums_are_summed_up_at_once(monkeypatch):
     monkeypatch.setattr(dyadic, "best_tail", lambda vectors, *_: max(1, vectors // RADIX))
+    monkeypatch.setattr(dyadic, "_cut", lambda *_: (0.0, (16,)))
     scheme = Dyadic(16 * 512, 600, 16 * 400, 5, 512)
     assert matrix(scheme).chunks[0, 3] == 512 // RADIX > dyadic.PART
     transformed_product(scheme)
+
+
+@by_vectors
+def test_long_sums_keep_to_the_bound_where_every_partial_sum_rounds_alike():
+    bits, groups = 18, 16
+    scheme = Dyadic(groups << bits, 1 << bits, groups, 1, 1 << bits)
+    k = np.arange(1 << bits)
+    # A bent sequence: its transform is flat, as it is itself.
+    bent = 1.0 - 2 * np.array([(i >> 9 & i & 511).bit_count() & 1 for i in range(1 << bits)])
+    w = np.zeros(1 << bits, np.float32)
+    w[k ^ int(scheme.permute(0))] = (1 + 255 * EPS) * bent
+    x = (bent * (1 - 2.0 * scheme.row_negative(k.astype(np.uint64)))).astype(np.float32)
+    y = run(HashedProduct(matrix(scheme, w=np.tile(w, groups))), CALL, x[None])
+    exact = (1 + 255 * EPS) * (1 << bits)
+    assert (np.abs(np.abs(y) - exact) <= (4 * (bits + 2) + 1) * EPS * exact).all()
 
 
 @settings(max_examples=40, deadline=None)

@@ -69,14 +69,29 @@ def test_another_layout_of_arrays_is_refused_before_any_is_read(monkeypatch) -> 
 
 def test_what_runs_a_program_keeps_its_memory() -> None:
     code = np.zeros((1, driver.ROW), np.int64)
-    run, seen = pool.Program(code, 0, 0).run, weakref.ref(code)
-    del code
+    program = pool.Program(code, 0, 0)
+    run, seen = program.run, [weakref.ref(code), weakref.ref(program.arrays.obj)]
+    del code, program
     gc.collect()
-    assert seen() is not None
+    assert all(ref() is not None for ref in seen)
     run()
     del run
     gc.collect()
-    assert seen() is None
+    assert all(ref() is None for ref in seen)
+
+
+def test_workers_end_where_one_of_them_cannot_start(monkeypatch) -> None:
+    start, before = threading.Thread.start, len(workers())
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == "hashinfer-2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="new thread"):
+        pool._State(3)
+    assert wait_for(lambda: len(workers()) <= before)
 
 
 def test_workers_sleep_between_runs_and_wake_for_the_next() -> None:

@@ -14,7 +14,7 @@ from numba.core.registry import cpu_target
 
 from hashinfer.errors import HashinferError
 from hashinfer.kernels import isa, jit
-from hashinfer.kernels.cache import cache_folder, exclusive
+from hashinfer.kernels.cache import exclusive
 from hashinfer.kernels.isa import cpu_identity
 from hashinfer.kernels.jit import Kernel
 from hashinfer.native import libraries
@@ -81,7 +81,7 @@ def compile_kernel(kernel: Kernel) -> Any:
     What comes back has its address; without a cache folder the process compiles for itself.
     """
     _ready()
-    folder = cache_folder()
+    folder = jit.folder_of(kernel)
     if folder is None:
         _tell(kernel)
         return cfunc(_signature(kernel), **OPTIONS)(kernel.function)

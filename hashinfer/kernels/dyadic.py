@@ -125,8 +125,11 @@ def transform_ns(vectors: int, lanes: int, outputs: int, tail: int) -> float:
 
 @cache
 def best_tail(vectors: int, lanes: int, outputs: int) -> int:
-    """How many vectors the last, pruned stages of a transform of `vectors` should sum for each of `outputs` outputs."""
-    tails = [1 << k for k in range(max(1, (vectors // RADIX).bit_length()))]
+    """How many vectors the last, pruned stages of a transform of `vectors` should sum for each of `outputs` outputs.
+
+    At most 2^12: sums of sixteen are added one after another, and the error bound is that of pairs.
+    """
+    tails = [1 << k for k in range(max(1, min(vectors // RADIX, 2**12).bit_length()))]
     return min(tails, key=lambda tail: transform_ns(vectors, lanes, outputs, tail))
 
 
@@ -160,7 +163,7 @@ def raw_floats(outputs: int, groups: int) -> int:
 
 
 def vector_floats(width: int) -> int:
-    """Floats of V: RADIX blocks, a vector apart so that they do not share the sets of a cache."""
+    """Floats of V: RADIX blocks, a vector apart so that they do not share the sets of a cache; or parts, and sums."""
     return MOST_LANES * width + LANES * RADIX
 
 

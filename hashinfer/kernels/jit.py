@@ -11,6 +11,7 @@ import pkgutil
 import threading
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from hashinfer.kernels.cache import cache_folder
@@ -114,8 +115,13 @@ def compiled(function: Callable[..., Any]) -> Kernel:
     return Kernel(function, tuple(inspect.signature(function).parameters), plain=True)
 
 
+def folder_of(kernel: Kernel) -> Path | None:
+    """The cache folder, for kernels of this package: it is named by their sources alone."""
+    return cache_folder() if kernel.function.__module__.startswith(__package__) else None
+
+
 def _opened(kernel: Kernel) -> libraries.Opened | None:
-    folder = cache_folder()
+    folder = folder_of(kernel)
     return None if folder is None else libraries.open_kept(folder, kernel.name)
 
 

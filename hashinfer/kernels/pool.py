@@ -105,8 +105,12 @@ class _State:
         """Where workers cannot sleep in native code: locked while they are to sleep."""
         for lock in self.locks:
             lock.acquire()
-        for k in range(workers):
-            threading.Thread(target=self._work, args=(k,), daemon=True, name=f"hashinfer-{k + 1}").start()
+        try:
+            for k in range(workers):
+                threading.Thread(target=self._work, args=(k,), daemon=True, name=f"hashinfer-{k + 1}").start()
+        except RuntimeError:
+            self.stop()
+            raise
 
     def _work(self, k: int) -> None:
         self.control[driver.SEATS + parking.SEAT * k + parking.THREAD_ID] = threading.get_native_id()
