@@ -379,20 +379,19 @@ def inverse_chunk(args: Any, chunk: Any, u: Any, v: Any, raw: Any) -> None:
     shift = log2_of(vectors) - RADIX_BITS
     block, sums = 1 << shift, 16 * RADIX * (PART + 1)
     parted = tail == block > PART and sums + 16 * count <= v.size
-    if parted:
-        for first in range(0, block, PART):
-            _first_pass(spectrum, at, u, v, lanes, block, first, PART)
+    part = PART if parted else block
+    for first in range(0, block, part):
+        _first_pass(spectrum, at, u, v, lanes, block, first, part)
+        if parted:
             for t in range(count):
                 h = intp(places[t]) * lanes >> 4
                 value = signed_sum16(v, 16 * (h >> shift) * (PART + 1), h & (PART - 1))
                 if first > 0:
                     value = fma16(splat16(sign_of(parity(h & first))), value, load16(v, sums + 16 * t))
                 store16(v, sums + 16 * t, value)
-    else:
-        _first_pass(spectrum, at, u, v, lanes, block, 0, block)
-        if tail < block:
-            for r in range(RADIX):
-                passes(v, r * (block + 1), shift, log2_of(tail))
+    if tail < block:
+        for r in range(RADIX):
+            passes(v, r * (block + 1), shift, log2_of(tail))
     # What a whole vector writes behind the groups that exist is the next row's, which comes after it.
     whole = lanes == 16 and (there == 16 or args[CHUNK_COUNT] == 1)
     for t in range(count):
