@@ -140,12 +140,9 @@ def finish_sums(args: Any, r: Any, j0: Any, nj: Any, sums: Any, at: Any, signs: 
     signs: bits by j - j0, as sign_at takes them, of the sums to negate; or None.
     """
     start, step, kind = row_start(args, r), args[Y_COL_STRIDE], args[ACTIVATION]
-    y, bias, bias_at = float32_array(args[Y], NO_LIMIT), float32_array(args[BIAS], NO_LIMIT), 0
-    if args[BIAS] != 0:
-        bias_at = r * args[BIAS_ROW_STRIDE] + j0
-    plain = (args[BIAS] == 0 or args[BIAS_COL_STRIDE] == 1) and kind <= RELU
-    whole = nj & ~15 if plain else 0
-    alpha, biased = splat16(float_at(args, ALPHA)), args[BIAS] != 0
+    y, alpha, biased = float32_array(args[Y], NO_LIMIT), splat16(float_at(args, ALPHA)), args[BIAS] != 0
+    bias, bias_at = float32_array(args[BIAS], NO_LIMIT), r * args[BIAS_ROW_STRIDE] + j0
+    whole = nj & ~15 if kind <= RELU and (not biased or args[BIAS_COL_STRIDE] == 1) else 0
     for j in range(0, whole, 16):
         value = load16(sums, at + j)
         if signs is not None:
