@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hashinfer.kernels import cache, compiler, intrinsics, vectors
-from hashinfer.kernels.jit import Deferred, every_kernel
+from hashinfer.kernels.jit import Deferred, entry, every_kernel, folder_of
 from hashinfer.native import libraries
 from tests import nets
 
@@ -152,6 +152,18 @@ def test_every_kernel_has_fields_and_one_name() -> None:
     kernels = every_kernel()
     assert len({k.name for k in kernels}) == len(kernels) > 20
     assert {"run_alone", "run_shared", "serve", "stop"} <= {k.name for k in kernels if k.plain}
+
+
+@entry("x")
+def foreign(_args, _tile, _scratch):
+    """A kernel whose source does not name the set."""
+
+
+def test_only_kernels_of_the_package_are_kept(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HASHINFER_CACHE_DIR", str(tmp_path))
+    assert all(folder_of(kernel) == cache.cache_folder() for kernel in every_kernel())
+    assert foreign.address != 0
+    assert not [file for file in tmp_path.rglob("*") if "foreign" in file.name]
 
 
 def test_kernels_ask_for_the_intrinsics_there_are() -> None:
