@@ -1,8 +1,8 @@
 """The nets in PyTorch, with a fast training step on one core.
 
-A hashed layer keeps the index of its virtual matrix, which never changes: a step gathers W once from [w, -w], in the
-precision of the products, and sums its gradient back into buckets in float32. W has one row more than there are
-inputs: the biases.
+A step gathers W once, in the precision of the products, and sums its gradient back into buckets in float32: by an index
+of all virtual weights, which never changes, or, of a dyadic W, run by run. W has one row more than there are inputs: the
+biases.
 """
 
 from __future__ import annotations
@@ -20,58 +20,142 @@ from torch import Tensor, nn
 from bench.paper.cells import Cell
 from hashinfer.schemes import Dyadic, Scheme
 
+_Bits = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+_Sums = npt.NDArray[np.float32]
+
+
+def _bits(x: Tensor) -> Any:
+    """A contiguous tensor's numbers as unsigned integers of their width."""
+    return x.view(torch.int16 if x.itemsize == 2 else torch.int32).numpy().view(f"u{x.itemsize}")
+
+
+class _Table:
+    """Any scheme: where each virtual weight is, doubled, with the sign hash in bit 0. The weight vector is [1, K]."""
+
+    groups = 1
+
+    def __init__(self, scheme: Scheme) -> None:
+        bucket, sign = scheme.table()
+        self._index = (2 * bucket + (sign < 0)).astype(np.int32)
+
+    def gather(self, w: _Bits, out: _Bits) -> None:
+        """Virtual weights [rows, cols] from w [K, 1]."""
+        _gather(w.reshape(-1), self._index, out)
+
+    def sum(self, grad: _Bits, sums: _Sums) -> None:
+        """Gradients of the virtual weights, summed up in buckets [K, 1], which are zero before."""
+        _sum_buckets(grad, self._index, sums.reshape(-1))
+
+
+class _Runs:
+    """The dyadic scheme: in a row of W each run of G columns, with G groups, is a row of w [width, G]."""
+
+    def __init__(self, scheme: Dyadic) -> None:
+        i, j = np.arange(scheme.rows, dtype=np.uint64), np.arange(scheme.cols, dtype=np.uint64)
+        self.groups = scheme.groups
+        t = np.arange(-(-scheme.cols // self.groups), dtype=np.uint64)
+        run = (i[:, None] & np.uint64(scheme.width - 1)) ^ scheme.permute(t)
+        self._run = run.astype(np.int32)
+        negative = scheme.row_negative(i).astype(np.uint32), scheme.col_negative(j).astype(np.uint32)
+        self._signs = {size: [(n << (8 * size - 1)).astype(f"u{size}") for n in negative] for size in (2, 4)}
+
+    def gather(self, w: _Bits, out: _Bits) -> None:
+        """Virtual weights [rows, cols] from w [width, groups]."""
+        _gather_runs(w, self._run, *self._signs[out.itemsize], out)
+
+    def sum(self, grad: _Bits, sums: _Sums) -> None:
+        """Gradients of the virtual weights, summed up in buckets [width, groups], which are zero before."""
+        _sum_runs(grad, self._run, *self._signs[4], sums)
+
 
 @numba.njit(nogil=True)
-def _sum_buckets(grad: npt.NDArray[np.float32], index: npt.NDArray[np.int32], sums: npt.NDArray[np.float32]) -> None:
-    for k in range(index.size):
-        sums[index[k]] += grad[k]
+def _gather(w: _Bits, index: npt.NDArray[np.int32], out: _Bits) -> None:
+    top = w.itemsize * 8 - 1
+    for r in range(index.shape[0]):
+        for c in range(index.shape[1]):
+            i = index[r, c]
+            out[r, c] = w[i >> 1] ^ ((i & 1) << top)
+
+
+@numba.njit(nogil=True)
+def _sum_buckets(grad: _Bits, index: npt.NDArray[np.int32], sums: _Sums) -> None:
+    shift = np.uint32(32 - grad.itemsize * 8)
+    for r in range(index.shape[0]):
+        for c in range(index.shape[1]):
+            i = index[r, c]
+            bits = (np.uint32(grad[r, c]) << shift) ^ np.uint32((i & 1) << 31)
+            sums[i >> 1] += np.uint32(bits).view(np.float32)
+
+
+@numba.njit(nogil=True)
+def _gather_runs(w: _Bits, run: npt.NDArray[np.int32], row: _Bits, col: _Bits, out: _Bits) -> None:
+    groups = w.shape[1]
+    for i in range(len(out)):
+        for t in range(run.shape[1]):
+            first = t * groups
+            target, source, sign = out[i, first : first + groups], w[run[i, t]], col[first : first + groups]
+            for g in range(target.size):
+                target[g] = source[g] ^ sign[g] ^ row[i]
+
+
+@numba.njit(nogil=True)
+def _sum_runs(
+    grad: _Bits, run: npt.NDArray[np.int32], row: npt.NDArray[np.uint32], col: npt.NDArray[np.uint32], sums: _Sums
+) -> None:
+    groups = sums.shape[1]
+    shift = np.uint32(32 - grad.itemsize * 8)
+    for i in range(len(grad)):
+        for t in range(run.shape[1]):
+            first = t * groups
+            source, target, sign = grad[i, first : first + groups], sums[run[i, t]], col[first : first + groups]
+            for g in range(source.size):
+                target[g] += np.uint32(np.uint32(source[g] << shift) ^ sign[g] ^ row[i]).view(np.float32)
 
 
 class _HashedProduct(torch.autograd.Function):
     """x @ W[:-1] + W[-1], with the gradients of x and of the weight vector [groups, width]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, index: Tensor, cols: int) -> Tensor:
-        narrow = w.t().to(x.dtype).reshape(-1)
-        full = torch.cat([narrow, -narrow]).index_select(0, index).view(-1, cols)
-        ctx.save_for_backward(x, full, index)
-        ctx.shape = w.shape
+    def forward(ctx: Any, x: Tensor, w: Tensor, virtual: _Table | _Runs, full: Tensor) -> Tensor:
+        virtual.gather(_bits(w.to(x.dtype).t().contiguous()), _bits(full))
+        ctx.save_for_backward(x)
+        ctx.full, ctx.virtual, ctx.shape = full, virtual, w.shape
         return torch.addmm(full[-1], x, full[:-1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        x, full, index = ctx.saved_tensors
-        dense = torch.empty_like(full)
+        (x,) = ctx.saved_tensors
+        to_x = grad @ ctx.full[:-1].t() if ctx.needs_input_grad[0] else None
+        # W is not needed any more: its gradient takes its place.
+        dense = ctx.full
         torch.mm(x.t(), grad, out=dense[:-1])
         torch.sum(grad, 0, out=dense[-1])
         groups, width = ctx.shape
-        sums = torch.zeros(2, width, groups)
-        _sum_buckets(dense.float().view(-1).numpy(), index.numpy(), sums.view(-1).numpy())
-        to_x = grad @ full[:-1].t() if ctx.needs_input_grad[0] else None
-        return to_x, (sums[0] - sums[1]).t(), None, None
+        sums = torch.zeros(width, groups)
+        ctx.virtual.sum(_bits(dense), sums.numpy())
+        return to_x, sums.t().contiguous(), None, None
 
 
 class HashedLayer(nn.Module):
-    """[N, rows - 1] -> [N, cols], of a scheme for W [rows, cols]; stored: `weight_vector` [K], float32."""
+    """[N, rows - 1] -> [N, cols], of a scheme for W [rows, cols]; stored: `weight_vector` [K], float32.
 
-    index: Tensor
+    All its passes share the memory of one W: the backward pass belongs to the forward pass before it.
+    """
 
     def __init__(self, scheme: Scheme) -> None:
         super().__init__()
-        bucket, sign = scheme.table()
-        self.groups = scheme.groups if isinstance(scheme, Dyadic) else 1
-        # Neighbouring columns of a dyadic W lie in neighbouring groups: bucket by bucket, groups side by side, they
-        # are neighbours in memory. Group by group they would all fall into one set of the cache.
-        group, within = np.divmod(bucket, scheme.buckets // self.groups)
-        signed = within * self.groups + group + np.where(sign < 0, scheme.buckets, 0)
-        self.register_buffer("index", torch.from_numpy(signed.astype(np.int32).reshape(-1)), persistent=False)
         self.scheme = scheme
         # Every virtual weight is a stored one up to sign, so it has the variance of He et al., 2015.
         self.weight_vector = nn.Parameter(torch.randn(scheme.buckets) * (2 / scheme.rows) ** 0.5)
+        self._virtual = _Runs(scheme) if isinstance(scheme, Dyadic) else _Table(scheme)
+        self._full: dict[torch.dtype, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        w = self.weight_vector.view(self.groups, -1)
-        out: Tensor = _HashedProduct.apply(x, w, self.index, self.scheme.cols)
+        full = self._full.get(x.dtype)
+        if full is None:
+            full = self._full[x.dtype] = torch.empty(self.scheme.rows, self.scheme.cols, dtype=x.dtype)
+        w = self.weight_vector.view(self._virtual.groups, -1)
+        out: Tensor = _HashedProduct.apply(x, w, self._virtual, full)
         return out
 
 
@@ -87,8 +171,15 @@ class DenseLayer(nn.Module):
         return torch.addmm(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
 
 
+@numba.njit(nogil=True)
+def _keep(draw: npt.NDArray[np.uint8], level: int, scale: int, out: _Bits) -> None:
+    """`scale` where a byte is at least `level`, else 0."""
+    for k in range(draw.size):
+        out[k] = scale if draw[k] >= level else 0
+
+
 class Masks:
-    """Dropout masks from bytes of NumPy's SFC64, which is many times quicker than PyTorch's generator on a CPU."""
+    """Dropout masks and noise by NumPy's SFC64, which is many times quicker than PyTorch's generator on a CPU."""
 
     def __init__(self, seed: tuple[int, ...]) -> None:
         self._random = np.random.Generator(np.random.SFC64(seed))
@@ -98,9 +189,19 @@ class Masks:
         level = round(drop * 256)
         if not level:
             return x
-        draw = np.frombuffer(self._random.bytes(x.numel()), np.uint8).reshape(x.shape)
-        keep = torch.from_numpy(draw >= level)
-        return x * keep.to(x.dtype).mul_(256 / (256 - level))
+        mask = torch.empty_like(x, requires_grad=False)
+        scale = torch.tensor(256 / (256 - level), dtype=x.dtype)
+        _keep(
+            np.frombuffer(self._random.bytes(x.numel()), np.uint8), level, _bits(scale.view(1))[0], _bits(mask.view(-1))
+        )
+        return x * mask
+
+    def noisy(self, x: Tensor, deviation: float) -> Tensor:
+        """x with normal noise of a deviation."""
+        if not deviation:
+            return x
+        noise = torch.from_numpy(self._random.standard_normal(tuple(x.shape), np.float32))
+        return x + noise.mul_(deviation).to(x.dtype)
 
 
 class Stack(nn.Module):
