@@ -72,3 +72,25 @@ def test_an_unknown_name_is_refused(name):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"HASHINFER_ISA is '{name}'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("vendor", "state", "gathers"),
+    [
+        ("GenuineIntel", "Not affected\n", True),
+        ("GenuineIntel", "Mitigation: Microcode\n", False),
+        ("GenuineIntel", None, False),
+        ("AuthenticAMD", "Not affected\n", False),
+    ],
+)
+def test_gathers_are_for_cpus_where_nothing_slows_them(tmp_path, monkeypatch, vendor, state, gathers):
+    path = tmp_path / "state"
+    if state is not None:
+        path.write_text(state)
+    monkeypatch.setattr(isa, "_GATHER_STATE", path)
+    monkeypatch.setattr(isa, "_processor", lambda: {"vendor_id": vendor})
+    monkeypatch.setattr(isa, "ISA", isa.AVX512)
+    monkeypatch.delenv("NUMBA_CPU_NAME", raising=False)
+    assert isa._gathers() is gathers
+    monkeypatch.setenv("NUMBA_CPU_NAME", "skylake-avx512")
+    assert not isa._gathers()

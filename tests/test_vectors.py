@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hashinfer.kernels import dyadic, elementwise, hadamard, hashing, intrinsics
+from hashinfer.kernels import dyadic, elementwise, hadamard, hashing, intrinsics, isa
 from hashinfer.kernels.isa import MOST_LANES, RADIX
 from hashinfer.kernels.jit import device
 from hashinfer.schemes import Xxh32
@@ -128,6 +128,31 @@ def from_bytes(x, flip, less, out):
     intrinsics.store16(out, 80, total)
 
 
+@device
+def multiply(rows, tile, sums):
+    intrinsics.products4(rows, 2, 9, 2, 7, tile, 3, sums, 5, 70)
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_products_of_four_rows(words):
+    """Every other number of rows 9 apart, by columns from the third on; both those and the sums are rows of 70."""
+    rng, wide = np.random.default_rng(4), 16 * isa.TILE_VECTORS
+    rows, tile, sums = (rng.integers(-99, 99, n).astype(np.int16) for n in (2 * 45, 2 * 560, 2 * 350))
+    if words:
+        a, b, c = rows.view(np.int32), tile.view(np.int32), sums.view(np.int32)
+        left, right = rows.reshape(-1, 2).astype(int), tile.reshape(-1, 2).astype(int)
+    else:
+        a, b, c = (v[::2].astype(np.float32) for v in (rows, tile, sums))
+        left, right = a[:, None], b[:, None]
+    expected = c.copy()
+    for r in range(4):
+        for column in range(wide):
+            for i in range(7):
+                expected[5 + 70 * r + column] += (left[2 + 9 * r + 2 * i] * right[3 + 70 * i + column]).sum()
+    multiply(a, b, c)
+    assert c.tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("flip", [0, 128])
 @pytest.mark.parametrize("seed", range(3))
 def test_bytes_as_floats_and_as_words_of_two(flip, seed):
@@ -149,14 +174,17 @@ def test_bytes_as_floats_and_as_words_of_two(flip, seed):
     assert words[5].tolist() == (wide[3:19] + (halves[2] * halves[3]).sum(1)).tolist()
 
 
-@device
 def picked(w, slots, out):
     intrinsics.store16(out, 0, intrinsics.pick16(w, slots, 1))
     intrinsics.store16(out, 16, intrinsics.weights16(w, 3))
 
 
+@pytest.mark.parametrize("gathers", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_weights_of_each_dtype(dtype):
+def test_weights_of_each_dtype(dtype, gathers, monkeypatch):
+    if gathers and isa.ISA != isa.AVX512:
+        pytest.skip("the gather is AVX-512's")
+    monkeypatch.setattr(intrinsics, "GATHERS", gathers)
     rng = np.random.default_rng(0)
     w = rng.integers(-128, 128, 40).astype(np.int8)
     if dtype == "float16":
@@ -167,7 +195,7 @@ def test_weights_of_each_dtype(dtype):
     slots = rng.integers(0, 80, 17).astype(np.int32)
     slots[1:4] = [0, 79, 78]
     out = np.empty(32, np.float32)
-    picked(w.view(np.uint16) if dtype == "float16" else w, slots, out)
+    device(picked)(w.view(np.uint16) if dtype == "float16" else w, slots, out)
     np.testing.assert_array_equal(out[:16], w[slots[1:] >> 1].astype(np.float32))
     np.testing.assert_array_equal(out[16:], w[3:19].astype(np.float32))
 

@@ -39,12 +39,11 @@ from hashinfer.kernels.hashing import (
     xxh32_finish,
     xxh32_prefix,
 )
-from hashinfer.kernels.isa import SCALAR
+from hashinfer.kernels.isa import SCALAR, TILE_VECTORS
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.rows import read_rows
 from hashinfer.kernels.vectors import (
     add_word16,
-    dot16,
     flip_odd16,
     float32_array,
     fma16,
@@ -56,6 +55,8 @@ from hashinfer.kernels.vectors import (
     load16,
     mul16,
     pick16,
+    products1,
+    products4,
     splat16,
     store16,
     transpose16,
@@ -192,68 +193,19 @@ def store64(y: Any, at: Any, a0: Any, a1: Any, a2: Any, a3: Any) -> None:
     store16(y, at + 48, a3)
 
 
-@inlined
-def added16(words: Any, x: Any, w: Any, total: Any) -> Any:
-    """total + x w: of floats, or of words, which hold two int16 each where factors, and an int32 where sums."""
-    return dot16(total, x, w) if words else fma16(x, w, total)
-
-
-@inlined
-def _multiply_row(rows: Any, t: Any, r: Any, ni: Any, tile: Any, sums: Any, words: Any) -> None:
-    s = r * STRIP
-    a0, a1, a2, a3 = load16(sums, s), load16(sums, s + 16), load16(sums, s + 32), load16(sums, s + 48)
-    for i in range(ni):
-        x, at = splat16(rows[t + i]), i * STRIP
-        a0 = added16(words, x, load16(tile, at), a0)
-        a1 = added16(words, x, load16(tile, at + 16), a1)
-        a2 = added16(words, x, load16(tile, at + 32), a2)
-        a3 = added16(words, x, load16(tile, at + 48), a3)
-    store64(sums, s, a0, a1, a2, a3)
-
-
-@inlined
-def _multiply_four_rows(rows: Any, step: Any, r: Any, ni: Any, tile: Any, sums: Any, half: Any, words: Any) -> None:
-    """As _multiply_row for rows r ... r + 3 and the 32 columns from `half` on: each vector of the tile is read once."""
-    s, t = r * STRIP + half, r * step
-    a0, a1 = load16(sums, s), load16(sums, s + 16)
-    b0, b1 = load16(sums, s + STRIP), load16(sums, s + STRIP + 16)
-    c0, c1 = load16(sums, s + 2 * STRIP), load16(sums, s + 2 * STRIP + 16)
-    d0, d1 = load16(sums, s + 3 * STRIP), load16(sums, s + 3 * STRIP + 16)
-    for i in range(ni):
-        at = i * STRIP + half
-        w0, w1 = load16(tile, at), load16(tile, at + 16)
-        x = splat16(rows[t + i])
-        a0, a1 = added16(words, x, w0, a0), added16(words, x, w1, a1)
-        x = splat16(rows[t + step + i])
-        b0, b1 = added16(words, x, w0, b0), added16(words, x, w1, b1)
-        x = splat16(rows[t + 2 * step + i])
-        c0, c1 = added16(words, x, w0, c0), added16(words, x, w1, c1)
-        x = splat16(rows[t + 3 * step + i])
-        d0, d1 = added16(words, x, w0, d0), added16(words, x, w1, d1)
-    store16(sums, s, a0)
-    store16(sums, s + 16, a1)
-    store16(sums, s + STRIP, b0)
-    store16(sums, s + STRIP + 16, b1)
-    store16(sums, s + 2 * STRIP, c0)
-    store16(sums, s + 2 * STRIP + 16, c1)
-    store16(sums, s + 3 * STRIP, d0)
-    store16(sums, s + 3 * STRIP + 16, d1)
-
-
 @device
-def multiply_tile(rows: Any, step: Any, count: Any, ni: Any, tile: Any, nj: Any, sums: Any, words: Any) -> None:
-    """sums[count, 64] += rows[count, ni] @ tile[ni, 64], at least the first nj columns; words: see added16.
+def multiply_tile(rows: Any, step: Any, count: Any, ni: Any, tile: Any, nj: Any, sums: Any) -> None:
+    """sums[count, 64] += rows[count, ni] @ tile[ni, 64], at least the first nj columns.
 
-    step: from one row to the next.
+    Where rows is of int32, factors are words of two int16, and sums int32. step: from one row to the next.
     """
     r = 0
     while r + 4 <= count:
-        _multiply_four_rows(rows, step, r, ni, tile, sums, 0, words)
-        if nj > 32:
-            _multiply_four_rows(rows, step, r, ni, tile, sums, 32, words)
+        for j in range(0, nj, 16 * TILE_VECTORS):
+            products4(rows, r * step, step, 1, ni, tile, j, sums, r * STRIP + j, STRIP)
         r += 4
     while r < count:
-        _multiply_row(rows, r * step, r, ni, tile, sums, words)
+        products1(rows, r * step, step, 1, ni, tile, 0, sums, r * STRIP, STRIP)
         r += 1
 
 
@@ -299,7 +251,7 @@ def _block(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         for first in range(0, count, ROWS_AT_ONCE):
             there = min(ROWS_AT_ONCE, count - first)
             read_rows(args, r0 + first, there, i0, ni, rows)
-            multiply_tile(rows, ni, there, ni, w_tile, nj, sums[first * STRIP :], False)
+            multiply_tile(rows, ni, there, ni, w_tile, nj, sums[first * STRIP :])
     for r in range(count):
         finish_sums(args, r0 + r, j0, nj, sums, r * STRIP, None)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hashinfer.kernels.isa import ISA, cpu_identity
+from hashinfer.kernels.isa import GATHERS, ISA, cpu_identity
 
 log = logging.getLogger("hashinfer")
 
@@ -137,5 +137,5 @@ def _sources() -> bytes:
 def current_set() -> str:
     """The set that this process uses, named by sources, versions, CPU and compiler settings."""
     named = sorted((k, v) for k, v in os.environ.items() if k.startswith("NUMBA_"))
-    digest = hashlib.sha256(_sources() + repr((sys.version, ISA, cpu_identity(), named)).encode())
+    digest = hashlib.sha256(_sources() + repr((sys.version, ISA, GATHERS, cpu_identity(), named)).encode())
     return PREFIX + digest.hexdigest()[:20]

@@ -169,12 +169,12 @@ def _block(args: Any, tile: Any, scratch: Any) -> None:
     if nj < STRIP:
         clear(int32_array(tile_at, _TILE))
     pitch = args[X_ROW_STRIDE]
-    rows = float32_array(args[X] + 4 * r0 * pitch, count * pitch)
+    rows = int32_array(args[X] + 4 * r0 * pitch, count * pitch)
     for i0 in range(0, args[INPUTS], CHUNK):
         ni = min(CHUNK, args[INPUTS] - i0)
         fill_words(args, i0, ni, j0, nj, tile_at, spare)
-        pairs, tile_words = (ni + 1) // 2, float32_array(tile_at, _TILE)
-        multiply_tile(rows[i0 // 2 :], pitch, count, pairs, tile_words, nj, sums, True)
+        pairs, tile_words = (ni + 1) // 2, int32_array(tile_at, _TILE)
+        multiply_tile(rows[i0 // 2 :], pitch, count, pairs, tile_words, nj, sums)
     found, y = int32_array(totals, count * STRIP), int32_array(args[Y], NO_LIMIT)
     for r in range(count):
         start = row_start(args, r0 + r) + j0
@@ -240,8 +240,8 @@ def integer_pixels(args: Any, tile: Any, scratch: Any) -> None:
         fill_words(args, i0, ni, j0, nj, tile_at, spare)
         read_entries(args, image, p0, count, i0, ni, entries, scratch)
         pack_tile(entries, ni, PIXELS, entry_words)
-        tile_words, sums = float32_array(tile_at, _PIXEL_TILE), float32_array(totals_at, _PIXEL_SUMS)
-        multiply_entries(entry_words, count, (ni + 1) // 2, tile_words, nj, sums, True)
+        tile_words, sums = int32_array(tile_at, _PIXEL_TILE), float32_array(totals_at, _PIXEL_SUMS)
+        multiply_entries(entry_words, count, (ni + 1) // 2, tile_words, nj, sums)
     y = int32_array(args[Y], NO_LIMIT)
     start = row_start(args, image * args[IMAGE_ROWS] + p0) + j0 * args[Y_COL_STRIDE]
     for j in range(nj):

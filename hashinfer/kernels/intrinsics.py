@@ -21,10 +21,11 @@ byte_pairs16           as byte_words16 twice, sub, and, shl, or
 byte_run16             load of <32 x i8>, xor, zext to i16, sub
 dot16                  AVX-512, AVX2: pmaddwd and an addition (one instruction with VNNI); elsewhere shifts that extend
                        each half of a word, two mul and two add on <16 x i32>
-pick16                 eight loads of a pair of slots, sixteen scalar loads of weights and insertelements: on Zen twice
-                       as fast as a gather; then as weights16
+pick16                 where the CPU GATHERS, of float: load, lshr, a gather (vgatherdps); elsewhere eight loads of a pair
+                       of slots, sixteen of weights, insertelements: on Zen twice as fast; then as weights16
 largest16              and, icmp ugt, select on the bits without their sign: a running maximum of magnitudes
 max16                  fcmp ogt, select, fcmp uno, select
+products1/4            a loop: loads of vectors, a broadcast for each row, fma16's or dot16's operation
 load_even16            two loads, a shufflevector that takes every other lane
 transpose16            sixteen loads, four times sixteen shufflevectors of two rows, sixteen stores
 nonzero16              fcmp une, bitcast of sixteen i1 to i16, ctpop
@@ -54,10 +55,11 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import extending, types
+from numba.core import cgutils
 from numba.extending import models, register_model
 from numba.np.arrayobj import populate_array
 
-from hashinfer.kernels.isa import AVX2, AVX512, FUSES, ISA, RADIX, REGISTER
+from hashinfer.kernels.isa import AVX2, AVX512, FUSES, GATHERS, ISA, RADIX, REGISTER, TILE_VECTORS
 from hashinfer.kernels.vectors import LANES
 
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -347,16 +349,68 @@ def _halves_product(builder: Any, a: Any, b: Any) -> Any:
     return parts[0] if len(parts) == 1 else builder.shuffle_vector(*parts, _words_of(range(LANES)))
 
 
+def _dot(builder: Any, a: Any, b: Any, total: Any) -> Any:
+    total, a, b = (builder.bitcast(value, _WORDS) for value in (total, a, b))
+    return builder.bitcast(builder.add(total, _halves_product(builder, a, b)), _VECTOR)
+
+
 @emits(float32x16, float32x16, float32x16, float32x16)
 def dot16(builder: Any, total: Any, a: Any, b: Any) -> Any:
     """Word by word: total (int32) and the products of both int16 halves of a and b, added up; it wraps around."""
-    total, a, b = (builder.bitcast(value, _WORDS) for value in (total, a, b))
-    return builder.bitcast(builder.add(total, _halves_product(builder, a, b)), _VECTOR)
+    return _dot(builder, a, b, total)
+
+
+def _products(height: int, vectors: int) -> Any:
+    @emits(types.none, ARRAY, *[types.intp] * 4, ARRAY, types.intp, ARRAY, types.intp, types.intp)
+    def operation(
+        builder: Any,
+        a: Any,
+        first: Any,
+        down: Any,
+        along: Any,
+        count: Any,
+        b: Any,
+        at: Any,
+        sums: Any,
+        to: Any,
+        pitch: Any,
+    ) -> None:
+        """sums[to + r pitch + c] += sum of a[first + r down + i along] b[at + i pitch + c] over i < count.
+
+        r < height, c < 16 vectors. Where a is of int32, numbers are words as dot16 has them.
+        """
+        added = _dot if a.type.pointee == _I32 else _fma
+        starts = _offsets(builder, to, pitch, height)
+        places = [_at(builder, sums, c) for start in starts for c in _offsets(builder, start, _INDEX(LANES), vectors)]
+        totals = [cgutils.alloca_once_value(builder, builder.load(place, align=4)) for place in places]
+        with cgutils.for_range(builder, count) as loop:
+            start = builder.add(at, builder.mul(loop.index, pitch))
+            right = [
+                builder.load(_at(builder, b, c), align=4) for c in _offsets(builder, start, _INDEX(LANES), vectors)
+            ]
+            start = builder.add(first, builder.mul(loop.index, along))
+            left = [_splat(builder, builder.load(builder.gep(a, [r]))) for r in _offsets(builder, start, down, height)]
+            pairs = [(x, y) for x in left for y in right]
+            for total, (x, y) in zip(totals, pairs, strict=True):
+                builder.store(added(builder, x, y, builder.load(total)), total)
+        for place, total in zip(places, totals, strict=True):
+            builder.store(builder.load(total), place, align=4)
+
+    return operation
+
+
+products1, products4 = _products(1, 4), _products(4, TILE_VECTORS)
 
 
 @emits(float32x16, ARRAY, ARRAY, types.intp)
 def pick16(builder: Any, w: Any, slots: Any, offset: Any) -> Any:
     """w[slot >> 1] for the sixteen signed slots from slots[offset] on (int32), of any stored dtype, without signs."""
+    if GATHERS and w.type.pointee == _F32:
+        kind = ir.FunctionType(_VECTOR, [_VECTOR, w.type, _WORDS, _MASK, _I32])
+        gather = builder.module.declare_intrinsic("llvm.x86.avx512.mask.gather.dps.512", fnty=kind)
+        words = builder.load(_at(builder, slots, offset, _WORDS), align=4)
+        index = builder.lshr(words, _words(1))
+        return builder.call(gather, [_ZEROS, w, index, ir.Constant(_MASK, [1] * LANES), _I32(4)])
     found = ir.Constant(ir.VectorType(w.type.pointee, LANES), ir.Undefined)
     for lane in range(0, LANES, 2):
         place = builder.bitcast(builder.gep(slots, [builder.add(offset, _INDEX(lane))]), _I64.as_pointer())

@@ -7,44 +7,16 @@ Scratch: lane places, entries [64 x 128], W tile [64 x 64], sums [64 x 128], slo
 from typing import Any
 
 from hashinfer.kernels.arguments import IMAGE_ROWS, INPUTS, NO_LIMIT
-from hashinfer.kernels.blocks import BUCKETS, DENSE, HASHED, STRIP, W, added16, fill, strip_at
+from hashinfer.kernels.blocks import BUCKETS, DENSE, HASHED, STRIP, W, fill, strip_at
 from hashinfer.kernels.blocks import CHUNK as FILLED
 from hashinfer.kernels.elementwise import clear
+from hashinfer.kernels.isa import TILE_VECTORS
 from hashinfer.kernels.jit import device, entry, inlined
 from hashinfer.kernels.pixels import PIXELS, PLACES_BYTES, finish_pixels, read_pixels
-from hashinfer.kernels.vectors import float32_array, int8_array, int32_array, load16, splat16, store16, uint16_array
+from hashinfer.kernels.vectors import float32_array, int8_array, int32_array, load16, products4, uint16_array
 
 BLOCK, CHUNK = 128, 64
 SCRATCH_BYTES = PLACES_BYTES + 4 * (CHUNK * BLOCK + CHUNK * STRIP + STRIP * BLOCK + 2 * FILLED + PIXELS)
-
-
-@inlined
-def _multiply(entries: Any, ni: Any, tile: Any, p: Any, j: Any, sums: Any, words: Any) -> None:
-    """sums[j : j + 4, p : p + 32] += tile[:, j : j + 4]^T @ entries[:, p : p + 32]."""
-    s = j * BLOCK + p
-    a0, a1 = load16(sums, s), load16(sums, s + 16)
-    b0, b1 = load16(sums, s + BLOCK), load16(sums, s + BLOCK + 16)
-    c0, c1 = load16(sums, s + 2 * BLOCK), load16(sums, s + 2 * BLOCK + 16)
-    d0, d1 = load16(sums, s + 3 * BLOCK), load16(sums, s + 3 * BLOCK + 16)
-    for i in range(ni):
-        x0, x1 = load16(entries, i * BLOCK + p), load16(entries, i * BLOCK + p + 16)
-        at = i * STRIP + j
-        w = splat16(tile[at])
-        a0, a1 = added16(words, x0, w, a0), added16(words, x1, w, a1)
-        w = splat16(tile[at + 1])
-        b0, b1 = added16(words, x0, w, b0), added16(words, x1, w, b1)
-        w = splat16(tile[at + 2])
-        c0, c1 = added16(words, x0, w, c0), added16(words, x1, w, c1)
-        w = splat16(tile[at + 3])
-        d0, d1 = added16(words, x0, w, d0), added16(words, x1, w, d1)
-    store16(sums, s, a0)
-    store16(sums, s + 16, a1)
-    store16(sums, s + BLOCK, b0)
-    store16(sums, s + BLOCK + 16, b1)
-    store16(sums, s + 2 * BLOCK, c0)
-    store16(sums, s + 2 * BLOCK + 16, c1)
-    store16(sums, s + 3 * BLOCK, d0)
-    store16(sums, s + 3 * BLOCK + 16, d1)
 
 
 @inlined
@@ -64,11 +36,11 @@ def read_entries(args: Any, image: Any, p0: Any, count: Any, i0: Any, ni: Any, e
 
 
 @device
-def multiply_entries(entries: Any, count: Any, ni: Any, tile: Any, nj: Any, sums: Any, words: Any) -> None:
-    """sums[nj, 128] += tile[ni, 64]^T @ entries[ni, 128], at least the first `count` columns; words: see added16."""
-    for p in range(0, count, 2 * PIXELS):
+def multiply_entries(entries: Any, count: Any, ni: Any, tile: Any, nj: Any, sums: Any) -> None:
+    """sums[nj, 128] += tile[ni, 64]^T @ entries[ni, 128], at least the first `count` columns; see multiply_tile."""
+    for p in range(0, count, PIXELS * TILE_VECTORS):
         for j in range(0, nj, 4):
-            _multiply(entries, ni, tile, p, j, sums, words)
+            products4(tile, j, 1, STRIP, ni, entries, p, sums, j * BLOCK + p, BLOCK)
 
 
 @device
@@ -86,7 +58,7 @@ def _pixels(args: Any, tile: Any, scratch: Any, w: Any) -> None:
         ni = min(CHUNK, args[INPUTS] - i0)
         fill(args, w, i0, ni, j0, nj, w_tile, found)
         read_entries(args, image, p0, count, i0, ni, entries, scratch)
-        multiply_entries(entries, count, ni, w_tile, nj, sums, False)
+        multiply_entries(entries, count, ni, w_tile, nj, sums)
     for j in range(nj):
         for p in range(0, count, PIXELS):
             there = min(PIXELS, count - p)

@@ -24,7 +24,7 @@ from hashinfer.kernels import (
     xxh32,
     xxh32_small,
 )
-from hashinfer.kernels.isa import INTEGER, ISA, SCALAR
+from hashinfer.kernels.isa import GATHERS, INTEGER, ISA, SCALAR
 from hashinfer.kernels.pixels import PIXELS
 from hashinfer.kernels.vectors import LANES
 from hashinfer.ops.base import Arrays, Call, Inputs, Operand, TensorType, Types, optional
@@ -53,13 +53,16 @@ SPLIT_NS, FEW_SPLIT = 40_000, 8
 """A row that takes longer is cut, for threads to share: a dyadic one by chunks of groups, where there are few rows."""
 FEWEST = 0.03
 """Share of inputs that are not zero below which no rows are expected."""
+MOST_COUNTING = 0.04
+"""Share of a product's time that counting them may take."""
 
 FIRST_CACHE, GROUPED = 48 * 1024, 16
 """Bytes of w up to which its reads are fast; the block from which runs are read as whole vectors."""
 
 # Rough times on one thread in nanoseconds: what `candidates` are told apart by.
-_NS_HASH, _NS_FILL_SLOWLY = 0.2, 3.0
-_LISTED, _FILLED = ((0.28, 0.08), (0.062, 0.011)), ((0.34, 0.042), (0.135, 0.025))
+_NS_HASH, _NS_FILL_SLOWLY, _NS_COUNT = 0.2, 3.0, 0.09
+_LISTED = (0.125, 0.09) if GATHERS else (0.28, 0.08), (0.062, 0.011)
+_FILLED = (0.14, 0.035) if GATHERS else (0.34, 0.042), (0.135, 0.025)
 _NS_XOR, _NS_TILE, _NS_READ_ROW, _NS_LIST = 0.8, 500.0, 0.3, 1.0
 _NS_ROW, _NS_FOLD, _NS_FINISH, _NS_PATCH = 100.0, 0.1, 0.1, 2.0
 _NS_STAGE, _NS_PIXEL, _NS_OUTPUT, _NS_UNPACK = 0.2, 2.0, 2.0, 0.5
@@ -232,7 +235,8 @@ def _by_hash(matrix: HashedMatrix, source: Rows, transposed: bool) -> list[Emiss
         return [together]
     alone = _xxh32_rows_emission(matrix, source)
     found = [together, alone]
-    if matrix.finite and alone.work * FEWEST < together.work < alone.work:
+    counting = _NS_COUNT * source.rows * source.inputs
+    if matrix.finite and alone.work * FEWEST < together.work < alone.work and counting < MOST_COUNTING * together.work:
         found.append(_xxh32_by_zeros(source, together, alone))
     return found
 
