@@ -1,8 +1,8 @@
 """The nets in PyTorch, with a fast training step on one core.
 
 A step gathers W once, in the precision of the products, and sums its gradient back into buckets in float32: by an index
-of all virtual weights, which never changes, or, of a dyadic W, run by run. W has one row more than there are inputs: the
-biases.
+of all virtual weights, which never changes, or, of a dyadic W, run by run. W has one row more than there are inputs:
+the biases.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ byte_pairs16           as byte_words16 twice, sub, and, shl, or
 byte_run16             load of <32 x i8>, xor, zext to i16, sub
 dot16                  AVX-512, AVX2: pmaddwd and an addition (one instruction with VNNI); elsewhere shifts that extend
                        each half of a word, two mul and two add on <16 x i32>
-pick16                 where the CPU GATHERS, of float: load, lshr, a gather (vgatherdps); elsewhere eight loads of a pair
-                       of slots, sixteen of weights, insertelements: on Zen twice as fast; then as weights16
+pick16                 floats where isa.GATHERS: load, lshr, vgatherdps; else eight loads of a pair of slots, sixteen
+                       scalar loads of weights and insertelements: on Zen twice as fast; then as weights16
 largest16              and, icmp ugt, select on the bits without their sign: a running maximum of magnitudes
 max16                  fcmp ogt, select, fcmp uno, select
 products1/4            a loop: loads of vectors, a broadcast for each row, fma16's or dot16's operation
