@@ -54,6 +54,7 @@ from hashinfer.kernels.vectors import (
     intp_at,
     load16,
     mul16,
+    narrow_products4,
     pick16,
     products1,
     products4,
@@ -202,7 +203,10 @@ def multiply_tile(rows: Any, step: Any, count: Any, ni: Any, tile: Any, nj: Any,
     r = 0
     while r + 4 <= count:
         for j in range(0, nj, 16 * TILE_VECTORS):
-            products4(rows, r * step, step, 1, ni, tile, j, sums, r * STRIP + j, STRIP)
+            if nj <= 16:
+                narrow_products4(rows, r * step, step, 1, ni, tile, j, sums, r * STRIP + j, STRIP)
+            else:
+                products4(rows, r * step, step, 1, ni, tile, j, sums, r * STRIP + j, STRIP)
         r += 4
     while r < count:
         products1(rows, r * step, step, 1, ni, tile, 0, sums, r * STRIP, STRIP)

@@ -399,7 +399,7 @@ def _products(height: int, vectors: int) -> Any:
     return operation
 
 
-products1, products4 = _products(1, 4), _products(4, TILE_VECTORS)
+products1, products4, narrow_products4 = _products(1, 4), _products(4, TILE_VECTORS), _products(4, 1)
 
 
 @emits(float32x16, ARRAY, ARRAY, types.intp)

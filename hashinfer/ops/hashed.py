@@ -53,7 +53,7 @@ SPLIT_NS, FEW_SPLIT = 40_000, 8
 """A row that takes longer is cut, for threads to share: a dyadic one by chunks of groups, where there are few rows."""
 FEWEST = 0.03
 """Share of inputs that are not zero below which no rows are expected."""
-MOST_COUNTING = 0.04
+MOST_COUNTING = 0.07
 """Share of a product's time that counting them may take."""
 
 FIRST_CACHE, GROUPED = 48 * 1024, 16
