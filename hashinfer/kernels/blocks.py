@@ -203,10 +203,11 @@ def multiply_tile(rows: Any, step: Any, count: Any, ni: Any, tile: Any, nj: Any,
     r = 0
     while r + 4 <= count:
         for j in range(0, nj, 16 * TILE_VECTORS):
+            t, s = r * step, r * STRIP + j
             if nj <= 16:
-                narrow_products4(rows, r * step, step, 1, ni, tile, j, sums, r * STRIP + j, STRIP)
+                narrow_products4(rows, t, step, 1, ni, tile, j, sums, s, STRIP)
             else:
-                products4(rows, r * step, step, 1, ni, tile, j, sums, r * STRIP + j, STRIP)
+                products4(rows, t, step, 1, ni, tile, j, sums, s, STRIP)
         r += 4
     while r < count:
         products1(rows, r * step, step, 1, ni, tile, 0, sums, r * STRIP, STRIP)

@@ -363,19 +363,9 @@ def dot16(builder: Any, total: Any, a: Any, b: Any) -> Any:
 def _products(height: int, vectors: int) -> Any:
     @emits(types.none, ARRAY, *[types.intp] * 4, ARRAY, types.intp, ARRAY, types.intp, types.intp)
     def operation(
-        builder: Any,
-        a: Any,
-        first: Any,
-        down: Any,
-        along: Any,
-        count: Any,
-        b: Any,
-        at: Any,
-        sums: Any,
-        to: Any,
-        pitch: Any,
+        builder: Any, a: Any, first: Any, down: Any, along: Any, n: Any, b: Any, at: Any, sums: Any, to: Any, pitch: Any
     ) -> None:
-        """sums[to + r pitch + c] += sum of a[first + r down + i along] b[at + i pitch + c] over i < count.
+        """sums[to + r pitch + c] += sum of a[first + r down + i along] b[at + i pitch + c] over i < n.
 
         r < height, c < 16 vectors. Where a is of int32, numbers are words as dot16 has them.
         """
@@ -383,15 +373,14 @@ def _products(height: int, vectors: int) -> Any:
         starts = _offsets(builder, to, pitch, height)
         places = [_at(builder, sums, c) for start in starts for c in _offsets(builder, start, _INDEX(LANES), vectors)]
         totals = [cgutils.alloca_once_value(builder, builder.load(place, align=4)) for place in places]
-        with cgutils.for_range(builder, count) as loop:
+        with cgutils.for_range(builder, n) as loop:
             start = builder.add(at, builder.mul(loop.index, pitch))
-            right = [
-                builder.load(_at(builder, b, c), align=4) for c in _offsets(builder, start, _INDEX(LANES), vectors)
-            ]
+            across = _offsets(builder, start, _INDEX(LANES), vectors)
+            right = [builder.load(_at(builder, b, c), align=4) for c in across]
             start = builder.add(first, builder.mul(loop.index, along))
             left = [_splat(builder, builder.load(builder.gep(a, [r]))) for r in _offsets(builder, start, down, height)]
-            pairs = [(x, y) for x in left for y in right]
-            for total, (x, y) in zip(totals, pairs, strict=True):
+            for k, total in enumerate(totals):
+                x, y = left[k // vectors], right[k % vectors]
                 builder.store(added(builder, x, y, builder.load(total)), total)
         for place, total in zip(places, totals, strict=True):
             builder.store(builder.load(total), place, align=4)

@@ -96,16 +96,12 @@ FUSES = ISA in (AVX512, AVX2)
 
 
 def _gathers() -> bool:
-    if ISA != AVX512 or "NUMBA_CPU_NAME" in os.environ or _processor().get("vendor_id") != "GenuineIntel":
-        return False
-    try:
-        return _GATHER_STATE.read_text().strip() == "Not affected"
-    except OSError:
-        return False
+    intel = ISA == AVX512 and "NUMBA_CPU_NAME" not in os.environ and _processor().get("vendor_id") == "GenuineIntel"
+    return intel and _GATHER_STATE.exists() and _GATHER_STATE.read_text().strip() == "Not affected"
 
 
 GATHERS = _gathers()
-"""Whether a gather is faster than sixteen loads: with AVX-512 by Intel, where no microcode slows it (Downfall)."""
+"""Whether a gather beats sixteen loads: by Intel's AVX-512, where no microcode slows it (Downfall)."""
 TILE_VECTORS = 4 if ISA == AVX512 else 1
 """Vectors of sixteen columns, of four rows each, that a product with a tile of W sums up in registers."""
 MOST_LANES = 1 if SCALAR else 16
