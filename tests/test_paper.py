@@ -286,9 +286,23 @@ def test_a_teacher_sees_whole_inputs() -> None:
             seen.append(x)
             return super().forward(x, masks, drop)
 
-    recipe, net = train.Recipe(precision="float32"), Net(SMALL)
-    train.loss_of(net, x, label, recipe, (0.5, 0.5), Masks((1,)), Teacher(SMALL))
-    assert [(each == x).all().item() for each in seen] == [True]
+    recipe = train.Recipe(effort=16.0, precision="float32")
+    rect = Cell("RECT", 3, 8, cells.HASHNET_DK, "xxh32")
+    train.train(rect, recipe, x, label % 2, teacher=Teacher(rect.teacher))
+    assert [torch.equal(each, x) for each in seen] == [True]
+
+
+def test_few_images_get_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, label = images(40)
+    seen = []
+    monkeypatch.setattr(Net, "forward", lambda self, x, *rest: seen.append(x) or super(Net, self).forward(x, *rest))
+    recipe = train.Recipe(effort=4.0, noise_few=0.5, precision="float32")
+    for name in ("RECT", "CONVEX"):
+        cell = Cell(name, 3, 64, cells.NN)
+        train.train(cell, recipe, torch.zeros_like(x), label % 2)
+    half = len(seen) // 2
+    assert all(float(x.std()) == pytest.approx(0.5, rel=0.05) for x in seen[:half])
+    assert not any(x.any() for x in seen[half:])
 
 
 def test_the_pace_rises_then_falls() -> None:
@@ -327,8 +341,8 @@ def test_dropout_goes_by_storage_not_by_kind_of_net() -> None:
 def test_every_field_of_the_recipe_changes_its_digest() -> None:
     base, cell = train.Recipe(), Cell("MNIST", 3, 64, cells.HASHNET_DK, "dyadic")
     alone, deep = (Cell("MNIST", depth, 64, cells.HASHNET, "dyadic") for depth in (3, 5))
-    grey = Cell("BG-IMG", 3, 64, cells.HASHNET, "dyadic")
-    found: dict[Cell, set[str]] = {cell: set(), alone: set(), deep: set(), grey: set()}
+    grey, few = (Cell(data, 3, 64, cells.HASHNET, "dyadic") for data in ("BG-IMG", "RECT"))
+    found: dict[Cell, set[str]] = {cell: set(), alone: set(), deep: set(), grey: set(), few: set()}
     for name, value in vars(base).items():
         other = "float32" if isinstance(value, str) else value + 1
         changed = train.Recipe(**{**vars(base), name: other})
@@ -336,10 +350,11 @@ def test_every_field_of_the_recipe_changes_its_digest() -> None:
             if changed.digest(one) != base.digest(one):
                 names.add(name)
     of_distilling = {"distill", "warmth", "taught"}
-    assert found[cell] == set(vars(base)) - {"drop_deep", "drop_grey"}
+    assert found[cell] == set(vars(base)) - {"drop_deep", "drop_grey", "noise_few"}
     assert found[alone] == found[cell] - of_distilling
     assert found[deep] == found[alone] - {"drop"} | {"drop_deep"}
     assert found[grey] == found[alone] - {"drop_in"} | {"drop_grey"}
+    assert found[few] == found[alone] | {"noise_few"}
 
 
 def test_inputs_are_zero_at_the_median_level() -> None:
@@ -354,10 +369,10 @@ def test_inputs_are_zero_at_the_median_level() -> None:
     assert not train.Scale.of(image).inputs(image)[:, 10 * 28 :].any()
 
 
-def test_a_digest_tells_a_set_whose_median_is_not_black() -> None:
+def test_a_digest_tells_a_set_whose_median_is_not_black_and_one_of_few_images() -> None:
     digests = {name: train.Recipe().digest(Cell(name, 3, 8, cells.NN)) for name in sets.NAMES}
-    assert {name for name in sets.NAMES if digests[name] != digests["MNIST"]} == set(sets.GREY)
-    assert len(set(digests.values())) == 2
+    assert {name for name in sets.NAMES if digests[name] != digests["MNIST"]} == {*sets.GREY, "RECT"}
+    assert len(set(digests.values())) == 3
 
 
 @pytest.fixture

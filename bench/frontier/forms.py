@@ -85,7 +85,7 @@ def dense(units: Iterable[int]) -> Stack:
 
 
 def hashed(scheme: str, units: list[int], budget: int, seed: int) -> Stack:
-    """Fresh hashed layers of at most `budget` numbers; biases are a row of each W (bench.paper.cells has the rule)."""
+    """Fresh hashed layers of at most `budget` numbers; biases are a row of each W, as in bench.paper."""
     kind = scheme_named(scheme)
     (m, n), (o, p) = (units[0] + 1, units[1]), (units[1] + 1, units[2])
     last = min(1024, budget // 4, o * p)

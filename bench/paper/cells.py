@@ -15,8 +15,9 @@ WIDE = 1000
 DEPTHS = (3, 5)
 RATIOS = (8, 64)
 SCHEMES = ("xxh32", "dyadic")
-OUT_BUCKETS = 1024
-"""K of the output layer: one bucket for each of its 1001 inputs, shared by the classes; small beside the budget."""
+OUT_BUCKETS = 65536
+"""K of the output layer times the compression factor, where that many virtual weights exist: 8192 buckets at 1/8 and
+1024, one for each of 1001 inputs, at 1/64."""
 
 TEACHER, NN, DK, HASHNET, HASHNET_DK = "full", "NN", "DK", "HashNet", "HashNet_DK"
 INFLATED_UNITS = 50
@@ -80,12 +81,13 @@ class Cell:
     def schemes(self) -> list[Scheme]:
         """The schemes of a hashed net's layers. Each W has one more row than inputs: the biases, hashed as well.
 
-        The output layer gets OUT_BUCKETS, the others share the rest by their virtual sizes.
+        The output layer's come from OUT_BUCKETS, the others share the rest by their virtual sizes.
         """
         kind = scheme_named(self.scheme)
         shapes = [(m + 1, n) for m, n in pairwise(self.units)]
         *hidden, (rows, cols) = shapes
-        rest = self.budget - min(OUT_BUCKETS, rows * cols)
+        last = min(round(OUT_BUCKETS * self.budget / numbers(self.units)), rows * cols)
+        rest = self.budget - last
         # A dyadic layer's K is a multiple of its width, which is the same for all hidden layers of these nets.
         step = 1 << (hidden[0][0] - 1).bit_length() if kind is Dyadic else 1
         counts = shares(rest // step, [m * n for m, n in hidden])

@@ -97,22 +97,49 @@ def load(name: str, data: Path, cache: Path) -> DataSet:
     return DataSet(name, image[:seen], label[:seen], image[seen:], label[seen:], size.valid)
 
 
+def spare(name: str, data: Path) -> tuple[Images, Labels]:
+    """Images of the set's kind that are in none of its parts, for choosing a recipe.
+
+    Of sets of digits they are varied from those that the set leaves over, of RECT and CONVEX they are as many as those
+    have test images; of MNIST there are none.
+    """
+    size = SIZES[name]
+    rng = np.random.default_rng([SEED, NAMES.index(name), 1])
+    if name in ("RECT", "CONVEX"):
+        return _shapes(name, size.test, rng)
+    image, label = digits(data)
+    if name == "MNIST":
+        return image[:0], label[:0]
+    left = _order(size, np.random.default_rng([SEED, NAMES.index(name)]))[size.train + size.valid + size.test :]
+    return _VARIATIONS[name](image[left], rng), label[left]
+
+
 def _make(name: str, data: Path) -> tuple[Images, Labels]:
     """All images of a set, training, validation and test in this order."""
     size = SIZES[name]
     # One stream for each set: a set is the same whether the others are made or not.
     rng = np.random.default_rng([SEED, NAMES.index(name)])
     if name in ("RECT", "CONVEX"):
-        draw = shapes.rectangles if name == "RECT" else shapes.convex
-        return draw(size.train + size.valid + size.test, rng)
+        return _shapes(name, size.train + size.valid + size.test, rng)
     image, label = digits(data)
     if name == "MNIST":
         return image, label
-    # The training digits are MNIST's own training digits, as many test digits as there are come from its test set.
-    order = np.concatenate([rng.permutation(60_000), 60_000 + rng.permutation(10_000)])
-    order = order[: size.train + size.valid], order[size.train + size.valid :]
-    order = np.concatenate([order[0], rng.permutation(order[1])[: size.test]])
+    order = _order(size, rng)[: size.train + size.valid + size.test]
     return _VARIATIONS[name](image[order], rng), label[order]
+
+
+def _shapes(name: str, count: int, rng: np.random.Generator) -> tuple[Images, Labels]:
+    return (shapes.rectangles if name == "RECT" else shapes.convex)(count, rng)
+
+
+def _order(size: Size, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """All of MNIST's digits: a set's training, validation and test digits, then those left over.
+
+    Its training digits are MNIST's own training digits, as many test digits as there are come from its test set.
+    """
+    order = np.concatenate([rng.permutation(60_000), 60_000 + rng.permutation(10_000)])
+    seen = size.train + size.valid
+    return np.concatenate([order[:seen], rng.permutation(order[seen:])])
 
 
 def _basic(image: Images, rng: np.random.Generator) -> Images:

@@ -17,10 +17,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.paper.cells import OUT_BUCKETS, PIXELS, WIDE, Cell, numbers
+from bench.paper.cells import PIXELS, WIDE, Cell, numbers
 from bench.paper.nets import Masks, Net, Stack
-from bench.paper.sets import GREY, VERSION, Images
+from bench.paper.sets import GREY, SIZES, VERSION, Images
 from hashinfer.files import atomic_write
+
+FEW = 2000
+NO_BUCKETS = 1024
+"""In the digests of dense nets; any number would do."""
+
+
+def images(data: str) -> int:
+    """How many a set's final nets are trained on."""
+    return SIZES[data].train + SIZES[data].valid
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,11 @@ class Recipe:
     a hundredth. drop_in, drop, drop_deep: dropout of the full net's inputs, of its hidden units where there is one
     layer of them, and where there are several, which each add noise; ease: the part of these that each halving of the
     storage takes off, whatever kind of net spends it. drop_grey: dropout of the inputs of every net in place of
-    drop_in, of a set where few inputs are 0. smooth: label smoothing. ema: the decay of the average over the steps that
+    drop_in, of a set where few inputs are 0. noise_few: the deviation of normal noise on the inputs of every net, of a
+    set of fewer than FEW images. smooth: label smoothing. ema: the decay of the average over the steps that
     is kept in the end. For distilled cells, distill: the weight of the teacher's answers at temperature `warmth`, for
-    inputs without dropout; taught: the share of the hidden units' dropout that is left. precision: of the hidden
-    layers' products.
+    inputs without dropout or noise; taught: the share of the hidden units' dropout that is left. precision: of the
+    hidden layers' products.
     """
 
     effort: float = 2600.0
@@ -46,8 +56,9 @@ class Recipe:
     drop_in: float = 0.25
     drop_grey: float = 0.5
     drop: float = 0.5
-    drop_deep: float = 0.25
+    drop_deep: float = 0.15
     ease: float = 0.1
+    noise_few: float = 1.0
     smooth: float = 0.0
     ema: float = 0.998
     distill: float = 0.7
@@ -77,17 +88,24 @@ class Recipe:
         hidden = (self.drop if depth == 3 else self.drop_deep) * part
         return self.drop_grey if grey else self.drop_in * part, hidden * self.taught if distilled else hidden
 
+    def noise(self, cell: Cell) -> float:
+        """The deviation of the noise on a cell's inputs, which have deviation 1."""
+        return self.noise_few if images(cell.data) < FEW else 0.0
+
     def digest(self, cell: Cell) -> str:
         """Eight hexadecimal digits of what a cell's training depends on beside the cell itself.
 
         These are the recipe, without the parts on distilling for a cell that is not distilled, on nets of another depth
-        and on sets of another kind, the data sets' version and the rule for K.
+        and on sets of another kind, the data sets' version and, for a hashed net, K of its output layer.
         """
         fields = asdict(self)
         del fields["drop_deep" if cell.depth == 3 else "drop"], fields["drop_in" if cell.data in GREY else "drop_grey"]
+        if images(cell.data) >= FEW:
+            del fields["noise_few"]
         if not cell.distilled:
             del fields["distill"], fields["warmth"], fields["taught"]
-        text = json.dumps([fields, VERSION, OUT_BUCKETS], sort_keys=True)
+        last = cell.schemes()[-1].buckets if cell.scheme else NO_BUCKETS
+        text = json.dumps([fields, VERSION, last], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -129,13 +147,13 @@ def train(
     torch.manual_seed(cell.seed)
     net, mean, epochs = Net(cell), Net(cell), recipe.epochs(len(x))
     identity = {"cell": cell.name, "recipe": recipe.digest(cell), "images": len(x)}
-    run = Run(cell.seed, epochs, recipe.drops(cell), identity, checkpoint, progress)
+    run = Run(cell.seed, epochs, recipe.drops(cell), recipe.noise(cell), identity, checkpoint, progress)
     return mean, fit(net, mean, recipe, run, x, label, teacher), epochs
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its seed, its epochs, dropout of the inputs and of the hidden units, and where it is kept.
+    """One training: its seed, epochs, dropout of inputs and of hidden units, noise on inputs, and where it is kept.
 
     identity: what a checkpoint must say of itself.
     """
@@ -143,6 +161,7 @@ class Run:
     seed: int
     epochs: int
     drop: tuple[float, float]
+    noise: float
     identity: dict[str, Any]
     checkpoint: Path | None = None
     progress: Callable[[int, int], None] | None = None
@@ -167,6 +186,7 @@ def fit(net: Stack, mean: Stack, recipe: Recipe, run: Run, x: Tensor, label: Ten
         optimizer.load_state_dict(saved["optimizer"])
         first, before = saved["epochs"], saved["seconds"]
     narrow = x.to(getattr(torch, recipe.precision))
+    answers = None if teacher is None else functional.softmax(logits_of(teacher, narrow) / recipe.warmth, 1)
     began = time.perf_counter()
     every = max(1, run.epochs // 8)
     for epoch in range(first, run.epochs):
@@ -176,7 +196,8 @@ def fit(net: Stack, mean: Stack, recipe: Recipe, run: Run, x: Tensor, label: Ten
         for at in order.split(recipe.batch_at(epoch, run.epochs, len(x))):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * pace((epoch + done / len(x)) / run.epochs, recipe.rise)
-            loss = loss_of(net, narrow[at], label[at], recipe, run.drop, masks, teacher)
+            logits = net(masks.noisy(narrow[at], run.noise), masks, run.drop)
+            loss = loss_of(logits, label[at], recipe, None if answers is None else answers[at])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -200,17 +221,15 @@ def pace(done: float, rise: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
 
 
-def loss_of(
-    net: Stack, x: Tensor, label: Tensor, recipe: Recipe, drop: tuple[float, float], masks: Masks, teacher: Stack | None
-) -> Tensor:
-    """Cross entropy with the labels and, where there is a teacher, with its softened answers (Hinton et al., 2015)."""
-    logits = net(x, masks, drop)
+def loss_of(logits: Tensor, label: Tensor, recipe: Recipe, answers: Tensor | None) -> Tensor:
+    """Cross entropy with the labels and, where there are any, with a teacher's softened answers (Hinton et al., 2015).
+
+    answers: shares [N, classes], at temperature recipe.warmth.
+    """
     loss = functional.cross_entropy(logits, label, label_smoothing=recipe.smooth)
-    if teacher is None:
+    if answers is None:
         return loss
-    with torch.no_grad():
-        soft = functional.softmax(teacher(x) / recipe.warmth, 1)
-    taught = functional.cross_entropy(logits / recipe.warmth, soft)
+    taught = functional.cross_entropy(logits / recipe.warmth, answers)
     return (1 - recipe.distill) * loss + recipe.distill * recipe.warmth**2 * taught
 
 

@@ -2,8 +2,9 @@
 
     python -m bench.paper.tune --data DIR --cache DIR --cells ROT:3:64:HashNet:dyadic ... -- lr=0.003 drop=0.3
 
-Trains the named cells on the training part alone and appends the validation error of each to the CSV file. Every
-argument after -- changes one field of the recipe.
+Trains the named cells on the training part alone and appends the validation error of each to the CSV file: of the
+validation images and of those that no part of the set has (sets.spare). Every argument after -- changes one field of
+the recipe.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import csv
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bench.paper.cells import Cell
 from bench.paper.nets import Net
-from bench.paper.sets import load
+from bench.paper.sets import load, spare
 from bench.paper.train import Recipe, Scale, error_percent, logits_of, tensor, train
 
 CELL = ("set", "depth", "ratio", "method", "scheme", "seed")
@@ -29,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of MNIST's four files")
     parser.add_argument("--cache", type=Path, required=True, help="where the made sets are kept")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "tuning.csv")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "choice.csv")
     parser.add_argument("--cells", nargs="+", required=True, metavar="SET:DEPTH:RATIO:METHOD[:SCHEME[:SEED]]")
     parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="of the recipe")
     options = parser.parse_args()
@@ -43,7 +45,9 @@ def main() -> None:
         cell = Cell(name, int(depth), int(ratio), method, *rest[:1], *map(int, rest[1:]))
         data = load(name, options.data, options.cache)
         seen = len(data.image) - data.valid
-        x, label = Scale.of(data.image[:seen]).inputs(data.image), tensor(data.label)
+        more, of_more = spare(name, options.data)
+        x = Scale.of(data.image[:seen]).inputs(np.concatenate([data.image, more]))
+        label = tensor(np.concatenate([data.label, of_more]))
         if cell.distilled and cell.teacher not in teachers:
             full = train(cell.teacher, recipe, x[:seen], label[:seen])[0]
             teachers[cell.teacher] = full.narrow(getattr(torch, recipe.precision))
