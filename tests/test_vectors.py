@@ -124,8 +124,6 @@ def from_bytes(x, flip, less, out):
     intrinsics.store16(out, 48, intrinsics.byte_run16(x, 7, flip, less))
     halves = intrinsics.pair16(intrinsics.load16(out, 0), intrinsics.bytes16(x, 20, flip))
     intrinsics.store16(out, 64, halves)
-    total = intrinsics.dot16(words, intrinsics.load16(out, 32), intrinsics.load16(out, 48))
-    intrinsics.store16(out, 80, total)
 
 
 @device
@@ -137,7 +135,7 @@ def multiply(rows, tile, sums):
 def test_products_of_four_rows(words):
     """Every other number of rows 9 apart, by columns from the third on; both those and the sums are rows of 70."""
     rng, wide = np.random.default_rng(4), 16 * isa.TILE_VECTORS
-    rows, tile, sums = (rng.integers(-99, 99, n).astype(np.int16) for n in (2 * 45, 2 * 560, 2 * 350))
+    rows, tile, sums = (rng.integers(-300, 300, n).astype(np.int16) for n in (2 * 45, 2 * 560, 2 * 350))
     if words:
         a, b, c = rows.view(np.int32), tile.view(np.int32), sums.view(np.int32)
         left, right = rows.reshape(-1, 2).astype(int), tile.reshape(-1, 2).astype(int)
@@ -156,12 +154,12 @@ def test_products_of_four_rows(words):
 @pytest.mark.parametrize("flip", [0, 128])
 @pytest.mark.parametrize("seed", range(3))
 def test_bytes_as_floats_and_as_words_of_two(flip, seed):
-    x, out = np.random.default_rng(seed).integers(0, 256, 60).astype(np.uint8), np.empty(96, np.float32)
+    x, out = np.random.default_rng(seed).integers(0, 256, 60).astype(np.uint8), np.empty(80, np.float32)
     x[8:11] = 0, 255, 128
     less, wide = 77, (x ^ np.uint8(flip)).astype(int)
     from_bytes(x, np.uint8(flip), np.uint16(less), out)
     assert out[:16].tolist() == wide[3:19].tolist()
-    words = out.view(np.int32).reshape(6, 16)
+    words = out.view(np.int32).reshape(5, 16)
     assert words[1].tolist() == wide[3:19].tolist()
 
     def paired(low, high):
@@ -170,8 +168,6 @@ def test_bytes_as_floats_and_as_words_of_two(flip, seed):
     assert words[2].tolist() == paired(wide[5:21] - wide[3:19], wide[30:46] - wide[3:19])
     assert words[3].tolist() == paired(wide[7:39:2] - less, wide[8:40:2] - less)
     assert words[4].tolist() == paired(wide[3:19], wide[20:36])
-    halves = out.view(np.int16).reshape(6, 16, 2).astype(int)
-    assert words[5].tolist() == (wide[3:19] + (halves[2] * halves[3]).sum(1)).tolist()
 
 
 def picked(w, slots, out):

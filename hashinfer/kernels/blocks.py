@@ -198,7 +198,7 @@ def store64(y: Any, at: Any, a0: Any, a1: Any, a2: Any, a3: Any) -> None:
 def multiply_tile(rows: Any, step: Any, count: Any, ni: Any, tile: Any, nj: Any, sums: Any) -> None:
     """sums[count, 64] += rows[count, ni] @ tile[ni, 64], at least the first nj columns.
 
-    Where rows is of int32, factors are words of two int16, and sums int32. step: from one row to the next.
+    Of int32, rows and tile are words of two int16. step: from one row to the next.
     """
     r = 0
     while r + 4 <= count:

@@ -1,9 +1,9 @@
 """The native driver: runs a program of kernel calls, alone or with workers that join as they wake.
 
 A program is int64 [steps, ROW]: a kernel's arguments from column 0, its number of tiles and its address in the last
-columns. A step's tiles are claimed one by one from a shared counter; the next step begins when all tiles are done. A
-worker that wakes late claims less: nobody waits for a thread that has not begun. Which thread computes a tile changes
-nothing in it, so the bits are the same for any number of threads.
+columns. A step's tiles are claimed one by one, by a shared counter; the next step begins when all are done. Every other
+thread takes them from the end, to find in its cache what it wrote in the step before. A worker that wakes late claims
+less: nobody waits for one that has not begun. Who computes a tile changes nothing in it, so neither do more threads.
 
 A program's block says where it lies, and which of its arguments are addresses of the call's own arrays. Python puts
 the arrays' ids there, which cost it a tenth of what their addresses do: NumPy's ABI has those first in its objects.
@@ -74,14 +74,16 @@ def _run_steps(control: Any, thread: Any) -> None:
     program = intp_at(control[PROGRAM])
     code, counters = program[CODE], intp_at(program[COUNTERS])
     scratch = program[SCRATCH] + thread * program[SCRATCH_STRIDE]
+    odd = thread & 1
     for s in range(program[STEPS]):
         row = intp_at(code + 8 * ROW * s)
         tiles, address = row[TILES], row[ADDRESS]
         while True:
-            tile = atomic_add(counters, 2 * s, 1)
-            if tile >= tiles:
+            taken = atomic_add(counters, 2 * s, 1 << 32 if odd else 1)
+            low, high = taken & 0xFFFFFFFF, taken >> 32
+            if low + high >= tiles:
                 break
-            call_entry(address, row, tile, scratch)
+            call_entry(address, row, tiles - 1 - high if odd else low, scratch)
             atomic_add(counters, 2 * s + 1, 1)
         spins = 0
         while atomic_load(counters, 2 * s + 1) < tiles:

@@ -19,13 +19,13 @@ bytes16, byte_words16  load of <16 x i8>, xor, zext; sitofp
 pair16                 fptosi twice, and, shl, or: two int16 in a word
 byte_pairs16           as byte_words16 twice, sub, and, shl, or
 byte_run16             load of <32 x i8>, xor, zext to i16, sub
-dot16                  AVX-512, AVX2: pmaddwd and an addition (one instruction with VNNI); elsewhere shifts that extend
-                       each half of a word, two mul and two add on <16 x i32>
 pick16                 floats where isa.GATHERS: load, lshr, vgatherdps; else eight loads of a pair of slots, sixteen
-                       scalar loads of weights and insertelements: on Zen twice as fast; then as weights16
+                       of weights, and insertelements: on Zen twice as fast; then as weights16
 largest16              and, icmp ugt, select on the bits without their sign: a running maximum of magnitudes
 max16                  fcmp ogt, select, fcmp uno, select
-products1/4            a loop: loads of vectors, a broadcast for each row, fma16's or dot16's operation
+[narrow_]products1/4    a loop: loads of vectors, a broadcast for each row; fma16's operation, or of words, with AVX-512
+                       and AVX2, pmaddwd and an addition (one instruction with VNNI), elsewhere shifts that extend each
+                       half of a word, two mul and two add on <16 x i32>
 load_even16            two loads, a shufflevector that takes every other lane
 transpose16            sixteen loads, four times sixteen shufflevectors of two rows, sixteen stores
 nonzero16              fcmp une, bitcast of sixteen i1 to i16, ctpop
@@ -350,14 +350,9 @@ def _halves_product(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _dot(builder: Any, a: Any, b: Any, total: Any) -> Any:
+    """Word by word: total (int32) and the products of both int16 halves of a and b, added up; it wraps around."""
     total, a, b = (builder.bitcast(value, _WORDS) for value in (total, a, b))
     return builder.bitcast(builder.add(total, _halves_product(builder, a, b)), _VECTOR)
-
-
-@emits(float32x16, float32x16, float32x16, float32x16)
-def dot16(builder: Any, total: Any, a: Any, b: Any) -> Any:
-    """Word by word: total (int32) and the products of both int16 halves of a and b, added up; it wraps around."""
-    return _dot(builder, a, b, total)
 
 
 def _products(height: int, vectors: int) -> Any:
@@ -367,7 +362,7 @@ def _products(height: int, vectors: int) -> Any:
     ) -> None:
         """sums[to + r pitch + c] += sum of a[first + r down + i along] b[at + i pitch + c] over i < n.
 
-        r < height, c < 16 vectors. Where a is of int32, numbers are words as dot16 has them.
+        r < height, c < 16 vectors. Where a is of int32, a and b are words of two int16, and sums int32.
         """
         added = _dot if a.type.pointee == _I32 else _fma
         starts = _offsets(builder, to, pitch, height)

@@ -101,8 +101,8 @@ def _gathers() -> bool:
 
 
 GATHERS = _gathers()
-"""Whether a gather beats sixteen loads: by Intel's AVX-512, where no microcode slows it (Downfall)."""
+"""Whether a gather beats sixteen loads: Intel's, where no microcode slows it."""
 TILE_VECTORS = 4 if ISA == AVX512 else 1
-"""Vectors of sixteen columns, of four rows each, that a product with a tile of W sums up in registers."""
+"""Vectors of four rows each that a product with a tile of W sums up in registers."""
 MOST_LANES = 1 if SCALAR else 16
 """Groups that a dyadic product transforms side by side: what its scratch grows with."""

@@ -51,10 +51,8 @@ from hashinfer.schemes import Dyadic
 
 SPLIT_NS, FEW_SPLIT = 40_000, 8
 """A row that takes longer is cut, for threads to share: a dyadic one by chunks of groups, where there are few rows."""
-FEWEST = 0.03
-"""Share of inputs that are not zero below which no rows are expected."""
-MOST_COUNTING = 0.07
-"""Share of a product's time that counting them may take."""
+FEWEST, COUNTING = 0.03, 0.07
+"""Share of inputs not zero that no rows are expected to be below; share of the time that counting may take."""
 
 FIRST_CACHE, GROUPED = 48 * 1024, 16
 """Bytes of w up to which its reads are fast; the block from which runs are read as whole vectors."""
@@ -235,8 +233,8 @@ def _by_hash(matrix: HashedMatrix, source: Rows, transposed: bool) -> list[Emiss
         return [together]
     alone = _xxh32_rows_emission(matrix, source)
     found = [together, alone]
-    counting = _NS_COUNT * source.rows * source.inputs
-    if matrix.finite and alone.work * FEWEST < together.work < alone.work and counting < MOST_COUNTING * together.work:
+    counted = _NS_COUNT * source.rows * source.inputs < COUNTING * together.work
+    if matrix.finite and counted and alone.work * FEWEST < together.work < alone.work:
         found.append(_xxh32_by_zeros(source, together, alone))
     return found
 
