@@ -19,7 +19,9 @@ import pytest
 import hashinfer
 from hashinfer.errors import UnsupportedError
 from hashinfer.kernels import driver, parking, pool
+from hashinfer.kernels.jit import entry
 from hashinfer.kernels.parking import BARRED, MASK_BYTES, PARKED, SEAT, THREAD_ID
+from hashinfer.kernels.vectors import intp_array
 from tests import nets
 
 SIZES = (784, 1000, 1000, 10)
@@ -78,6 +80,35 @@ def test_what_runs_a_program_keeps_its_memory() -> None:
     del run
     gc.collect()
     assert all(ref() is None for ref in seen)
+
+
+@entry("owners", "work", "tiles")
+def sign_slowly(args, tile, scratch):
+    """owners[tile] = where the thread's scratch is, after some work."""
+    intp_array(args[0], args[2])[tile] = scratch
+    for k in range(100_000):
+        intp_array(args[1], args[2])[tile] ^= (k * tile) >> 3
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_tiles_are_taken_once_by_every_other_thread_from_the_end(threads: int) -> None:
+    owners, work = np.empty(64, np.int64), np.zeros(64, np.int64)
+    code = np.zeros((1, driver.ROW), np.int64)
+    code[0, :3] = owners.ctypes.data, work.ctypes.data, owners.size
+    code[0, driver.TILES], code[0, driver.ADDRESS] = owners.size, sign_slowly.address
+    program, shared = pool.Program(code, 1000, 8), pool.Pool(threads)
+
+    def both_ends_were_taken() -> bool:
+        owners[:] = -1
+        shared.run(program)
+        thread = (owners - 1000) // 8
+        assert set(thread.tolist()) <= set(range(threads))
+        odd = (thread & 1).tolist()
+        assert odd == sorted(odd)
+        return len(set(odd)) == 2
+
+    assert wait_for(both_ends_were_taken)
+    shared.close()
 
 
 def test_workers_end_where_one_of_them_cannot_start(monkeypatch) -> None:

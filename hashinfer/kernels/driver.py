@@ -1,9 +1,9 @@
 """The native driver: runs a program of kernel calls, alone or with workers that join as they wake.
 
 A program is int64 [steps, ROW]: a kernel's arguments from column 0, its number of tiles and its address in the last
-columns. A step's tiles are claimed one by one, by a shared counter; the next step begins when all are done. Every other
-thread takes them from the end, to find in its cache what it wrote in the step before. A worker that wakes late claims
-less: nobody waits for one that has not begun. Who computes a tile changes nothing in it, so neither do more threads.
+columns. A step's tiles are claimed one by one; the next step begins when all are done. Every other thread takes them
+from the end, to find in its cache what it wrote in the step before. A worker that wakes late claims less: nobody waits
+for one that has not begun. Who computes a tile changes nothing in it, so neither do more threads.
 
 A program's block says where it lies, and which of its arguments are addresses of the call's own arrays. Python puts
 the arrays' ids there, which cost it a tenth of what their addresses do: NumPy's ABI has those first in its objects.
@@ -26,6 +26,8 @@ from hashinfer.kernels.vectors import atomic_add, atomic_load, atomic_store, cal
 
 ROW = 64
 TILES, ADDRESS = ROW - 2, ROW - 1
+COUNTS = 4
+"""Of a step's tiles: claimed, done, taken from the front, from the end."""
 
 DATA_AT = object.__basicsize__
 """How many bytes behind its id an array keeps the address of its data."""
@@ -78,15 +80,13 @@ def _run_steps(control: Any, thread: Any) -> None:
     for s in range(program[STEPS]):
         row = intp_at(code + 8 * ROW * s)
         tiles, address = row[TILES], row[ADDRESS]
-        while True:
-            taken = atomic_add(counters, 2 * s, 1 << 32 if odd else 1)
-            low, high = taken & 0xFFFFFFFF, taken >> 32
-            if low + high >= tiles:
-                break
-            call_entry(address, row, tiles - 1 - high if odd else low, scratch)
-            atomic_add(counters, 2 * s + 1, 1)
+        at = COUNTS * s
+        while atomic_add(counters, at, 1) < tiles:
+            k = atomic_add(counters, at + 2 + odd, 1)
+            call_entry(address, row, tiles - 1 - k if odd else k, scratch)
+            atomic_add(counters, at + 1, 1)
         spins = 0
-        while atomic_load(counters, 2 * s + 1) < tiles:
+        while atomic_load(counters, at + 1) < tiles:
             _pause(spins)
             spins += 1
 
@@ -117,7 +117,7 @@ def run_shared(control_address: Any, job: Any, block: Any) -> None:
     _bind(program)
     control[PROGRAM] = block
     counters = intp_at(program[COUNTERS])
-    for k in range(2 * program[STEPS]):
+    for k in range(COUNTS * program[STEPS]):
         counters[k] = 0
     atomic_store(control, OPEN, job)
     for k in range(control[WORKERS]):

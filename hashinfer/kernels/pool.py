@@ -38,7 +38,7 @@ class Program:
         scratch_stride: int,
         externals: Sequence[tuple[int, int]] = (),
     ) -> None:
-        counters = np.zeros(2 * len(code), np.int64)
+        counters = np.zeros(driver.COUNTS * len(code), np.int64)
         at = address(code)
         head = [at, len(code), address(counters), scratch, scratch_stride, len(externals)]
         block = np.array([*head, *(n for cell, offset in externals for n in (at + 8 * cell, offset, 0))], np.int64)
