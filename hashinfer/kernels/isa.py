@@ -97,7 +97,10 @@ FUSES = ISA in (AVX512, AVX2)
 
 def _gathers() -> bool:
     intel = ISA == AVX512 and "NUMBA_CPU_NAME" not in os.environ and _processor().get("vendor_id") == "GenuineIntel"
-    return intel and _GATHER_STATE.exists() and _GATHER_STATE.read_text().strip() == "Not affected"
+    try:
+        return intel and _GATHER_STATE.read_text().strip() == "Not affected"
+    except OSError:
+        return False
 
 
 GATHERS = _gathers()
