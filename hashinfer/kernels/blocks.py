@@ -204,7 +204,7 @@ def multiply_tile(rows: Any, step: Any, count: Any, ni: Any, tile: Any, nj: Any,
     while r + 4 <= count:
         for j in range(0, nj, 16 * TILE_VECTORS):
             t, s = r * step, r * STRIP + j
-            if nj <= 16:
+            if nj <= 16 < 16 * TILE_VECTORS:
                 narrow_products4(rows, t, step, 1, ni, tile, j, sums, s, STRIP)
             else:
                 products4(rows, t, step, 1, ni, tile, j, sums, s, STRIP)
