@@ -30,7 +30,7 @@ def _bits(x: Tensor) -> Any:
 
 
 class _Table:
-    """Any scheme: where each virtual weight is, doubled, with the sign hash in bit 0. The weight vector is [1, K]."""
+    """Any scheme: where each virtual weight is, doubled, with the sign hash in bit 0."""
 
     groups = 1
 
@@ -48,7 +48,10 @@ class _Table:
 
 
 class _Runs:
-    """The dyadic scheme: in a row of W each run of G columns, with G groups, is a row of w [width, G]."""
+    """The dyadic scheme: in a row of W each run of G columns, with G groups, is a row of w [width, G].
+
+    Group by group, as the weight vector is stored, the columns of a run would all fall into one set of the cache.
+    """
 
     def __init__(self, scheme: Dyadic) -> None:
         i, j = np.arange(scheme.rows, dtype=np.uint64), np.arange(scheme.cols, dtype=np.uint64)
@@ -171,13 +174,6 @@ class DenseLayer(nn.Module):
         return torch.addmm(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
 
 
-@numba.njit(nogil=True)
-def _keep(draw: npt.NDArray[np.uint8], level: int, scale: int, out: _Bits) -> None:
-    """`scale` where a byte is at least `level`, else 0."""
-    for k in range(draw.size):
-        out[k] = scale if draw[k] >= level else 0
-
-
 class Masks:
     """Dropout masks and noise by NumPy's SFC64, which is many times quicker than PyTorch's generator on a CPU."""
 
@@ -189,12 +185,9 @@ class Masks:
         level = round(drop * 256)
         if not level:
             return x
-        mask = torch.empty_like(x, requires_grad=False)
-        scale = torch.tensor(256 / (256 - level), dtype=x.dtype)
-        _keep(
-            np.frombuffer(self._random.bytes(x.numel()), np.uint8), level, _bits(scale.view(1))[0], _bits(mask.view(-1))
-        )
-        return x * mask
+        draw = np.frombuffer(self._random.bytes(x.numel()), np.uint8).reshape(x.shape)
+        keep = torch.from_numpy(draw >= level)
+        return x * keep.to(x.dtype).mul_(256 / (256 - level))
 
     def noisy(self, x: Tensor, deviation: float) -> Tensor:
         """x with normal noise of a deviation."""
