@@ -118,7 +118,7 @@ class Trainer:
         epochs, factor = recipe.epochs(len(x)), max(1.0, FULL / numbers_of(net))
         kept = self.runs / f"frontier-{self.name.lower()}-{self.count}-{point.name}-{recipe.lr}.checkpoint"
         identity = {"point": point.name, "set": self.name, "images": len(x), "lr": recipe.lr, "effort": recipe.effort}
-        run = Run(1, epochs, recipe.drops_at(factor, distilled=point.distilled), 0.0, identity, kept)
+        run = Run(1, epochs, recipe.drops_at(factor, distilled=point.distilled), identity, kept)
         teacher = deepcopy(base).narrow(self.precision) if point.distilled and base is not None else None
         seconds = fit(net, mean, recipe, run, x, label, teacher)
         kept.unlink(missing_ok=True)

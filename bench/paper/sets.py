@@ -35,11 +35,16 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Size:
-    """Numbers of images; train + valid is what a final net is trained on."""
+    """Numbers of images."""
 
     train: int
     valid: int
     test: int
+
+    @property
+    def seen(self) -> int:
+        """What a final net is trained on."""
+        return self.train + self.valid
 
 
 SIZES = {
@@ -55,6 +60,8 @@ SIZES = {
 NAMES = tuple(SIZES)
 GREY = ("BG-RAND", "BG-IMG", "BG-IMG-ROT")
 """Those whose median pixel is not black: digits on backgrounds."""
+FEW = tuple(name for name, size in SIZES.items() if size.seen < 2000)
+"""Those that large nets learn by heart."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ def load(name: str, data: Path, cache: Path) -> DataSet:
             image, label = arrays["image"], arrays["label"]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a cached data set ({error}); delete it") from None
-    seen = size.train + size.valid
+    seen = size.seen
     if image.shape != (seen + size.test, SIDE, SIDE) or label.shape != (seen + size.test,):
         raise ValueError(f"{path} holds {image.shape}; expected {seen + size.test} images; delete it")
     return DataSet(name, image[:seen], label[:seen], image[seen:], label[seen:], size.valid)
@@ -110,7 +117,7 @@ def spare(name: str, data: Path) -> tuple[Images, Labels]:
     image, label = digits(data)
     if name == "MNIST":
         return image[:0], label[:0]
-    left = _order(size, np.random.default_rng([SEED, NAMES.index(name)]))[size.train + size.valid + size.test :]
+    left = _order(size, np.random.default_rng([SEED, NAMES.index(name)]))[size.seen + size.test :]
     return _VARIATIONS[name](image[left], rng), label[left]
 
 
@@ -120,11 +127,11 @@ def _make(name: str, data: Path) -> tuple[Images, Labels]:
     # One stream for each set: a set is the same whether the others are made or not.
     rng = np.random.default_rng([SEED, NAMES.index(name)])
     if name in ("RECT", "CONVEX"):
-        return _shapes(name, size.train + size.valid + size.test, rng)
+        return _shapes(name, size.seen + size.test, rng)
     image, label = digits(data)
     if name == "MNIST":
         return image, label
-    order = _order(size, rng)[: size.train + size.valid + size.test]
+    order = _order(size, rng)[: size.seen + size.test]
     return _VARIATIONS[name](image[order], rng), label[order]
 
 
@@ -138,8 +145,7 @@ def _order(size: Size, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     Its training digits are MNIST's own training digits, as many test digits as there are come from its test set.
     """
     order = np.concatenate([rng.permutation(60_000), 60_000 + rng.permutation(10_000)])
-    seen = size.train + size.valid
-    return np.concatenate([order[:seen], rng.permutation(order[seen:])])
+    return np.concatenate([order[: size.seen], rng.permutation(order[size.seen :])])
 
 
 def _basic(image: Images, rng: np.random.Generator) -> Images:

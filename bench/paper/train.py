@@ -19,17 +19,8 @@ from torch.nn import functional
 
 from bench.paper.cells import PIXELS, WIDE, Cell, numbers
 from bench.paper.nets import Masks, Net, Stack
-from bench.paper.sets import GREY, SIZES, VERSION, Images
+from bench.paper.sets import FEW, GREY, VERSION, Images
 from hashinfer.files import atomic_write
-
-FEW = 2000
-NO_BUCKETS = 1024
-"""In the digests of dense nets; any number would do."""
-
-
-def images(data: str) -> int:
-    """How many a set's final nets are trained on."""
-    return SIZES[data].train + SIZES[data].valid
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,7 @@ class Recipe:
     layer of them, and where there are several, which each add noise; ease: the part of these that each halving of the
     storage takes off, whatever kind of net spends it. drop_grey: dropout of the inputs of every net in place of
     drop_in, of a set where few inputs are 0. noise_few: the deviation of normal noise on the inputs of every net, of a
-    set of fewer than FEW images. smooth: label smoothing. ema: the decay of the average over the steps that
+    set of few images. smooth: label smoothing. ema: the decay of the average over the steps that
     is kept in the end. For distilled cells, distill: the weight of the teacher's answers at temperature `warmth`, for
     inputs without dropout or noise; taught: the share of the hidden units' dropout that is left. precision: of the
     hidden layers' products.
@@ -90,7 +81,7 @@ class Recipe:
 
     def noise(self, cell: Cell) -> float:
         """The deviation of the noise on a cell's inputs, which have deviation 1."""
-        return self.noise_few if images(cell.data) < FEW else 0.0
+        return self.noise_few if cell.data in FEW else 0.0
 
     def digest(self, cell: Cell) -> str:
         """Eight hexadecimal digits of what a cell's training depends on beside the cell itself.
@@ -100,11 +91,11 @@ class Recipe:
         """
         fields = asdict(self)
         del fields["drop_deep" if cell.depth == 3 else "drop"], fields["drop_in" if cell.data in GREY else "drop_grey"]
-        if images(cell.data) >= FEW:
+        if cell.data not in FEW:
             del fields["noise_few"]
         if not cell.distilled:
             del fields["distill"], fields["warmth"], fields["taught"]
-        last = cell.schemes()[-1].buckets if cell.scheme else NO_BUCKETS
+        last = cell.schemes()[-1].buckets if cell.scheme else None
         text = json.dumps([fields, VERSION, last], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -147,7 +138,7 @@ def train(
     torch.manual_seed(cell.seed)
     net, mean, epochs = Net(cell), Net(cell), recipe.epochs(len(x))
     identity = {"cell": cell.name, "recipe": recipe.digest(cell), "images": len(x)}
-    run = Run(cell.seed, epochs, recipe.drops(cell), recipe.noise(cell), identity, checkpoint, progress)
+    run = Run(cell.seed, epochs, recipe.drops(cell), identity, checkpoint, progress, recipe.noise(cell))
     return mean, fit(net, mean, recipe, run, x, label, teacher), epochs
 
 
@@ -161,10 +152,10 @@ class Run:
     seed: int
     epochs: int
     drop: tuple[float, float]
-    noise: float
     identity: dict[str, Any]
     checkpoint: Path | None = None
     progress: Callable[[int, int], None] | None = None
+    noise: float = 0.0
 
 
 def fit(net: Stack, mean: Stack, recipe: Recipe, run: Run, x: Tensor, label: Tensor, teacher: Stack | None) -> float:
