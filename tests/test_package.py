@@ -94,7 +94,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if kind == "wheel":
             (archive,) = folder.glob("*.tar.gz")
             with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
+                # Python has the filter from 3.11.4 on.
+                tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # noqa: S202
             source = folder / archive.name.removesuffix(".tar.gz")
         subprocess.run(command, cwd=source, check=True, capture_output=True)
     (made,) = folder.glob("*.whl")
