@@ -400,6 +400,19 @@ def test_the_number_of_zeros_decides_between_row_and_block(scheme, dtype):
         assert np.array_equal(y, run_emission(expected, sparse, y.shape)), kept
 
 
+@pytest.mark.parametrize("finite", [True, False])
+def test_where_zeros_are_skipped_half_of_the_inputs_are_expected_to_be(finite):
+    scheme = Xxh32(500, 300, 200, 7, 16)
+    w = stored(scheme.buckets, "float32").copy()
+    w[0] = w[0] if finite else np.inf
+    m = matrix(scheme, w=w)
+    source = Rows(Buffer("in", 0), scheme.rows, 1, scheme.rows, scheme.cols, Buffer("out", 0), scheme.cols)
+    (alone,) = (e for e in candidates(m, source) if e.choice == "xxh32_row_f32")
+    chosen = emission(HashedProduct(m), CALL, inputs(1, scheme.rows))
+    assert chosen.choice == alone.choice
+    assert chosen.work == pytest.approx(alone.work / (2 if finite else 1))
+
+
 BIASES: dict[str, tuple[str, ...] | None] = {
     "none": None,
     "scalar": (),

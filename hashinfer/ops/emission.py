@@ -46,8 +46,8 @@ IN_AND_OUT: Mapping[str, Argument] = {"x": Buffer("in", 0), "y": Buffer("out", 0
 class KernelCall:
     """One step of a native program: every tile of one kernel.
 
-    scratch: bytes a thread. work: an estimate of its time on one thread in nanoseconds, used to choose between
-    kernels and to tell a run that is worth sharing between threads from one that is not.
+    scratch: bytes a thread. work: estimated nanoseconds on one thread, to choose between kernels and to tell what is
+    worth sharing between threads.
     """
 
     kernel: Kernel

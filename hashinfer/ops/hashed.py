@@ -196,7 +196,11 @@ class HashedExpand(NativeOp):
 
 def emit_product(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> Emission:
     """Of all candidates, the kernels that should take the least time."""
-    return min(candidates(matrix, source, transposed), key=lambda e: e.work)
+    best = min(candidates(matrix, source, transposed), key=lambda e: e.work)
+    if not best.calls[0].args.get("skip_zeros"):
+        return best
+    # About half of the inputs of a hidden layer are zero.
+    return replace(best, calls=[replace(call, work=call.work / 2) for call in best.calls])
 
 
 def candidates(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> list[Emission]:
@@ -247,7 +251,6 @@ def _xxh32_by_zeros(source: Rows, together: Emission, alone: Emission) -> Emissi
     flag: Arguments = {"sparse": Buffer("temp", 0)}
     count = KernelCall(xxh32.count_inputs, 1, source.args() | flag | {"most": most}, 0, 0.0)
     either = [replace(call, args={**call.args, **flag}) for call in (*alone.calls, *together.calls)]
-    # Which of the two will run is not known; about half of the inputs of a hidden layer are zero.
     work = 0.9 * min(together.work, alone.work)
     calls = [count, *(replace(call, work=work / len(either)) for call in either)]
     reason = f"{alone.choice} up to {most} non-zero inputs in {source.rows} rows, else {together.choice}"
