@@ -82,25 +82,28 @@ def test_what_runs_a_program_keeps_its_memory() -> None:
     assert all(ref() is None for ref in seen)
 
 
-@entry("owners", "work", "tiles")
+@entry("owners", "work", "tiles", "taken")
 def sign_slowly(args, tile, scratch):
-    """owners[tile] = where the thread's scratch is, after some work."""
+    """owners[tile] = where the thread's scratch is, and one more in taken[tile], after some work."""
     intp_array(args[0], args[2])[tile] = scratch
     for k in range(100_000):
         intp_array(args[1], args[2])[tile] ^= (k * tile) >> 3
+    intp_array(args[3], args[2])[tile] += 1
 
 
+@pytest.mark.parametrize("tiles", [64, 2 * driver.GROUPS + 45])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_tiles_are_taken_once_by_every_other_thread_from_the_end(threads: int) -> None:
-    owners, work = np.empty(64, np.int64), np.zeros(64, np.int64)
+def test_tiles_are_taken_once_by_every_other_thread_from_the_end(threads: int, tiles: int) -> None:
+    owners, work, taken = np.empty(tiles, np.int64), np.zeros(tiles, np.int64), np.empty(tiles, np.int64)
     code = np.zeros((1, driver.ROW), np.int64)
-    code[0, :3] = owners.ctypes.data, work.ctypes.data, owners.size
+    code[0, :4] = owners.ctypes.data, work.ctypes.data, tiles, taken.ctypes.data
     code[0, driver.TILES], code[0, driver.ADDRESS] = owners.size, sign_slowly.address
     program, shared = pool.Program(code, 1000, 8), pool.Pool(threads)
 
     def both_ends_were_taken() -> bool:
-        owners[:] = -1
+        owners[:], taken[:] = -1, 0
         shared.run(program)
+        assert (taken == 1).all()
         thread = (owners - 1000) // 8
         assert set(thread.tolist()) <= set(range(threads))
         odd = (thread & 1).tolist()

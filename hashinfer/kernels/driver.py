@@ -1,12 +1,12 @@
 """The native driver: runs a program of kernel calls, alone or with workers that join as they wake.
 
 A program is int64 [steps, ROW]: a kernel's arguments from column 0, its number of tiles and its address in the last
-columns. A step's tiles are claimed one by one; the next step begins when all are done. Every other thread takes them
-from the end, to find in its cache what it wrote in the step before. A worker that wakes late claims less: nobody waits
+columns. A step's tiles are claimed in GROUPS groups; the next step begins when all are done. Every other thread
+takes them from the end, to find in its cache what it wrote before. A worker that wakes late claims less: nobody waits
 for one that has not begun. Who computes a tile changes nothing in it, so neither do more threads.
 
 A program's block says where it lies, and which of its arguments are addresses of the call's own arrays. Python puts
-the arrays' ids there, which cost it a tenth of what their addresses do: NumPy's ABI has those first in its objects.
+the arrays' ids there, which it has sooner than their addresses: NumPy's ABI has those first in its objects.
 
 A pool shares one control block. OPEN holds a job's number while it may be joined, ACTIVE counts the workers inside
 it; the caller closes the job and waits for ACTIVE to be zero before it touches the program again. A worker counts
@@ -28,6 +28,7 @@ ROW = 64
 TILES, ADDRESS = ROW - 2, ROW - 1
 COUNTS = 4
 """Of a step's tiles: claimed, done, taken from the front, from the end."""
+GROUPS = 128
 
 DATA_AT = object.__basicsize__
 """How many bytes behind its id an array keeps the address of its data."""
@@ -49,26 +50,19 @@ def control_block(workers: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return block
 
 
-if sys.platform == "win32":
-
-    @device
-    def _yield_processor() -> None:
-        relax()
-
-else:
-    _sched_yield = external("sched_yield", "int32")
-
-    @device
-    def _yield_processor() -> None:
-        _sched_yield()
+_yield_processor: Any = relax if sys.platform == "win32" else external("sched_yield", "int32")
 
 
 @device
-def _pause(spins: Any) -> None:
-    if spins < SPINS_BEFORE_YIELD:
-        relax()
-    else:
-        _yield_processor()
+def _wait(counters: Any, at: Any, value: Any) -> None:
+    """Until a counter has that value."""
+    spins = 0
+    while atomic_load(counters, at) != value:
+        if spins < SPINS_BEFORE_YIELD:
+            relax()
+        else:
+            _yield_processor()
+        spins += 1
 
 
 @device
@@ -80,15 +74,15 @@ def _run_steps(control: Any, thread: Any) -> None:
     for s in range(program[STEPS]):
         row = intp_at(code + 8 * ROW * s)
         tiles, address = row[TILES], row[ADDRESS]
-        at = COUNTS * s
-        while atomic_add(counters, at, 1) < tiles:
-            k = atomic_add(counters, at + 2 + odd, 1)
-            call_entry(address, row, tiles - 1 - k if odd else k, scratch)
-            atomic_add(counters, at + 1, 1)
-        spins = 0
-        while atomic_load(counters, at + 1) < tiles:
-            _pause(spins)
-            spins += 1
+        at, group = COUNTS * s, tiles // GROUPS + 1
+        count = min(group, tiles - atomic_add(counters, at, group))
+        while count > 0:
+            first = atomic_add(counters, at + 2 + odd, count)
+            for k in range(first, first + count):
+                call_entry(address, row, tiles - 1 - k if odd else k, scratch)
+            atomic_add(counters, at + 1, count)
+            count = min(group, tiles - atomic_add(counters, at, group))
+        _wait(counters, at + 1, tiles)
 
 
 @device
@@ -124,10 +118,7 @@ def run_shared(control_address: Any, job: Any, block: Any) -> None:
         call(control_address + 8 * (SEATS + SEAT * k))
     _run_steps(control, 0)
     atomic_store(control, OPEN, 0)
-    spins = 0
-    while atomic_load(control, ACTIVE) != 0:
-        _pause(spins)
-        spins += 1
+    _wait(control, ACTIVE, 0)
 
 
 @compiled

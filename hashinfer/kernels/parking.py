@@ -1,9 +1,9 @@
 """How a pool's workers sleep and are woken: on Linux by a futex, elsewhere by a lock of Python's (see pool.py).
 
 When other threads have kept every processor busy until just now, Linux wakes a worker on the processor that its caller
-runs on, though another one is free, and leaves both there for many milliseconds: the worker waits, or the caller for a
-tile that the worker has claimed. So a caller bars a sleeping worker from its own processor before it wakes it; once
-awake, the worker lifts the bar. A worker that may run nowhere else is left asleep.
+runs on, though another one is free, and leaves both there for many milliseconds. So a caller bars a sleeping worker
+from its own processor before it wakes it; awake, it lifts the bar. A worker that may run nowhere else is
+left asleep.
 """
 
 import platform
