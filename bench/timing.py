@@ -24,6 +24,8 @@ WARM_RUNS, WARM_SECONDS = 3, 0.001
 LONG_SECONDS = 0.05
 """A run this long needs no warm-up in its burst: it reads its own data many times."""
 ROUNDS = (3, 31)
+NUMBERS = 1009
+"""Runs of round r are numbered from NUMBERS r on; a burst is shorter, and the number prime to those of inputs."""
 FEWEST_LONG, LONG_ROUND_SECONDS = 2, 4.0
 """Rounds where one takes so long: what comes of them are two samples, and quartiles that say little."""
 
@@ -89,7 +91,7 @@ def alternate(runs: Mapping[str, Run], budget: float, known: Mapping[str, float]
         if done >= fewest and spent * (done + 1) / done > budget:
             break
         for name in names:
-            samples[name].append(_burst(runs[name], expected[name], 7 * done))
+            samples[name].append(_burst(runs[name], expected[name], NUMBERS * done))
         names = names[1:] + names[:1]
     return samples
 

@@ -47,6 +47,16 @@ def test_engines_take_turns_and_get_the_same_number_of_samples() -> None:
     assert min(map(min, samples.values())) >= 0.0005
 
 
+def test_copies_of_a_session_take_turns_by_rounds_each_with_all_inputs() -> None:
+    calls: list[tuple[str, int]] = []
+    copies = [lambda feed, name=name: calls.append((name, feed)) or time.sleep(0.0002) for name in "abc"]
+    samples = alternate({"x": race._in_turn(copies, [0, 1])}, 0.05)["x"]
+    turns = [name for name, _ in itertools.groupby(name for name, _ in calls)]
+    assert len(turns) == len(samples) >= ROUNDS[0]
+    assert turns == list(itertools.islice(itertools.cycle("abc"), len(turns)))
+    assert {feed for name, feed in calls if name == "b"} == {0, 1}
+
+
 def test_an_engine_waits_for_threads_that_still_spin() -> None:
     until = time.perf_counter() + 0.05
 
