@@ -155,7 +155,7 @@ def test_idx_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
 def test_no_cell_stores_more_than_the_papers_budget() -> None:
     for cell in (c for c in cells.plan() if c.seed == 1):
         if cell.scheme:
-            stored = sum(s.buckets for s in cell.schemes())
+            stored = sum(s.buckets for s in cell.schemes()) + cell.gains
             virtual = [(s.rows, s.cols) for s in cell.schemes()]
             assert virtual == [(m + 1, n) for m, n in itertools.pairwise(cell.units)]
         else:
@@ -223,6 +223,24 @@ def test_virtual_weights_have_the_variance_of_he() -> None:
     for layer in Net(cell).layers:
         deviation = layer.weight_vector.detach().std()
         assert deviation == pytest.approx((2 / layer.scheme.rows) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("data", ["BG-RAND", "ROT"])
+def test_inputs_on_a_background_have_gains_which_a_hashed_net_pays_for(data: str) -> None:
+    grey, x = data in sets.GREY, torch.randn(3, 784)
+    for cell in (Cell(data, 3, 64, cells.NN), Cell(data, 3, 64, cells.HASHNET, "dyadic")):
+        net = Net(cell)
+        every = sum(p.numel() for p in net.parameters())
+        paid = bool(cell.scheme)
+        assert net.numbers == every - (784 if grey and not paid else 0) <= cell.budget
+        assert cell.gains == (784 if grey and paid else 0)
+        before = net(x)
+        with torch.no_grad():
+            for name, p in net.named_parameters():
+                if name == "gain":
+                    p.mul_(torch.arange(784) % 2)
+        assert torch.equal(net(x), before) != grey
+        assert torch.equal(net(x), net(x * (torch.arange(784) % 2))) == grey
 
 
 def test_masks_drop_their_share_keep_the_mean_and_repeat() -> None:
@@ -328,33 +346,39 @@ def test_dropout_goes_by_storage_not_by_kind_of_net() -> None:
     assert recipe.drops(Cell("BG-IMG", 3, 1, cells.TEACHER)) == (0.3, 0.4)
     assert recipe.drops(Cell("BG-IMG", 3, 8, cells.NN))[0] == 0.3
     assert recipe.drops(Cell("ROT", 3, 1, cells.TEACHER)) == (0.2, 0.4)
-    for depth in cells.DEPTHS:
+    assert recipe.drops(Cell("CONVEX", 3, 1, cells.TEACHER)) == (0.0, 0.4)
+    for depth, expected in ((3, (0.14, 0.28)), (5, (0.2, 0.21))):
         for method, scheme in ((cells.NN, ""), (cells.HASHNET, "dyadic")):
-            hidden = 0.28 if depth == 3 else 0.21
             found = recipe.drops(Cell("ROT", depth, 8, method, scheme))
-            assert found == pytest.approx((0.14, hidden), abs=1e-4)
+            assert found == pytest.approx(expected, abs=1e-4)
     taught = train.Recipe(drop_in=0.2, drop=0.4, taught=0.25).drops(Cell("ROT", 3, 8, cells.DK))
     assert taught == pytest.approx((0.14, 0.07), abs=1e-4)
     assert train.Recipe(ease=0.5).drops(Cell("ROT", 3, 64, cells.NN)) == (0, 0)
 
 
-def test_every_field_of_the_recipe_changes_its_digest() -> None:
-    base, cell = train.Recipe(), Cell("MNIST", 3, 64, cells.HASHNET_DK, "dyadic")
-    alone, deep = (Cell("MNIST", depth, 64, cells.HASHNET, "dyadic") for depth in (3, 5))
-    grey, few = (Cell(data, 3, 64, cells.HASHNET, "dyadic") for data in ("BG-IMG", "RECT"))
-    found: dict[Cell, set[str]] = {cell: set(), alone: set(), deep: set(), grey: set(), few: set()}
+def test_a_digest_is_of_those_fields_that_the_cell_is_trained_by() -> None:
+    base = train.Recipe()
+    cell, deep, grey, few, fine = (
+        Cell(data, depth, 64, cells.HASHNET, "dyadic")
+        for data, depth in (("MNIST", 3), ("MNIST", 5), ("BG-IMG", 3), ("RECT", 3), ("CONVEX", 3))
+    )
+    taught, teacher = Cell("MNIST", 3, 64, cells.HASHNET_DK, "dyadic"), cell.teacher
+    found: dict[Cell, set[str]] = {c: set() for c in (cell, deep, grey, few, fine, taught, teacher)}
     for name, value in vars(base).items():
-        other = "float32" if isinstance(value, str) else value + 1
+        other = "float32" if isinstance(value, str) else value + 0.1
         changed = train.Recipe(**{**vars(base), name: other})
         for one, names in found.items():
             if changed.digest(one) != base.digest(one):
                 names.add(name)
     of_distilling = {"distill", "warmth", "taught"}
-    assert found[cell] == set(vars(base)) - {"drop_deep", "drop_grey", "noise_few"}
-    assert found[alone] == found[cell] - of_distilling
-    assert found[deep] == found[alone] - {"drop"} | {"drop_deep"}
-    assert found[grey] == found[alone] - {"drop_in"} | {"drop_grey"}
-    assert found[few] == found[alone] | {"noise_few"}
+    of_kinds = {"drop_deep", "drop_grey", "drop_fine", "noise_few"}
+    assert found[cell] == set(vars(base)) - of_kinds - of_distilling
+    assert found[taught] == found[cell] | of_distilling
+    assert found[teacher] == found[cell] - {"ease"}
+    assert found[deep] == found[cell] - {"drop"} | {"drop_deep"}
+    assert found[grey] == found[cell] - {"drop_in"} | {"drop_grey"}
+    assert found[fine] == found[cell] - {"drop_in"} | {"drop_fine"}
+    assert found[few] == found[cell] | {"noise_few"}
 
 
 def test_inputs_are_zero_at_the_median_level() -> None:
@@ -369,10 +393,10 @@ def test_inputs_are_zero_at_the_median_level() -> None:
     assert not train.Scale.of(image).inputs(image)[:, 10 * 28 :].any()
 
 
-def test_a_digest_tells_a_set_whose_median_is_not_black_and_one_of_few_images() -> None:
+def test_a_digest_tells_sets_on_backgrounds_of_few_images_and_of_fine_ones() -> None:
     digests = {name: train.Recipe().digest(Cell(name, 3, 8, cells.NN)) for name in sets.NAMES}
-    assert {name for name in sets.NAMES if digests[name] != digests["MNIST"]} == {*sets.GREY, "RECT"}
-    assert len(set(digests.values())) == 3
+    assert {name for name in sets.NAMES if digests[name] != digests["MNIST"]} == {*sets.GREY, "RECT", "CONVEX"}
+    assert len(set(digests.values())) == 4
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.paper.sets import NAMES, SIDE
+from bench.paper.sets import GREY, NAMES, SIDE
 from hashinfer.schemes import Dyadic, Scheme, scheme_named
 
 PIXELS = SIDE * SIDE
@@ -78,22 +78,27 @@ class Cell:
             wide = widest(self.depth - 2, self.classes, self.budget)
         return [PIXELS, *[wide] * (self.depth - 2), self.classes]
 
+    @property
+    def gains(self) -> int:
+        """Stored gains of inputs: a hashed net of grey inputs, which shares their weights, has one for each."""
+        return PIXELS if self.scheme and self.data in GREY else 0
+
     def schemes(self) -> list[Scheme]:
         """The schemes of a hashed net's layers. Each W has one more row than inputs: the biases, hashed as well.
 
-        The output layer's come from OUT_BUCKETS, the others share the rest by their virtual sizes.
+        The output layer's buckets come from OUT_BUCKETS, the others share by their virtual sizes what gains leave.
         """
         kind = scheme_named(self.scheme)
         shapes = [(m + 1, n) for m, n in pairwise(self.units)]
         *hidden, (rows, cols) = shapes
         last = min(round(OUT_BUCKETS * self.budget / numbers(self.units)), rows * cols)
-        rest = self.budget - last
+        rest = self.budget - self.gains - last
         # A dyadic layer's K is a multiple of its width, which is the same for all hidden layers of these nets.
         step = 1 << (hidden[0][0] - 1).bit_length() if kind is Dyadic else 1
         counts = shares(rest // step, [m * n for m, n in hidden])
         seeds = np.random.default_rng([self.seed, self.depth]).integers(0, 2**32, len(shapes)).tolist()
         found = [kind.fit(m, n, k * step, s) for (m, n), k, s in zip(hidden, counts, seeds, strict=False)]
-        left = self.budget - sum(s.buckets for s in found)
+        left = self.budget - self.gains - sum(s.buckets for s in found)
         return [*found, kind.fit(rows, cols, min(left, rows * cols), seeds[-1])]
 
 

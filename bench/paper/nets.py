@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bench.paper.cells import Cell
+from bench.paper.cells import PIXELS, Cell
+from bench.paper.sets import GREY
 from hashinfer.schemes import Dyadic, Scheme
 
 _Bits = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
@@ -222,7 +223,10 @@ class Stack(nn.Module):
 
 
 class Net(Stack):
-    """The multi-layer perceptron of a cell."""
+    """The multi-layer perceptron of a cell; of grey inputs, with a gain for each, [784], 1 before training.
+
+    A dense net's gains are factors of its first weights, so it stores none.
+    """
 
     def __init__(self, cell: Cell) -> None:
         super().__init__(
@@ -230,10 +234,12 @@ class Net(Stack):
             if cell.scheme
             else [DenseLayer(m, n) for m, n in pairwise(cell.units)]
         )
+        self.gain = nn.Parameter(torch.ones(PIXELS)) if cell.data in GREY else None
+        self.numbers = sum(p.numel() for p in self.layers.parameters()) + cell.gains
+        """All stored numbers, biases and gains included."""
         if self.numbers > cell.budget:
             raise ValueError(f"{cell.name} stores {self.numbers} numbers; its budget is {cell.budget}")
 
-    @property
-    def numbers(self) -> int:
-        """All stored numbers, biases included."""
-        return sum(p.numel() for p in self.parameters())
+    def forward(self, x: Tensor, masks: Masks | None = None, drop: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+        """As Stack's, of inputs times their gains."""
+        return super().forward(x if self.gain is None else x * self.gain.to(x.dtype), masks, drop)

@@ -62,6 +62,8 @@ GREY = ("BG-RAND", "BG-IMG", "BG-IMG-ROT")
 """Those whose median pixel is not black: digits on backgrounds."""
 FEW = tuple(name for name, size in SIZES.items() if size.seen < 2000)
 """Those that large nets learn by heart."""
+FINE = ("CONVEX",)
+"""Those where single pixels decide."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from bench.paper.cells import PIXELS, WIDE, Cell, numbers
 from bench.paper.nets import Masks, Net, Stack
-from bench.paper.sets import FEW, GREY, VERSION, Images
+from bench.paper.sets import FEW, FINE, GREY, VERSION, Images
 from hashinfer.files import atomic_write
 
 
@@ -31,9 +31,10 @@ class Recipe:
     times as many in the last third. lr: Adam's peak learning rate; a linear rise over a share `rise`, then a cosine to
     a hundredth. drop_in, drop, drop_deep: dropout of the full net's inputs, of its hidden units where there is one
     layer of them, and where there are several, which each add noise; ease: the part of these that each halving of the
-    storage takes off, whatever kind of net spends it. drop_grey: dropout of the inputs of every net in place of
-    drop_in, of a set where few inputs are 0. noise_few: the deviation of normal noise on the inputs of every net, of a
-    set of few images. smooth: label smoothing. ema: the decay of the average over the steps that
+    storage takes off, whatever kind of net spends it, but of drop_in only where there is one hidden layer. drop_grey,
+    drop_fine: dropout of the inputs of every net in place of drop_in, of a set
+    where few inputs are 0 and of one where single pixels decide. noise_few: the deviation of normal noise on the inputs
+    of every net, of a set of few images. smooth: label smoothing. ema: the decay of the average over the steps that
     is kept in the end. For distilled cells, distill: the weight of the teacher's answers at temperature `warmth`, for
     inputs without dropout or noise; taught: the share of the hidden units' dropout that is left. precision: of the
     hidden layers' products.
@@ -46,6 +47,7 @@ class Recipe:
     rise: float = 0.05
     drop_in: float = 0.25
     drop_grey: float = 0.5
+    drop_fine: float = 0.0
     drop: float = 0.5
     drop_deep: float = 0.15
     ease: float = 0.1
@@ -69,15 +71,15 @@ class Recipe:
     def drops(self, cell: Cell) -> tuple[float, float]:
         """Dropout of a cell's inputs and of its hidden units."""
         full = numbers([PIXELS, *[WIDE] * (cell.depth - 2), cell.classes])
-        return self.drops_at(full / cell.budget, cell.depth, cell.data in GREY, cell.distilled)
+        inputs, hidden = self.drops_at(full / cell.budget, cell.depth, cell.distilled)
+        return self.drop_grey if cell.data in GREY else self.drop_fine if cell.data in FINE else inputs, hidden
 
-    def drops_at(
-        self, factor: float, depth: int = 3, grey: bool = False, distilled: bool = False
-    ) -> tuple[float, float]:
+    def drops_at(self, factor: float, depth: int = 3, distilled: bool = False) -> tuple[float, float]:
         """Dropout of a net of `depth` layers of units that stores the numbers of the full one over `factor`."""
         part = max(0.0, 1 - self.ease * math.log2(factor))
         hidden = (self.drop if depth == 3 else self.drop_deep) * part
-        return self.drop_grey if grey else self.drop_in * part, hidden * self.taught if distilled else hidden
+        inputs = self.drop_in * part if depth == 3 else self.drop_in
+        return inputs, hidden * self.taught if distilled else hidden
 
     def noise(self, cell: Cell) -> float:
         """The deviation of the noise on a cell's inputs, which have deviation 1."""
@@ -86,18 +88,15 @@ class Recipe:
     def digest(self, cell: Cell) -> str:
         """Eight hexadecimal digits of what a cell's training depends on beside the cell itself.
 
-        These are the recipe, without the parts on distilling for a cell that is not distilled, on nets of another depth
-        and on sets of another kind, the data sets' version and, for a hashed net, K of its output layer.
+        These are the recipe for this cell and its teacher, the data sets' version,
+        K of a hashed output layer, and gains.
         """
-        fields = asdict(self)
-        del fields["drop_deep" if cell.depth == 3 else "drop"], fields["drop_in" if cell.data in GREY else "drop_grey"]
-        if cell.data not in FEW:
-            del fields["noise_few"]
-        if not cell.distilled:
-            del fields["distill"], fields["warmth"], fields["taught"]
+        steps = (self.effort, self.batch, self.late, self.lr, self.rise, self.smooth, self.ema, self.precision)
+        answers = (self.distill, self.warmth, self.digest(cell.teacher)) if cell.distilled else ()
         last = cell.schemes()[-1].buckets if cell.scheme else None
-        text = json.dumps([fields, VERSION, last], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        drops = [round(d, 6) for d in self.drops(cell)]
+        parts = [VERSION, steps, drops, self.noise(cell), answers, last, cell.data in GREY]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
