@@ -356,6 +356,15 @@ def test_integer_corners() -> None:
 SHAPES = hnp.mutually_broadcastable_shapes(num_shapes=3, max_dims=4, max_side=4, min_side=0)
 
 
+@pytest.mark.parametrize(("size", "tiles"), [(0, 0), (1, 1), (16384, 1), (64 * 784, 4), (5 * 16384, 5), (100_003, 1)])
+def test_a_long_axis_is_cut_into_tiles_where_it_has_a_divisor(size: int, tiles: int) -> None:
+    a, op, call = floats(size), REGISTRY["Mul"], Call({}, 14)
+    for b in (np.float32([3]), floats(size)):
+        known = [Operand.of(a), Operand.of(b)]
+        assert [c.tiles for c in op.emit(call, known, op.infer(call, known)).calls] == [tiles]
+        np.testing.assert_array_equal(run_native("Mul", call, [a, b])[0], a * b)
+
+
 @given(SHAPES)
 def test_broadcasting(shapes: Any) -> None:
     a, b, c = (floats(*shape) for shape in shapes.input_shapes)

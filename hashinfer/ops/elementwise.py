@@ -111,12 +111,12 @@ class Arithmetic(Binary, NativeOp):
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         axes = common_axes(need(ins, 0, "A").shape, need(ins, 1, "B").shape)
         axes = [(1, 0, 0)] * (elementwise.AXES - len(axes)) + axes
-        if axes[-2][0] == 1 and axes[-1][0] > elementwise.TILE and axes[-1][0] % elementwise.TILE == 0:
+        if axes[-2][0] == 1 and axes[-1][0]:
             size, a, b = axes[-1]
-            axes[-2:] = [
-                (size // elementwise.TILE, elementwise.TILE * a, elementwise.TILE * b),
-                (elementwise.TILE, a, b),
-            ]
+            fewest = -(-size // elementwise.TILE)
+            parts = next((p for p in range(fewest, fewest + 64) if size % p == 0), 1)
+            part = size // parts
+            axes[-2:] = [(parts, part * a, part * b), (part, a, b)]
         count, inner = prod(size for size, _, _ in axes), axes[-1][0]
         rows = max(1, elementwise.TILE // max(inner, 1))
         args: Arguments = {"a": Buffer("in", 0), "b": Buffer("in", 1), "y": Buffer("out", 0), "rows": rows}
