@@ -3,8 +3,6 @@
 The interface is that of onnx.backend.base (https://onnx.ai/onnx/repo-docs/ImplementingAnOnnxBackend.html).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Every message names the node and the op where there is one, what was found and what was expected.
 """
 
-from __future__ import annotations
-
 
 class HashinferError(Exception):
     """Base of every error that hashinfer raises on purpose."""

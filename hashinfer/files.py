@@ -1,7 +1,5 @@
 """Writing files: whole or not at all, and arrays in parts."""
 
-from __future__ import annotations
-
 import os
 import secrets
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The command line: `hashinfer run`, `inspect`, `verify`, `bench`, `compress`, `build`, `cache`, `expand`."""
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -1,7 +1,5 @@
 """The click application: commands are imported when they are called, so that `--help` stays quick."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 import click

@@ -1,7 +1,5 @@
 """`hashinfer build`: a model as native code, for this CPU or another one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`hashinfer cache`: what is kept of compiled kernels."""
 
-from __future__ import annotations
-
 import click
 
 from hashinfer.cli.console import compiling_notice, print_json

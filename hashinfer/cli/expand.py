@@ -1,7 +1,5 @@
 """`hashinfer expand`: the plain dense twin of a hashed model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """Input arrays as the command line names them: .npy, .npz, name=file, or - for standard input."""
 
-from __future__ import annotations
-
 import io
 import sys
 import zipfile

@@ -1,7 +1,5 @@
 """`hashinfer inspect`: what is in a model and how it would run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

@@ -1,7 +1,5 @@
 """What this process takes, as the system counts it. Linux tells; elsewhere only the peak is known, or nothing."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`--batch` and `--shape` options: the input shapes a command plans for; random inputs of such shapes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import click

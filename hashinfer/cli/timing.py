@@ -6,8 +6,6 @@ speed meets all of them. A long budget is spread over a bounded number of bursts
 counted before it: what is kept stays small.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import itertools

@@ -1,7 +1,5 @@
 """What a memory budget buys: the time of a run against the bytes of the matrices that it holds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """`hashinfer verify`: the kernels against onnx's reference evaluator, and onnxruntime where it is installed."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """How many numbers each hashed weight may keep, so that the whole model keeps within its ratio."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

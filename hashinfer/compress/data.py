@@ -1,7 +1,5 @@
 """Inputs for a model: checked ones of the user's, and random ones where there are none."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

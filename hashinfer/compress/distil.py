@@ -4,8 +4,6 @@ Sources: Hinton et al., 2015 (softened answers); Zhang et al., 2018 (mixup, here
 Polyak and Juditsky, 1992 (what is kept is an average over the steps).
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

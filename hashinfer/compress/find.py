@@ -1,7 +1,5 @@
 """Which weights of a model can be hashed, seen as which virtual matrix, and why others cannot."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase

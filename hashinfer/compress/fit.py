@@ -1,7 +1,5 @@
 """The least-squares weight vector of a dense matrix: the mean over each bucket, signs applied."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A checked graph as a PyTorch function, with some of its weights hashed and trainable."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """A model made ready for hashing: functions inlined, an opset that hashed weights can be in, constants lifted."""
 
-from __future__ import annotations
-
 from math import prod
 
 import onnx

@@ -1,7 +1,5 @@
 """Weights of an ONNX model replaced by weight vectors with their Expand nodes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

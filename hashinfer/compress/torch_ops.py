@@ -4,8 +4,6 @@ Each takes a node's inputs, None where one is left out, and gives one tensor or 
 shapes are read from tensors as they come: this is for training on the CPU or a device, not for export.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

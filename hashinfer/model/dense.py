@@ -1,7 +1,5 @@
 """The dense twin of a hashed model: every Expand folded into the matrix it stands for."""
 
-from __future__ import annotations
-
 from math import prod
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A checked model: immutable, names resolved, functions inlined, no protobuf left in it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """What a model's protobufs hold inside each other."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

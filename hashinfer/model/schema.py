@@ -5,8 +5,6 @@ a table of what default-domain ops take; only one that does not fit there, or is
 The module tests.schemas makes the table.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from bisect import bisect_right

@@ -1,7 +1,5 @@
 """Tensors of a file as NumPy arrays: every length is checked against the bytes that are there."""
 
-from __future__ import annotations
-
 from math import prod
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Names in a file must be text, and of bounded length: protobuf hands out bytes where a string field is not UTF-8."""
 
-from __future__ import annotations
-
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import TensorProto

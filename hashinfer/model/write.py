@@ -1,7 +1,5 @@
 """Writing .hnet files: an ONNX model whose Expand nodes carry their own bodies as model-local functions."""
 
-from __future__ import annotations
-
 import os
 
 import onnx

@@ -5,8 +5,6 @@ A library's name ends in the SHA-256 of its bytes, and the cache folder's name i
 not opened.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import logging

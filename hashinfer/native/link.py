@@ -1,7 +1,5 @@
 """The C compilers of this machine, which bring the linker and libm, and shared libraries made by them."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys

@@ -3,8 +3,6 @@
 Loading a library runs its code: it is to be trusted as a program is.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

@@ -3,8 +3,6 @@
 float16 is computed in float32; where there is a kernel, it takes two float32 arrays of its size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

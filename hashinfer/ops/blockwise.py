@@ -1,7 +1,5 @@
 """Functions of elements over arrays of any size, a block at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Literal
 

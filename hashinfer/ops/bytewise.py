@@ -1,7 +1,5 @@
 """Kernel calls for arithmetic on 8-bit integers: products, convolutions, and the way to and from floats."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod

@@ -1,7 +1,5 @@
 """Conversions between dtypes, plain and quantised."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What many ops check: dtypes, ranks, and operands whose value decides the type of an output."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from math import prod

@@ -1,7 +1,5 @@
 """Windows along axes, and the geometry of a convolution: sizes, strides and pads as ONNX defines them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -1,7 +1,5 @@
 """Ops that make a tensor from attributes or from a few numbers."""
 
-from __future__ import annotations
-
 from math import ceil, isfinite
 from typing import Any
 

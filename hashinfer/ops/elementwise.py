@@ -1,7 +1,5 @@
 """Ops that one NumPy function, or a few in a row, do element by element; inputs broadcast."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import prod
 

@@ -1,7 +1,5 @@
 """Expand for a weight vector that is computed while the model runs, or of a dtype no kernel reads: W through NumPy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

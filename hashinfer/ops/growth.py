@@ -3,8 +3,6 @@
 Shapes are those of onnx's shape inference for the one node, with its small inputs as constants.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

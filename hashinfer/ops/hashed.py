@@ -4,8 +4,6 @@ Which kernel runs is chosen here, by shape, batch, scheme and ISA alone; `Emissi
 words.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from math import ceil, log2, prod
 

@@ -1,7 +1,5 @@
 """Ops that pick elements by position, or put them there."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import isfinite
 from typing import Any

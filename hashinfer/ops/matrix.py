@@ -1,7 +1,5 @@
 """A hashed weight matrix at rest: the scheme, the weight vector in its stored form, the spectrum once it is needed."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property

@@ -4,8 +4,6 @@ float16 is computed in float32: those ops take one float32 array as large as the
 in the output's memory and take arrays of the reduced shape only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps

@@ -5,8 +5,6 @@ for float32, NumPy takes all o of a k at once, so padding is never made: positio
 slices.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Matrix products and convolutions as kernel calls: what dense and hashed ones share, and the dense ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import zip_longest

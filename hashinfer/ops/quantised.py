@@ -1,7 +1,5 @@
 """Arithmetic on 8-bit integers: products and convolutions with zero points, and the quantisation of one's own range."""
 
-from __future__ import annotations
-
 from math import prod
 
 import numpy as np

@@ -3,8 +3,6 @@
 Peepholes, clipping, sequence lengths, coupled gates and other activations go to the reference implementation.
 """
 
-from __future__ import annotations
-
 from hashinfer.errors import OpError
 from hashinfer.kernels import recurrent
 from hashinfer.kernels.jit import Kernel

@@ -1,7 +1,5 @@
 """Reductions along axes, and what else goes along an axis in order: ArgMax, TopK, CumSum."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The native ops: importing this module fills `hashinfer.ops.base.REGISTRY`. A new op module is one more name here."""
 
-from __future__ import annotations
-
 from hashinfer.ops import (
     activation,
     cast,

@@ -4,8 +4,6 @@ Takes arrays as large as the input or the output on the way: axes that shrink co
 that are kept, and regions of interest are left to the reference implementation.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from math import floor, prod

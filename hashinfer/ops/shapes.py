@@ -1,7 +1,5 @@
 """Ops that keep every element as it is: under another shape, in another order, beside others."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from itertools import pairwise
 from math import prod

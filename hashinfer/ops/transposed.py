@@ -4,8 +4,6 @@ Input i meets output i stride + k dilation - pad at kernel position k. All input
 product over the channels, and outputs that are padding are left out of the slices.
 """
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where buffers lie in one arena: two share bytes only if their lifetimes are apart."""
 
-from __future__ import annotations
-
 import heapq
 from bisect import bisect_left, insort
 from collections.abc import Sequence

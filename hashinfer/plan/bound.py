@@ -1,7 +1,5 @@
 """A plan bound to memory of its own: what one call at a time runs. Nothing is allocated here once it is built."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -5,8 +5,6 @@ planner's own estimates for a run of one row (every open dimension is 1); a plan
 matrix wherever it should be faster there.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from contextlib import suppress

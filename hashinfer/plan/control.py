@@ -1,7 +1,5 @@
 """If, Loop, Scan and SequenceMap, and the interpreter that runs their bodies: step by step, shapes as they come."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -5,8 +5,6 @@ An Expand whose consumer is a MatMul, Gemm, Gather (axis 0) or Conv vanishes int
 reshape to Conv's weight shape) are looked through. Where something else uses W, it is materialised for that use alone.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ A step whose output types depend on data, or which only the reference implementa
 runs, and so do the steps behind it that depend on it. Everything else lies in one arena.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal

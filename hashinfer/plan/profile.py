@@ -1,7 +1,5 @@
 """Where a run's time goes: each step timed on its own, and what is left of the whole run as overhead."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,7 +1,5 @@
 """A plan as data that JSON can hold: what `inspect` shows and programs read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

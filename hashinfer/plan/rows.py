@@ -5,8 +5,6 @@ behind the other; every other value must be the same for any batch. Each native 
 operands to rows of its output under the conditions below, which hold for two other batches as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The hash schemes: each one's reference in NumPy, its parameter ranges and its ONNX body. Nothing here is compiled."""
 
-from __future__ import annotations
-
 from hashinfer.errors import SchemeError
 from hashinfer.schemes.base import DOMAIN, DOMAIN_VERSION, Scheme
 from hashinfer.schemes.dyadic import Dyadic

@@ -1,7 +1,5 @@
 """What every hash scheme has: parameters with ranges, the map from a cell to (bucket, sign), and its ONNX body."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields

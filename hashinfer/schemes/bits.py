@@ -3,8 +3,6 @@
 Sources: xxHash (XXH32, doc/xxhash_spec.md); MurmurHash3 (fmix32).
 """
 
-from __future__ import annotations
-
 from typing import Any, TypeVar
 
 import numpy.typing as npt

@@ -1,7 +1,5 @@
 """ExpandDyadic: an XOR hash whose virtual matrix is diagonal, group by group, under the Walsh-Hadamard transform."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Self
 

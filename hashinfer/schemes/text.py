@@ -1,7 +1,5 @@
 """Lines of onnx's text form, for the function bodies of the schemes."""
 
-from __future__ import annotations
-
 
 def constant(name: str, dtype: str, *values: int) -> str:
     """A Constant of shape [len(values)]."""

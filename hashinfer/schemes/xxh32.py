@@ -1,7 +1,5 @@
 """ExpandXxh32: the HashedNets scheme with the paper's hash function, one hash for each run of `block` outputs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Self
 

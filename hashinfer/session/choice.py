@@ -3,8 +3,6 @@
 A stand-in for the class of hashinfer.session.session, so that opening a library imports no compiler.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Any

@@ -1,7 +1,5 @@
 """What every session does alike, over whatever runs the model. Imports NumPy alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

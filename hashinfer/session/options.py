@@ -1,7 +1,5 @@
 """onnxruntime's option objects, with the fields that mean something here and those that scripts commonly set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import IntEnum
 

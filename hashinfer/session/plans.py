@@ -1,7 +1,5 @@
 """A session's plans and the buffers that no call is using: both are kept within bounds."""
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable

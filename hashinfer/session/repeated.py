@@ -1,7 +1,5 @@
 """A call like the one before it: the same types in, so that its checks and its plan are known."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """InferenceSession: load a model once, run it from any number of threads."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

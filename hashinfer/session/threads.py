@@ -1,7 +1,5 @@
 """How many threads a session uses when nobody says."""
 
-from __future__ import annotations
-
 import math
 import os
 from contextlib import suppress

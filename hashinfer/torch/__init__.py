@@ -1,7 +1,5 @@
 """Hashed layers for PyTorch, and their way into an .hnet file. Needs the extra: pip install 'hashinfer[torch]'."""
 
-from __future__ import annotations
-
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:

@@ -1,7 +1,5 @@
 """Hashed layers in place of a model's dense ones."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ gradient is the expansion again. No index as large as W outlives a call: dyadic 
 vectors, xxh32 hashes anew each time, unless a layer asks for its index to be kept (`index_cache`).
 """
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable

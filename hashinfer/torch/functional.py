@@ -4,8 +4,6 @@ PyTorch keeps for the backward pass whatever an op needs there. For W that would
 layers, so W is dropped after the forward pass and made again, from the weight vector, when its turn comes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple

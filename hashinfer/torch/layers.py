@@ -3,8 +3,6 @@
 Source: HashedNets, Chen et al., ICML 2015.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping

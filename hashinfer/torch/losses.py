@@ -1,7 +1,5 @@
 """What a student learns from a teacher."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 

@@ -11,8 +11,6 @@ since H is symmetric. On the CPU in float32 jitted kernels do it, one vector of 
 does, with H as a Kronecker product of two smaller matrices. Errors are norm-wise, log2(width) eps ||u|| ||w_g||.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any, cast
 

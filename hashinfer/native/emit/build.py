@@ -1,7 +1,5 @@
 """Builds a model for a target: the compiling process is started, its object linked where a library is wanted."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

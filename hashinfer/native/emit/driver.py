@@ -3,8 +3,6 @@
 Nothing is allocated, nothing is kept between calls: two calls with two scratches may run at once.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The C header of a compiled model."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which command links for a target."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A plan as a list of native operations on symbolic memory: what the driver function is generated from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod

@@ -4,8 +4,6 @@ Numba takes an index to be as wide as an address of its own process, so they are
 `python -m hashinfer.native.emit.narrow NAME ...` prints a JSON array, a kernel's name and its IR, a line.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Linking a model's kernels with its driver, and compiling them for a target: LLVM's part of the work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import llvmlite.binding as llvm

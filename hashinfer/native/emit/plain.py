@@ -1,7 +1,5 @@
 """A kernel as plain LLVM IR: unoptimised, without Python's wrapper, fit for any target. Kept in the user's cache."""
 
-from __future__ import annotations
-
 import re
 import zlib
 

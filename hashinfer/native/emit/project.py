@@ -3,8 +3,6 @@
 The project brings copies of the four modules that load a library, so that hashinfer is not needed where it runs.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

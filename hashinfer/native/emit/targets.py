@@ -1,7 +1,5 @@
 """Targets by plain names, and what LLVM has to know of each."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from hashinfer.errors import InputError

@@ -4,8 +4,6 @@ Numba's optimiser is off in the whole process, which is why it is one of its own
 job's folder and says what it does, one JSON document a line.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict
