@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+import hashinfer
 from hashinfer.errors import OpError, UnsupportedError
 from hashinfer.ops import convolution, pool, registry
 from hashinfer.ops.base import REGISTRY, Array, Call, Operand, TensorType, is_native
 from hashinfer.ops.reference import ReferenceOp
-from tests import naive
+from tests import naive, nets
 
 TESTED = {f"hashinfer.ops.{name}" for name in set(registry.__all__) - {"REGISTRY", "product", "recurrent"}}
 """Modules of ops whose tests are here."""
@@ -356,13 +357,30 @@ def test_integer_corners() -> None:
 SHAPES = hnp.mutually_broadcastable_shapes(num_shapes=3, max_dims=4, max_side=4, min_side=0)
 
 
-@pytest.mark.parametrize(("size", "tiles"), [(0, 0), (1, 1), (16384, 1), (64 * 784, 4), (5 * 16384, 5), (100_003, 1)])
-def test_a_long_axis_is_cut_into_tiles_where_it_has_a_divisor(size: int, tiles: int) -> None:
-    a, op, call = floats(size), REGISTRY["Mul"], Call({}, 14)
-    for b in (np.float32([3]), floats(size)):
-        known = [Operand.of(a), Operand.of(b)]
-        assert [c.tiles for c in op.emit(call, known, op.infer(call, known)).calls] == [tiles]
-        np.testing.assert_array_equal(run_native("Mul", call, [a, b])[0], a * b)
+@pytest.mark.parametrize(
+    ("a", "b", "tiles"),
+    [
+        ([0], [], 0),
+        ([1], [], 1),
+        ([16384], [16384], 1),
+        ([16385], [1], 2),
+        ([100_003], [], 7),
+        ([64, 784], [1], 4),
+        ([3, 40_000], [40_000], 9),
+        ([2, 1, 20_000], [2, 3, 1], 12),
+        ([5, 1], [1, 16_400], 10),
+        ([5, 300], [300], 1),
+    ],
+)
+def test_a_long_axis_is_cut_into_tiles(a: list[int], b: list[int], tiles: int) -> None:
+    feed, op, call = {"a": floats(*a), "b": floats(*b)}, REGISTRY["Sub"], Call({}, 14)
+    known = [Operand.of(x) for x in feed.values()]
+    assert [c.tiles for c in op.emit(call, known, op.infer(call, known)).calls] == [tiles]
+    for names in (["a", "b"], ["b", "a"]):
+        kinds = {name: (np.float32, feed[name].shape) for name in names}
+        net = nets.model([nets.node("Sub", names, ["y"])], kinds, {"y": (np.float32, None)}, {})
+        (y,) = hashinfer.InferenceSession(net.SerializeToString(), threads=2).run(None, feed)
+        np.testing.assert_array_equal(y, feed[names[0]] - feed[names[1]])
 
 
 @given(SHAPES)

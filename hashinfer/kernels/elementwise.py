@@ -1,6 +1,6 @@
 """Element by element: conversions to and from float32, arithmetic of two broadcast float32 operands.
 
-Each element is rounded once, as NumPy's ufuncs do. A tile is a run of whole inner rows.
+Each element is rounded once, as NumPy's ufuncs do.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ AXES = 4
 BROADCAST = ("a", "b", "y", "operation", "n0", "n1", "n2", "n3", "a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3", "rows")
 A, B, OUT, OPERATION, SHAPE, A_STRIDES, B_STRIDES, ROWS = 0, 1, 2, 3, 4, 8, 12, 16
 """n0 ... n3: the output's shape; a0 ..., b0 ...: strides in elements, 0 along axes that are repeated, 0 or 1 along the
-last; rows: rows of the last axis in one tile."""
+last; rows: pieces in one tile, each a row of the last axis, or TILE elements of it."""
 
 
 @inlined
@@ -138,13 +138,16 @@ def _one_with(operation: Any, value: Any, b: Any, y: Any) -> None:
 def arithmetic(args: Any, tile: Any, scratch: Any) -> None:
     """y = a (operation) b over four broadcast axes."""
     n1, n2, n3, operation = args[SHAPE + 1], args[SHAPE + 2], args[SHAPE + 3], args[OPERATION]
-    for row in range(tile * args[ROWS], min((tile + 1) * args[ROWS], args[SHAPE] * n1 * n2)):
+    parts = (n3 + TILE - 1) // TILE
+    for piece in range(tile * args[ROWS], min((tile + 1) * args[ROWS], args[SHAPE] * n1 * n2 * parts)):
+        row, first = piece // parts, piece % parts * TILE
         p2, rest = row % n2, row // n2
         p1, p0 = rest % n1, rest // n1
-        i = p0 * args[A_STRIDES] + p1 * args[A_STRIDES + 1] + p2 * args[A_STRIDES + 2]
-        j = p0 * args[B_STRIDES] + p1 * args[B_STRIDES + 1] + p2 * args[B_STRIDES + 2]
-        a, b = float32_array(args[A] + 4 * i, n3), float32_array(args[B] + 4 * j, n3)
-        y = float32_array(args[OUT] + 4 * row * n3, n3)
+        i = p0 * args[A_STRIDES] + p1 * args[A_STRIDES + 1] + p2 * args[A_STRIDES + 2] + first * args[A_STRIDES + 3]
+        j = p0 * args[B_STRIDES] + p1 * args[B_STRIDES + 1] + p2 * args[B_STRIDES + 2] + first * args[B_STRIDES + 3]
+        count = min(n3 - first, TILE)
+        a, b = float32_array(args[A] + 4 * i, count), float32_array(args[B] + 4 * j, count)
+        y = float32_array(args[OUT] + 4 * (row * n3 + first), count)
         if args[A_STRIDES + 3] == 0:
             _one_with(operation, a[0], b, y)
         elif args[B_STRIDES + 3] == 0:

@@ -109,20 +109,14 @@ class Arithmetic(Binary, NativeOp):
     def emit(self, call: Call, ins: Inputs, outs: Types) -> Emission:
         axes = common_axes(need(ins, 0, "A").shape, need(ins, 1, "B").shape)
         axes = [(1, 0, 0)] * (elementwise.AXES - len(axes)) + axes
-        if axes[-2][0] == 1 and axes[-1][0]:
-            size, a, b = axes[-1]
-            fewest = -(-size // elementwise.TILE)
-            parts = next((p for p in range(fewest, fewest + 64) if size % p == 0), 1)
-            part = size // parts
-            axes[-2:] = [(parts, part * a, part * b), (part, a, b)]
-        count, inner = prod(size for size, _, _ in axes), axes[-1][0]
+        inner = axes[-1][0]
+        pieces = prod(size for size, _, _ in axes[:-1]) * -(-inner // elementwise.TILE)
         rows = max(1, elementwise.TILE // max(inner, 1))
         args: Arguments = {"a": Buffer("in", 0), "b": Buffer("in", 1), "y": Buffer("out", 0), "rows": rows}
         args["operation"] = ARITHMETIC.index(self.function)
         for k, (size, a, b) in enumerate(axes):
             args |= {f"n{k}": size, f"a{k}": a, f"b{k}": b}
-        tiles = -(-(count // inner) // rows) if count else 0
-        return Emission.of(elementwise.arithmetic, tiles, args, 0, NS_PER_ELEMENT * count)
+        return Emission.of(elementwise.arithmetic, -(-pieces // rows), args, 0, NS_PER_ELEMENT * outs[0].size)
 
 
 def common_axes(a: Shape, b: Shape) -> list[tuple[int, int, int]]:
