@@ -93,24 +93,36 @@ def sign_slowly(args, tile, scratch):
 
 @pytest.mark.parametrize("tiles", [64, 2 * driver.GROUPS + 45])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_tiles_are_taken_once_by_every_other_thread_from_the_end(threads: int, tiles: int) -> None:
+def test_tiles_are_taken_once_and_every_other_thread_begins_with_the_second_half(threads: int, tiles: int) -> None:
     owners, work, taken = np.empty(tiles, np.int64), np.zeros(tiles, np.int64), np.empty(tiles, np.int64)
     code = np.zeros((1, driver.ROW), np.int64)
     code[0, :4] = owners.ctypes.data, work.ctypes.data, tiles, taken.ctypes.data
     code[0, driver.TILES], code[0, driver.ADDRESS] = owners.size, sign_slowly.address
     program, shared = pool.Program(code, 1000, 8), pool.Pool(threads)
 
-    def both_ends_were_taken() -> bool:
+    def each_began_with_its_half() -> bool:
         owners[:], taken[:] = -1, 0
         shared.run(program)
         assert (taken == 1).all()
         thread = (owners - 1000) // 8
         assert set(thread.tolist()) <= set(range(threads))
-        odd = (thread & 1).tolist()
-        assert odd == sorted(odd)
-        return len(set(odd)) == 2
+        own = (thread & 1) == (np.arange(tiles) >= (tiles + 1) // 2)
+        return all(part[: tiles // 8].all() for part in np.array_split(own, 2))
 
-    assert wait_for(both_ends_were_taken)
+    assert wait_for(each_began_with_its_half)
+    shared.close()
+
+
+@pytest.mark.parametrize("tiles", range(4))
+def test_fewer_tiles_than_threads(tiles: int) -> None:
+    owners, work, taken = np.empty(tiles, np.int64), np.zeros(tiles, np.int64), np.zeros(tiles, np.int64)
+    code = np.zeros((1, driver.ROW), np.int64)
+    code[0, :4] = owners.ctypes.data, work.ctypes.data, tiles, taken.ctypes.data
+    code[0, driver.TILES], code[0, driver.ADDRESS] = tiles, sign_slowly.address
+    shared = pool.Pool(3)
+    for runs in range(1, 4):
+        shared.run(pool.Program(code, 1000, 8))
+        assert (taken == runs).all()
     shared.close()
 
 

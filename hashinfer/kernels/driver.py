@@ -1,8 +1,9 @@
 """The native driver: runs a program of kernel calls, alone or with workers that join as they wake.
 
 A program is int64 [steps, ROW]: a kernel's arguments from column 0, its number of tiles and its address in the last
-columns. A step's tiles are claimed in GROUPS groups; the next step begins when all are done. Every other thread
-takes them from the end, to find in its cache what it wrote before. A worker that wakes late claims less: nobody waits
+columns. A step's tiles are claimed in GROUPS groups; the next step begins when all are done. Every other thread begins
+with the second half, to find in its cache what it wrote before, and then helps with the rest of the other; all go up,
+for what is fetched ahead when going down is the other half's. A worker that wakes late claims less: nobody waits
 for one that has not begun. Who computes a tile changes nothing in it, so neither do more threads.
 
 A program's block says where it lies, and which of its arguments are addresses of the call's own arrays. Python puts
@@ -26,8 +27,9 @@ from hashinfer.kernels.vectors import atomic_add, atomic_load, atomic_store, cal
 
 ROW = 64
 TILES, ADDRESS = ROW - 2, ROW - 1
-COUNTS = 4
-"""Of a step's tiles: claimed, done, taken from the front, from the end."""
+LINE = 8
+COUNTS = 3 * LINE
+"""Of a step's tiles, a cache line each: claimed of the first half, of the second, done."""
 GROUPS = 128
 
 DATA_AT = object.__basicsize__
@@ -70,19 +72,22 @@ def _run_steps(control: Any, thread: Any) -> None:
     program = intp_at(control[PROGRAM])
     code, counters = program[CODE], intp_at(program[COUNTERS])
     scratch = program[SCRATCH] + thread * program[SCRATCH_STRIDE]
-    odd = thread & 1
     for s in range(program[STEPS]):
         row = intp_at(code + 8 * ROW * s)
         tiles, address = row[TILES], row[ADDRESS]
-        at, group = COUNTS * s, tiles // GROUPS + 1
-        count = min(group, tiles - atomic_add(counters, at, group))
-        while count > 0:
-            first = atomic_add(counters, at + 2 + odd, count)
-            for k in range(first, first + count):
-                call_entry(address, row, tiles - 1 - k if odd else k, scratch)
-            atomic_add(counters, at + 1, count)
-            count = min(group, tiles - atomic_add(counters, at, group))
-        _wait(counters, at + 1, tiles)
+        at, group, half, done = COUNTS * s, tiles // GROUPS + 1, (tiles + 1) // 2, 0
+        for turn in range(2):
+            second = (thread ^ turn) & 1
+            first, end, own = half * second, tiles if second else half, at + LINE * second
+            k = first + atomic_add(counters, own, group)
+            while k < end:
+                last = min(k + group, end)
+                for tile in range(k, last):
+                    call_entry(address, row, tile, scratch)
+                done += last - k
+                k = first + atomic_add(counters, own, group)
+        atomic_add(counters, at + 2 * LINE, done)
+        _wait(counters, at + 2 * LINE, tiles)
 
 
 @device
