@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from bench.paper.cells import PIXELS, WIDE, Cell, numbers
 from bench.paper.nets import Masks, Net, Stack
-from bench.paper.sets import FEW, FINE, GREY, VERSION, Images
+from bench.paper.sets import FEW, FINE, GREY, SIZES, VERSION, Images
 from hashinfer.files import atomic_write
 
 
@@ -27,8 +27,8 @@ from hashinfer.files import atomic_write
 class Recipe:
     """How every cell is trained; chosen on validation data (bench.paper.tune).
 
-    effort: a set of N images is seen effort / N^0.4 times. batch: a step takes batch sqrt(N) images at first, `late`
-    times as many in the last third. lr: Adam's peak learning rate; a linear rise over a share `rise`, then a cosine to
+    effort: a set of N images is seen effort / N^0.4 times, N counted up to `most`. batch: a step takes batch sqrt(N)
+    images at first, `late` times as many in the last third. lr: Adam's peak learning rate; a linear rise over a share `rise`, then a cosine to
     a hundredth. drop_in, drop, drop_deep: dropout of the full net's inputs, of its hidden units where there is one
     layer of them, and where there are several, which each add noise; ease: the part of these that each halving of the
     storage takes off, whatever kind of net spends it, but of drop_in only where there is one hidden layer. drop_grey,
@@ -40,6 +40,7 @@ class Recipe:
     """
 
     effort: float = 2600.0
+    most: int = 12_000
     batch: float = 1.1
     late: int = 2
     lr: float = 0.004
@@ -60,7 +61,7 @@ class Recipe:
 
     def epochs(self, images: int) -> int:
         """How often a set of that many images is seen."""
-        return max(1, round(self.effort / images**0.4))
+        return max(1, round(self.effort / min(images, self.most) ** 0.4))
 
     def batch_at(self, epoch: int, epochs: int, images: int) -> int:
         """Images a step in an epoch counted from 0, a multiple of 16."""
@@ -90,7 +91,8 @@ class Recipe:
         These are the recipe for this cell and its teacher, the data sets' version,
         K of a hashed output layer, and gains.
         """
-        steps = (self.effort, self.batch, self.late, self.lr, self.rise, self.smooth, self.ema, self.precision)
+        epochs = self.epochs(SIZES[cell.data].seen)
+        steps = (epochs, self.batch, self.late, self.lr, self.rise, self.smooth, self.ema, self.precision)
         answers = (self.distill, self.warmth, self.digest(cell.teacher)) if cell.distilled else ()
         last = cell.schemes()[-1].buckets if cell.scheme else None
         drops = [round(d, 6) for d in self.drops(cell)]
