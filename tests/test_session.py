@@ -231,6 +231,8 @@ def test_large_runs_are_shared_and_small_ones_are_not():
     x = batch(40, 784)
     with hashinfer.InferenceSession(net("xxh32"), threads=3) as small:
         assert not new_workers(lambda: small(batch(1)))
+    with hashinfer.InferenceSession(net("dyadic", (8192, 8192, 8192), 512), threads=3) as steps_of_one_tile:
+        assert not new_workers(lambda: steps_of_one_tile(batch(1, 8192)))
     with hashinfer.InferenceSession(net("xxh32", (784, 1000, 1000, 10), 16), threads=3) as large:
         started = new_workers(lambda: large(x))
         assert len(started) == 2

@@ -17,7 +17,7 @@ from hashinfer.plan.planner import Place, Plan, PlannedStep
 from hashinfer.plan.program import Step
 
 WORTH_SHARING_NS = 40_000
-"""Estimated work below which waking a worker costs more than it saves."""
+"""Estimated work of calls of several tiles, below which waking a worker costs more than it saves."""
 
 PIECE_NS = 20_000_000
 """Estimated work after which a native program ends, so that time limits and interrupts are looked at."""
@@ -167,7 +167,7 @@ class BoundPlan:
         program = Program(assembled.code, scratch, self.plan.scratch_bytes, places)
         self.kept += [*assembled.kept, program]
         self.externals += [(program.arrays, k, *which) for k, which in enumerate(taken)]
-        shared = sum(call.work for call, _ in owned) >= WORTH_SHARING_NS and self.pool.threads > 1
+        shared = self.pool.threads > 1 and sum(c.work for c, _ in owned if c.tiles > 1) >= WORTH_SHARING_NS
         return partial(self.pool.run, program) if shared else program.run
 
     def _relocate(self, code: Any, relocation: Relocation, owner: PlannedStep) -> Place | None:
