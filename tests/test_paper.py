@@ -336,7 +336,7 @@ def test_the_budget_is_in_images_seen_and_grows_slower_than_the_set() -> None:
     recipe = train.Recipe()
     seen = [recipe.epochs(n) * n for n in (1_200, 8_000, 12_000, 60_000)]
     assert seen == sorted(seen)
-    assert recipe.epochs(60_000) < recipe.epochs(12_000) < recipe.epochs(1_200)
+    assert recipe.epochs(60_000) == recipe.epochs(12_000) < recipe.epochs(8_000) < recipe.epochs(1_200)
     assert [recipe.batch_at(0, 40, n) for n in (1_200, 8_000, 12_000, 60_000)] == [32, 96, 128, 272]
     assert [recipe.batch_at(e, 9, 12_000) for e in (5, 6, 8)] == [128, 256, 256]
 
@@ -544,7 +544,7 @@ def test_results_in_the_repository_keep_within_their_budgets() -> None:
         assert len(list(csv.reader(file))) == len(rows) + 1
 
 
-def test_hashed_nets_lose_to_dense_ones_of_equal_storage_where_the_readme_says() -> None:
+def test_hashed_nets_beat_dense_ones_of_equal_storage_but_where_the_readme_says() -> None:
     """Of the results that the repository holds, the better hashed and the better dense net of each cell."""
     seen = report.errors(train.Recipe(), run.RESULTS)
     lost = set()
@@ -555,4 +555,4 @@ def test_hashed_nets_lose_to_dense_ones_of_equal_storage_where_the_readme_says()
         )
         if hashed >= dense:
             lost.add((data, depth, ratio))
-    assert lost == {("ROT", 5, 8)}
+    assert lost == {("ROT", 5, 8), ("MNIST", 5, 8)}
