@@ -30,13 +30,14 @@ class Recipe:
     effort: a set of N images is seen effort / N^0.4 times, N counted up to `most`. batch: a step takes batch sqrt(N)
     images at first, `late` times as many in the last third. lr: Adam's peak learning rate; a linear rise over a share
     `rise`, then a cosine to a hundredth. drop_in, drop, drop_deep: dropout of the full net's inputs, of its hidden
-    units where there is one layer of them, and where there are several, which each add noise; ease: the part of these that each halving of the
-    storage takes off, whatever kind of net spends it, but of drop_in only where there is one hidden layer. drop_grey,
-    drop_fine: dropout of the inputs of every net in place of drop_in, of a set where few inputs are 0 and of one where
-    single pixels decide. noise_few: the deviation of normal noise on the inputs of every net, of a set of few images.
-    smooth: label smoothing. ema: the decay of the average over the steps that is kept in the end. For distilled cells,
-    distill: the weight of the teacher's answers at temperature `warmth`, for inputs without dropout or noise; taught:
-    the share of the hidden units' dropout that is left. precision: of the hidden layers' products.
+    units where there is one layer of them, and where there are several, which each add noise; ease: the part of these
+    that each halving of the storage takes off, whatever kind of net spends it, but of drop_in only where there is one
+    hidden layer. drop_grey, drop_fine: dropout of the inputs of every net in place of drop_in, of a set where few
+    inputs are 0 and of one where single pixels decide. noise_few: the deviation of normal noise on the inputs of every
+    net, of a set of few images. smooth: label smoothing. ema: the decay of the average over the steps that is kept in
+    the end. For distilled cells, distill: the weight of the teacher's answers at temperature `warmth`, for inputs
+    without dropout or noise; taught: the share of the hidden units' dropout that is left. precision: of the hidden
+    layers' products.
     """
 
     effort: float = 2600.0
