@@ -3,7 +3,7 @@
 A program is int64 [steps, ROW]: a kernel's arguments from column 0, its number of tiles and its address in the last
 columns. A step's tiles are claimed in GROUPS groups; the next step begins when all are done. Every other thread begins
 with the second half, to find in its cache what it wrote before, and then helps with the rest of the other; all go up,
-for what is fetched ahead when going down is the other half's. A worker that wakes late claims less: nobody waits
+which measured faster than down. A worker that wakes late claims less: nobody waits
 for one that has not begun. Who computes a tile changes nothing in it, so neither do more threads.
 
 A program's block says where it lies, and which of its arguments are addresses of the call's own arrays. Python puts
