@@ -30,10 +30,28 @@ SOURCES = ("uint8", "int8", "uint16", "int32", "int64", "float64", "float16")
 
 OPERATIONS = ("Add", "Sub", "Mul", "Div")
 AXES = 4
-BROADCAST = ("a", "b", "y", "operation", "n0", "n1", "n2", "n3", "a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3", "rows")
-A, B, OUT, OPERATION, SHAPE, A_STRIDES, B_STRIDES, ROWS = 0, 1, 2, 3, 4, 8, 12, 16
+BROADCAST = (
+    "a",
+    "b",
+    "y",
+    "operation",
+    "n0",
+    "n1",
+    "n2",
+    "n3",
+    "a0",
+    "a1",
+    "a2",
+    "a3",
+    "b0",
+    "b1",
+    "b2",
+    "b3",
+    "pieces",
+)
+A, B, OUT, OPERATION, SHAPE, A_STRIDES, B_STRIDES, PIECES = 0, 1, 2, 3, 4, 8, 12, 16
 """n0 ... n3: the output's shape; a0 ..., b0 ...: strides in elements, 0 along axes that are repeated, 0 or 1 along the
-last; rows: pieces in one tile, each a row of the last axis, or TILE elements of it."""
+last; pieces: in one tile, each a row of the last axis, or TILE elements of it."""
 
 
 @inlined
@@ -139,7 +157,7 @@ def arithmetic(args: Any, tile: Any, scratch: Any) -> None:
     """y = a (operation) b over four broadcast axes."""
     n1, n2, n3, operation = args[SHAPE + 1], args[SHAPE + 2], args[SHAPE + 3], args[OPERATION]
     parts = (n3 + TILE - 1) // TILE
-    for piece in range(tile * args[ROWS], min((tile + 1) * args[ROWS], args[SHAPE] * n1 * n2 * parts)):
+    for piece in range(tile * args[PIECES], min((tile + 1) * args[PIECES], args[SHAPE] * n1 * n2 * parts)):
         row, first = piece // parts, piece % parts * TILE
         p2, rest = row % n2, row // n2
         p1, p0 = rest % n1, rest // n1

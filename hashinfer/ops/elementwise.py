@@ -111,12 +111,12 @@ class Arithmetic(Binary, NativeOp):
         axes = [(1, 0, 0)] * (elementwise.AXES - len(axes)) + axes
         inner = axes[-1][0]
         pieces = prod(size for size, _, _ in axes[:-1]) * -(-inner // elementwise.TILE)
-        rows = max(1, elementwise.TILE // max(inner, 1))
-        args: Arguments = {"a": Buffer("in", 0), "b": Buffer("in", 1), "y": Buffer("out", 0), "rows": rows}
+        together = max(1, elementwise.TILE // max(inner, 1))
+        args: Arguments = {"a": Buffer("in", 0), "b": Buffer("in", 1), "y": Buffer("out", 0), "pieces": together}
         args["operation"] = ARITHMETIC.index(self.function)
         for k, (size, a, b) in enumerate(axes):
             args |= {f"n{k}": size, f"a{k}": a, f"b{k}": b}
-        return Emission.of(elementwise.arithmetic, -(-pieces // rows), args, 0, NS_PER_ELEMENT * outs[0].size)
+        return Emission.of(elementwise.arithmetic, -(-pieces // together), args, 0, NS_PER_ELEMENT * outs[0].size)
 
 
 def common_axes(a: Shape, b: Shape) -> list[tuple[int, int, int]]:
