@@ -15,6 +15,8 @@ from bench.environment import processors
 from bench.limits import processors_together
 from bench.nets import COMPRESSIONS, NETS, Feed, Net, Variant
 from bench.timing import LONG_SECONDS, NUMBERS, Run, Spread, alternate, once, ratios
+from hashinfer.ops.emission import KernelCall
+from hashinfer.plan.bound import worth_sharing
 
 BATCHES, THREADS = (1, 8, 64, 512), (1, 2)
 CHECKED_ROWS = 3
@@ -115,14 +117,14 @@ class _Runners:
     ) -> None:
         import hashinfer
 
-        self.sessions: list[Any] = []
+        self.sessions: dict[str, list[Any]] = {}
         self.ours: dict[str, list[Callable[[Feed], Any]]] = {}
         for variant, data in models.items():
             for count in {threads, 1}:
                 copies = COPIES if threads > 1 else 1
                 made = [stack.enter_context(hashinfer.InferenceSession(data, threads=count)) for _ in range(copies)]
-                self.sessions += made
                 name = variant.label + (ONE_THREAD if count != threads else "")
+                self.sessions[name] = made
                 self.ours[name] = [_runner(session) for session in made]
         self.peers: dict[str, Callable[[Feed], Any]] = {}
         self.absent: dict[str, str] = {}
@@ -139,10 +141,15 @@ class _Runners:
 
     def compile(self, feed: Feed) -> None:
         """Compile what a first run would, so that none is left out for that."""
-        for session in self.sessions:
-            for step in session.plan({name: array.shape for name, array in feed.items()}).steps:
-                for call in step.emission.calls if step.emission is not None else ():
-                    _ = call.kernel.address
+        for name in self.sessions:
+            for call in self.calls(name, feed):
+                _ = call.kernel.address
+
+    def calls(self, name: str, feed: Feed) -> Iterator[KernelCall]:
+        """The kernel calls of an engine of ours."""
+        plan = self.sessions[name][0].plan({key: array.shape for key, array in feed.items()})
+        for step in plan.steps:
+            yield from step.emission.calls if step.emission is not None else ()
 
     def all(self) -> Iterator[tuple[str, list[Callable[[Feed], Any]]]]:
         yield from self.ours.items()
@@ -195,6 +202,11 @@ def _case(runners: _Runners, feeds: list[Feed], batch: int, threads: int, effort
             for ours in samples
             if ours + ONE_THREAD in samples
         },
+        "alone": [
+            ours
+            for ours in samples
+            if ours + ONE_THREAD in samples and not worth_sharing(runners.calls(ours, feeds[0]))
+        ],
         "left_out": left_out,
     }
 

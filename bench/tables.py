@@ -96,7 +96,7 @@ def _nets(part: dict[str, Any]) -> str:
             if threads > 1:
                 gains = [(v, *(_gain(case, v) for case in cases)) for v in net["variants"]]
                 texts.append(
-                    f"{threads} threads over one, in turn:\n\n"
+                    f"{threads} threads over one, in turn (alone: too short to share, so both run on one thread):\n\n"
                     + table(("engine", *(f"batch {case['batch']}" for case in cases)), gains)
                 )
         texts += [f"Left out: {line}." for line in net.get("left_out", [])]
@@ -124,7 +124,8 @@ def _theirs(case: dict[str, Any], peer: str, about: dict[str, Any]) -> str:
 
 def _gain(case: dict[str, Any], label: str) -> str:
     found = case["more_threads"].get(label)
-    return f"{found['median']:.2f} x" if found else "-"
+    alone = ", alone" if label in case.get("alone", ()) else ""
+    return f"{found['median']:.2f} x{alone}" if found else "-"
 
 
 def _memory(part: dict[str, Any]) -> str:

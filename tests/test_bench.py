@@ -199,16 +199,18 @@ def test_figures_say_no_where_a_target_is_missed() -> None:
     spread = {"median": 2.0, "quartiles": [1.9, 2.1], "count": 5}
     gain = {"median": 0.9, "quartiles": [0.8, 0.95], "count": 5}
     case = {"batch": 1, "faster": {"dyadic 64": {peers.FP32: spread}}, "us": {"dyadic 64": spread}}
-    two = case | {"threads": 2, "more_threads": {"dyadic 64": gain}}
+    two = case | {"threads": 2, "more_threads": {"dyadic 64": gain}, "alone": []}
     net = {"net": "784-1000-1000-10", "cases": [case | {"threads": 1, "more_threads": {}}, two]}
     found = {f.what: f for f in targets.figures({"nets": {"nets": [net]}})}
     missed = found["784-1000-1000-10, dyadic 64, batch 1, against onnxruntime fp32"]
     assert (missed.reached, missed.target, missed.measured) == (False, "12 x", "2.00 x (1.90 to 2.10)")
-    assert found["two threads, all runs"].reached is False
+    assert found["two threads, all shared runs"].reached is False
     assert not any("free" in what for what in found)
     two["processors_together"] = 1.95
     found = {f.what: f for f in targets.figures({"nets": {"nets": [net]}})}
-    assert found["two threads, all runs; both processors 95 % free"].measured.startswith("1 of 1 slower")
+    assert found["two threads, all shared runs; both processors 95 % free"].measured.startswith("1 of 1 slower")
+    two["alone"] = ["dyadic 64"]
+    assert not any("shared" in f.what for f in targets.figures({"nets": {"nets": [net]}}))
     net["cases"][0]["faster"]["dyadic 64"][peers.FP32] = spread | {"median": 12.0}
     assert targets.figures({"nets": {"nets": [net]}})[0].reached is True
 

@@ -1,6 +1,6 @@
 """A plan bound to memory of its own: what one call at a time runs. Nothing is allocated here once it is built."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from hashinfer.kernels.pool import Pool, Program
 from hashinfer.native.runtime import address
 from hashinfer.ops.base import Array, TensorType
-from hashinfer.ops.emission import NativeOp, Relocation, aligned_empty, assemble
+from hashinfer.ops.emission import KernelCall, NativeOp, Relocation, aligned_empty, assemble
 from hashinfer.plan.control import keep, run_step
 from hashinfer.plan.limits import Limits
 from hashinfer.plan.planner import Place, Plan, PlannedStep
@@ -167,7 +167,7 @@ class BoundPlan:
         program = Program(assembled.code, scratch, self.plan.scratch_bytes, places)
         self.kept += [*assembled.kept, program]
         self.externals += [(program.arrays, k, *which) for k, which in enumerate(taken)]
-        shared = self.pool.threads > 1 and sum(c.work for c, _ in owned if c.tiles > 1) >= WORTH_SHARING_NS
+        shared = self.pool.threads > 1 and worth_sharing(call for call, _ in owned)
         return partial(self.pool.run, program) if shared else program.run
 
     def _relocate(self, code: Any, relocation: Relocation, owner: PlannedStep) -> Place | None:
@@ -216,6 +216,11 @@ class BoundPlan:
             left.limits = left.limits.without(keep(step, _detached(made, memory), dying, values))
 
         return action
+
+
+def worth_sharing(calls: Iterable[KernelCall]) -> bool:
+    """Whether threads share a program of these calls, where there are several; if not, one thread runs it alone."""
+    return sum(call.work for call in calls if call.tiles > 1) >= WORTH_SHARING_NS
 
 
 @dataclass(slots=True)
