@@ -59,12 +59,16 @@ class KernelCall:
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """What an op does natively: calls in order, bytes of each temporary, and the choice made, in words."""
+    """What an op does natively: calls in order, bytes of each temporary, and the choice made, in words.
+
+    usual: the share of its work that is left with usual data, where that depends on the data.
+    """
 
     calls: Sequence[KernelCall]
     temps: Sequence[int] = ()
     choice: str = ""
     reason: str = ""
+    usual: float = 1.0
 
     @classmethod
     def of(

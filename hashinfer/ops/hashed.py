@@ -63,6 +63,9 @@ _NS_XOR, _NS_TILE, _NS_READ_ROW, _NS_LIST = 0.8, 500.0, 0.3, 1.0
 _NS_ROW, _NS_FOLD, _NS_FINISH, _NS_PATCH = 100.0, 0.1, 0.1, 2.0
 _NS_STAGE, _NS_PIXEL, _NS_OUTPUT, _NS_UNPACK = 0.2, 2.0, 2.0, 0.5
 
+_SKIPPING = 0.5
+"""Share of a product's work where zeros are skipped: about half of a hidden layer's outputs are zero."""
+
 
 def need_float32(ins: Inputs, what: str) -> Operand:
     """Input 0. Raises OpError unless it is there and float32."""
@@ -193,12 +196,9 @@ class HashedExpand(NativeOp):
 
 
 def emit_product(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> Emission:
-    """Of all candidates, the kernels that should take the least time."""
+    """Of all candidates, the kernels that should take the least time, with the work that usual data takes them."""
     best = min(candidates(matrix, source, transposed), key=lambda e: e.work)
-    if not best.calls[0].args.get("skip_zeros"):
-        return best
-    # About half of the inputs of a hidden layer are zero.
-    return replace(best, calls=[replace(call, work=call.work / 2) for call in best.calls])
+    return replace(best, calls=[replace(call, work=best.usual * call.work) for call in best.calls], usual=1.0)
 
 
 def candidates(matrix: HashedMatrix, source: Rows, transposed: bool = False) -> list[Emission]:
@@ -308,7 +308,8 @@ def _xxh32_rows_emission(matrix: HashedMatrix, source: Rows) -> Emission:
     args["strip"] = strip = xxh32.STRIP if work < SPLIT_NS * source.rows else xxh32.STRIP // 4
     tiles = source.rows * -(-source.outputs // strip)
     reason = f"{source.rows} rows: hashed inline, " + ("zero inputs skipped" if matrix.finite else "no zero skipped")
-    return Emission.of(matrix.kernel(xxh32, "xxh32_row"), tiles, args, xxh32.SCRATCH_BYTES, work, reason)
+    made = Emission.of(matrix.kernel(xxh32, "xxh32_row"), tiles, args, xxh32.SCRATCH_BYTES, work, reason)
+    return replace(made, usual=_SKIPPING if matrix.finite else 1.0)
 
 
 def _xxh32_small(matrix: HashedMatrix, source: Rows) -> Emission:
@@ -316,7 +317,8 @@ def _xxh32_small(matrix: HashedMatrix, source: Rows) -> Emission:
     args = _args(matrix, source) | {"skip_zeros": int(matrix.finite)}
     work = _listing_ns(source) + source.rows * source.inputs * source.outputs * _hash_ns(matrix, listed=True)
     scratch = xxh32_small.small_scratch_bytes(source.inputs, source.outputs, matrix.parameter)
-    return Emission.of(matrix.kernel(xxh32_small, "xxh32_small"), source.rows, args, scratch, work, "hashed inline")
+    made = Emission.of(matrix.kernel(xxh32_small, "xxh32_small"), source.rows, args, scratch, work, "hashed inline")
+    return replace(made, usual=_SKIPPING if matrix.finite else 1.0)
 
 
 def _tables(matrix: HashedMatrix, source: Rows) -> Arguments:
