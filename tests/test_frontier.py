@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,7 @@ def test_points_are_named_once_and_made_as_they_say() -> None:
 
 def test_train_report_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two points on a toy set, through the runner, whose rows the report shows; a second run has nothing to do."""
-    monkeypatch.setattr(run, "RECIPE", type(RECIPE)(effort=150.0, precision="float32"))
+    monkeypatch.setattr(run, "RECIPE", dataclasses.replace(RECIPE, effort=150.0, precision="float32"))
     rng = np.random.default_rng(1)
     label = rng.integers(0, 10, 300)
     image = np.zeros((300, 28, 28), np.uint8)

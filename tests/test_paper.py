@@ -314,13 +314,52 @@ def test_few_images_get_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     x, label = images(40)
     seen = []
     monkeypatch.setattr(Net, "forward", lambda self, x, *rest: seen.append(x) or super(Net, self).forward(x, *rest))
-    recipe = train.Recipe(effort=4.0, noise_few=0.5, precision="float32")
+    recipe = train.Recipe(effort=4.0, effort_fine=4.0, noise_few=0.5, radius=0.0, radius_fine=0.0, precision="float32")
     for name in ("RECT", "CONVEX"):
         cell = Cell(name, 3, 64, cells.NN)
         train.train(cell, recipe, torch.zeros_like(x), label % 2)
     half = len(seen) // 2
     assert all(float(x.std()) == pytest.approx(0.5, rel=0.05) for x in seen[:half])
     assert not any(x.any() for x in seen[half:])
+
+
+def test_perturbed_inputs_lie_at_the_radius_and_raise_the_loss() -> None:
+    torch.manual_seed(3)
+    x, label = images(50)
+    net = Net(SMALL)
+    losses = []
+    for radius in (0.0, 0.5):
+        x.requires_grad_().grad = None
+        torch.nn.functional.cross_entropy(net(x), label).backward()
+        moved = train.perturbed(x, radius)
+        torch.testing.assert_close((moved - x).norm(dim=1), torch.full((50,), radius), rtol=1e-4, atol=1e-6)
+        losses.append(torch.nn.functional.cross_entropy(net(moved), label, reduction="none"))
+    assert (losses[1] > losses[0]).all()
+    still = torch.zeros(2, 784, requires_grad=True)
+    still.sum().mul(0).backward()
+    assert torch.equal(train.perturbed(still, 1.0), still)
+
+
+def test_half_of_the_loss_is_of_perturbed_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, label = images(40)
+    seen = []
+    forward = Net.forward
+    monkeypatch.setattr(Net, "forward", lambda self, x, *rest: seen.append(x.detach()) or forward(self, x, *rest))
+    cell = Cell("ROT", 3, 64, cells.NN)
+    train.train(cell, train.Recipe(effort=4.0, precision="float32"), x, label)
+    radius = train.Recipe().radius_of(cell)
+    assert len(seen) > 0
+    for whole, moved in zip(seen[::2], seen[1::2], strict=True):
+        torch.testing.assert_close((moved - whole).norm(dim=1), torch.full((len(whole),), radius))
+
+
+def test_the_radius_goes_by_what_a_net_stores() -> None:
+    recipe = train.Recipe(radius=3.0, radius_fine=1.0)
+    assert recipe.radius_of(Cell("ROT", 3, 64, cells.NN)) == pytest.approx(3 * (12_422 / 100_000) ** 0.5)
+    assert recipe.radius_of(Cell("ROT", 5, 1, cells.TEACHER)) == 6.0
+    assert recipe.radius_of(Cell("CONVEX", 5, 1, cells.TEACHER)) == 2.0
+    small = Cell("BASIC", 3, 8, cells.HASHNET, "dyadic"), Cell("BASIC", 3, 8, cells.DK)
+    assert len({recipe.radius_of(cell) for cell in small}) == 1
 
 
 def test_the_pace_rises_then_falls() -> None:
@@ -337,6 +376,7 @@ def test_the_budget_is_in_images_seen_and_grows_slower_than_the_set() -> None:
     seen = [recipe.epochs(n) * n for n in (1_200, 8_000, 12_000, 60_000)]
     assert seen == sorted(seen)
     assert recipe.epochs(60_000) == recipe.epochs(12_000) < recipe.epochs(8_000) < recipe.epochs(1_200)
+    assert recipe.epochs(8_000, fine=True) == round(recipe.effort_fine / 8_000**0.4)
     assert [recipe.batch_at(0, 40, n) for n in (1_200, 8_000, 12_000, 60_000)] == [32, 96, 128, 272]
     assert [recipe.batch_at(e, 9, 12_000) for e in (5, 6, 8)] == [128, 256, 256]
 
@@ -371,14 +411,15 @@ def test_a_digest_is_of_those_fields_that_the_cell_is_trained_by() -> None:
             if changed.digest(one) != base.digest(one):
                 names.add(name)
     of_distilling = {"distill", "warmth", "taught"}
-    of_kinds = {"drop_deep", "drop_grey", "drop_fine", "noise_few"}
+    of_fine = {"drop_fine", "radius_fine", "effort_fine"}
+    of_kinds = {"drop_deep", "drop_grey", "noise_few"} | of_fine
     assert found[cell] == set(vars(base)) - of_kinds - of_distilling
     assert found[taught] == found[cell] | of_distilling
     assert found[teacher] == found[cell] - {"ease"}
     assert found[deep] == found[cell] - {"drop"} | {"drop_deep"}
     small = found[cell] - {"most"}
     assert found[grey] == small - {"drop_in"} | {"drop_grey"}
-    assert found[fine] == small - {"drop_in"} | {"drop_fine"}
+    assert found[fine] == small - {"drop_in", "radius", "effort"} | of_fine
     assert found[few] == small | {"noise_few"}
 
 
@@ -546,13 +587,15 @@ def test_results_in_the_repository_keep_within_their_budgets() -> None:
 
 def test_hashed_nets_beat_dense_ones_of_equal_storage_but_where_the_readme_says() -> None:
     """Of the results that the repository holds, the better hashed and the better dense net of each cell."""
-    seen = report.errors(train.Recipe(), run.RESULTS)
+    seen, left = report.errors(train.Recipe(), run.RESULTS), report.untrained(train.Recipe(), run.RESULTS)
     lost = set()
     for data, depth, ratio in itertools.product(sets.NAMES, cells.DEPTHS, cells.RATIOS):
+        if any(c.data == data and (c.depth, c.ratio) == (depth, ratio) for c in left):
+            continue
         hashed, dense = (
             min(report.mean_of(seen, (data, depth, ratio, method, scheme)) for method in methods for scheme in schemes)
             for methods, schemes in (((cells.HASHNET, cells.HASHNET_DK), cells.SCHEMES), ((cells.NN, cells.DK), ("",)))
         )
         if hashed >= dense:
             lost.add((data, depth, ratio))
-    assert lost == {("ROT", 5, 8), ("MNIST", 5, 8)}
+    assert lost == {("MNIST", 5, 8), ("BG-RAND", 5, 64)}

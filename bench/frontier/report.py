@@ -32,9 +32,10 @@ COLOURS = {
 }
 MARKERS = {"float32": "o", "float16": "s", "int8": "D", "int4": "v", "int2": "^"}
 ABOUT = f"""784-1000-10 and what its storage shrinks to; every net trained for {RECIPE.effort:g} / images^0.4 epochs
-by the recipe of bench/paper. Test error in percent, one seed. Bytes: weights, biases, scales, and the indices of what
-pruning keeps. A weight vector of 4 bits is here to compare; the format has float32, float16 and int8. Time: one row,
-one thread, hashed nets in hashinfer, dense forms in onnxruntime; a pruned matrix runs as a full one there, 2 bits as 4.
+by the recipe of bench/paper, but without adversarial training. Test error in percent, one seed. Bytes: weights,
+biases, scales, and the indices of what pruning keeps. A weight vector of 4 bits is here to compare; the format has
+float32, float16 and int8. Time: one row, one thread, hashed nets in hashinfer, dense forms in onnxruntime; a pruned
+matrix runs as a full one there, 2 bits as 4.
 """
 COLUMNS = ("family", "factor, rank or bits", "numbers as", "bytes", "test error, %", "one row, us")
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}

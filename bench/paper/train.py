@@ -27,20 +27,24 @@ from hashinfer.files import atomic_write
 class Recipe:
     """How every cell is trained; chosen on validation data (bench.paper.tune).
 
-    effort: a set of N images is seen effort / N^0.4 times, N counted up to `most`. batch: a step takes batch sqrt(N)
-    images at first, `late` times as many in the last third. lr: Adam's peak learning rate; a linear rise over a share
-    `rise`, then a cosine to a hundredth. drop_in, drop, drop_deep: dropout of the full net's inputs, of its hidden
-    units where there is one layer of them, and where there are several, which each add noise; ease: the part of these
-    that each halving of the storage takes off, whatever kind of net spends it, but of drop_in only where there is one
-    hidden layer. drop_grey, drop_fine: dropout of the inputs of every net in place of drop_in, of a set where few
-    inputs are 0 and of one where single pixels decide. noise_few: the deviation of normal noise on the inputs of every
-    net, of a set of few images. smooth: label smoothing. ema: the decay of the average over the steps that is kept in
-    the end. For distilled cells, distill: the weight of the teacher's answers at temperature `warmth`, for inputs
-    without dropout or noise; taught: the share of the hidden units' dropout that is left. precision: of the hidden
-    layers' products.
+    effort, effort_fine: a set of N images is seen effort / N^0.4 times, N counted up to `most`, and one where single
+    pixels decide effort_fine / N^0.4 times. batch: a step takes batch sqrt(N) images at first, `late` times as many in
+    the last third. lr: Adam's peak learning rate; a linear rise over a share `rise`, then a cosine to a hundredth.
+    drop_in, drop, drop_deep: dropout of the full net's inputs, of its hidden units where there is one layer of them,
+    and where there are several, which each add noise; ease: the part of these that each halving of the storage takes
+    off, whatever kind of net spends it, but of drop_in only where there is one hidden layer. drop_grey, drop_fine:
+    dropout of the inputs of every net in place of drop_in, of a set where few inputs are 0 and of one where single
+    pixels decide. noise_few: the deviation of normal noise on the inputs of every net, of a set of few images. radius,
+    radius_fine: the length of the adversarial perturbation of inputs (along the gradient of the loss: Goodfellow et
+    al., 2015) of a net of 100 000 numbers, and that for a set where single pixels decide; a net of n numbers gets
+    sqrt(n / 100 000) times as much, at most twice. smooth: label smoothing. ema: the decay of the average over the
+    steps that is kept in the end. For distilled cells, distill: the weight of the teacher's answers at temperature
+    `warmth`, for inputs without dropout, noise or perturbation; taught: the share of the hidden units' dropout that is
+    left. precision: of the hidden layers' products.
     """
 
-    effort: float = 2600.0
+    effort: float = 1400.0
+    effort_fine: float = 2600.0
     most: int = 12_000
     batch: float = 1.1
     late: int = 2
@@ -49,10 +53,12 @@ class Recipe:
     drop_in: float = 0.25
     drop_grey: float = 0.5
     drop_fine: float = 0.0
-    drop: float = 0.5
-    drop_deep: float = 0.15
+    drop: float = 0.25
+    drop_deep: float = 0.07
     ease: float = 0.1
     noise_few: float = 1.0
+    radius: float = 2.0
+    radius_fine: float = 0.3
     smooth: float = 0.0
     ema: float = 0.998
     distill: float = 0.7
@@ -60,9 +66,10 @@ class Recipe:
     taught: float = 0.5
     precision: str = "bfloat16"
 
-    def epochs(self, images: int) -> int:
-        """How often a set of that many images is seen."""
-        return max(1, round(self.effort / min(images, self.most) ** 0.4))
+    def epochs(self, images: int, fine: bool = False) -> int:
+        """How often a set of that many images is seen; fine: one where single pixels decide."""
+        effort = self.effort_fine if fine else self.effort
+        return max(1, round(effort / min(images, self.most) ** 0.4))
 
     def batch_at(self, epoch: int, epochs: int, images: int) -> int:
         """Images a step in an epoch counted from 0, a multiple of 16."""
@@ -86,18 +93,24 @@ class Recipe:
         """The deviation of the noise on a cell's inputs, which have deviation 1."""
         return self.noise_few if cell.data in FEW else 0.0
 
+    def radius_of(self, cell: Cell) -> float:
+        """The length of the perturbation of a cell's inputs, which have deviation 1."""
+        base = self.radius_fine if cell.data in FINE else self.radius
+        return base * min(2.0, math.sqrt(cell.budget / 100_000))
+
     def digest(self, cell: Cell) -> str:
         """Eight hexadecimal digits of what a cell's training depends on beside the cell itself.
 
         These are the recipe for this cell and its teacher, the data sets' version,
         K of a hashed output layer, and gains.
         """
-        epochs = self.epochs(SIZES[cell.data].seen)
+        epochs = self.epochs(SIZES[cell.data].seen, cell.data in FINE)
         steps = (epochs, self.batch, self.late, self.lr, self.rise, self.smooth, self.ema, self.precision)
         answers = (self.distill, self.warmth, self.digest(cell.teacher)) if cell.distilled else ()
         last = cell.schemes()[-1].buckets if cell.scheme else None
         drops = [round(d, 6) for d in self.drops(cell)]
-        parts = [VERSION, steps, drops, self.noise(cell), answers, last, cell.data in GREY]
+        inputs = self.noise(cell), round(self.radius_of(cell), 6)
+        parts = [VERSION, steps, drops, inputs, answers, last, cell.data in GREY]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
@@ -137,17 +150,19 @@ def train(
     Raises ValueError for a checkpoint of another run.
     """
     torch.manual_seed(cell.seed)
-    net, mean, epochs = Net(cell), Net(cell), recipe.epochs(len(x))
+    net, mean, epochs = Net(cell), Net(cell), recipe.epochs(len(x), cell.data in FINE)
     identity = {"cell": cell.name, "recipe": recipe.digest(cell), "images": len(x)}
-    run = Run(cell.seed, epochs, recipe.drops(cell), identity, checkpoint, progress, recipe.noise(cell))
+    drop, noise, radius = recipe.drops(cell), recipe.noise(cell), recipe.radius_of(cell)
+    run = Run(cell.seed, epochs, drop, identity, checkpoint, progress, noise, radius)
     return mean, fit(net, mean, recipe, run, x, label, teacher), epochs
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its seed, epochs, dropout of inputs and of hidden units, noise on inputs, and where it is kept.
+    """One training: its seed, epochs, dropout of inputs and of hidden units, and where it is kept.
 
-    identity: what a checkpoint must say of itself.
+    identity: what a checkpoint must say of itself. noise: the deviation of normal noise on inputs. radius: the length
+    of their adversarial perturbation, which half of the loss is of; 0 for none.
     """
 
     seed: int
@@ -157,6 +172,7 @@ class Run:
     checkpoint: Path | None = None
     progress: Callable[[int, int], None] | None = None
     noise: float = 0.0
+    radius: float = 0.0
 
 
 def fit(net: Stack, mean: Stack, recipe: Recipe, run: Run, x: Tensor, label: Tensor, teacher: Stack | None) -> float:
@@ -188,10 +204,15 @@ def fit(net: Stack, mean: Stack, recipe: Recipe, run: Run, x: Tensor, label: Ten
         for at in order.split(recipe.batch_at(epoch, run.epochs, len(x))):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * pace((epoch + done / len(x)) / run.epochs, recipe.rise)
-            logits = net(masks.noisy(narrow[at], run.noise), masks, run.drop)
-            loss = loss_of(logits, label[at], recipe, None if answers is None else answers[at])
+            batch, wanted = masks.noisy(narrow[at], run.noise), None if answers is None else answers[at]
             optimizer.zero_grad()
-            loss.backward()
+            if run.radius:
+                batch.requires_grad_()
+                (0.5 * loss_of(net(batch, masks, run.drop), label[at], recipe, wanted)).backward()
+                worse = perturbed(batch, run.radius)
+                (0.5 * loss_of(net(worse, masks, run.drop), label[at], recipe, wanted)).backward()
+            else:
+                loss_of(net(batch, masks, run.drop), label[at], recipe, wanted).backward()
             optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(averages, weights, 1 - recipe.ema)
@@ -204,6 +225,13 @@ def fit(net: Stack, mean: Stack, recipe: Recipe, run: Run, x: Tensor, label: Ten
             run.progress(epoch + 1, run.epochs)
     mean.eval()
     return before + time.perf_counter() - began
+
+
+def perturbed(x: Tensor, radius: float) -> Tensor:
+    """Inputs x [N, 784], each moved by a length of `radius` along its gradient, x.grad; not where that is 0."""
+    assert x.grad is not None
+    ascent = functional.normalize(x.grad.float(), dim=1, eps=1e-20)
+    return (x.detach().float() + radius * ascent).to(x.dtype)
 
 
 def pace(done: float, rise: float) -> float:
