@@ -342,13 +342,21 @@ def test_perturbed_inputs_lie_at_the_radius_and_raise_the_loss() -> None:
 
 def test_half_of_the_loss_is_of_perturbed_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     x, label = images(40)
-    seen = []
-    forward = Net.forward
+    seen: list[torch.Tensor] = []
+    shares: list[float] = []
+    forward, loss_of = Net.forward, train.loss_of
+
+    def watched(*args: object, **kwargs: object) -> torch.Tensor:
+        loss = loss_of(*args, **kwargs)
+        loss.register_hook(lambda grad: shares.append(float(grad)))
+        return loss
+
     monkeypatch.setattr(Net, "forward", lambda self, x, *rest: seen.append(x.detach()) or forward(self, x, *rest))
+    monkeypatch.setattr(train, "loss_of", watched)
     cell = Cell("ROT", 3, 64, cells.NN)
     train.train(cell, train.Recipe(effort=4.0, precision="float32"), x, label)
     radius = train.Recipe().radius_of(cell)
-    assert len(seen) > 0
+    assert shares == [0.5] * len(seen) != []
     for whole, moved in zip(seen[::2], seen[1::2], strict=True):
         torch.testing.assert_close((moved - whole).norm(dim=1), torch.full((len(whole),), radius))
 

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -204,15 +205,13 @@ def fit(net: Stack, mean: Stack, recipe: Recipe, run: Run, x: Tensor, label: Ten
         for at in order.split(recipe.batch_at(epoch, run.epochs, len(x))):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * pace((epoch + done / len(x)) / run.epochs, recipe.rise)
-            batch, wanted = masks.noisy(narrow[at], run.noise), None if answers is None else answers[at]
+            loss = partial(loss_of, label=label[at], recipe=recipe, answers=None if answers is None else answers[at])
+            seen, share = masks.noisy(narrow[at], run.noise), 0.5 if run.radius else 1.0
+            seen.requires_grad_(run.radius > 0)
             optimizer.zero_grad()
+            (share * loss(net(seen, masks, run.drop))).backward()
             if run.radius:
-                batch.requires_grad_()
-                (0.5 * loss_of(net(batch, masks, run.drop), label[at], recipe, wanted)).backward()
-                worse = perturbed(batch, run.radius)
-                (0.5 * loss_of(net(worse, masks, run.drop), label[at], recipe, wanted)).backward()
-            else:
-                loss_of(net(batch, masks, run.drop), label[at], recipe, wanted).backward()
+                (share * loss(net(perturbed(seen, run.radius), masks, run.drop))).backward()
             optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(averages, weights, 1 - recipe.ema)
