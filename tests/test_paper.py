@@ -381,10 +381,12 @@ def test_the_pace_rises_then_falls() -> None:
 
 def test_the_budget_is_in_images_seen_and_grows_slower_than_the_set() -> None:
     recipe = train.Recipe()
-    seen = [recipe.epochs(n) * n for n in (1_200, 8_000, 12_000, 60_000)]
+    sizes = (1_200, 8_000, 12_000, 60_000)
+    few, some, more, most = epochs = [recipe.epochs(n, "MNIST") for n in sizes]
+    seen = [e * n for e, n in zip(epochs, sizes, strict=True)]
     assert seen == sorted(seen)
-    assert recipe.epochs(60_000) == recipe.epochs(12_000) < recipe.epochs(8_000) < recipe.epochs(1_200)
-    assert recipe.epochs(8_000, fine=True) == round(recipe.effort_fine / 8_000**0.4)
+    assert most == more < some < few
+    assert recipe.epochs(8_000, "CONVEX") == round(recipe.effort_fine / 8_000**0.4)
     assert [recipe.batch_at(0, 40, n) for n in (1_200, 8_000, 12_000, 60_000)] == [32, 96, 128, 272]
     assert [recipe.batch_at(e, 9, 12_000) for e in (5, 6, 8)] == [128, 256, 256]
 

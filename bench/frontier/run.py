@@ -115,7 +115,7 @@ class Trainer:
         x, label = self.x[: self.count], self.label[: self.count]
         net, mean = point.make(base, x), point.make(base, x)
         recipe = dataclasses.replace(RECIPE, lr=point.rate(RECIPE) if rate is None else rate)
-        epochs, factor = recipe.epochs(len(x)), max(1.0, FULL / numbers_of(net))
+        epochs, factor = recipe.epochs(len(x), self.name), max(1.0, FULL / numbers_of(net))
         kept = self.runs / f"frontier-{self.name.lower()}-{self.count}-{point.name}-{recipe.lr}.checkpoint"
         identity = {"point": point.name, "set": self.name, "images": len(x), "lr": recipe.lr, "effort": recipe.effort}
         run = Run(1, epochs, recipe.drops_at(factor, distilled=point.distilled), identity, kept)
@@ -127,7 +127,7 @@ class Trainer:
     def rows(self, point: Point) -> list[Row]:
         """Train one point; a row for each of its formats."""
         if point.family == DENSE:
-            net, seconds, epochs = self.dense(), 0.0, RECIPE.epochs(self.count)
+            net, seconds, epochs = self.dense(), 0.0, RECIPE.epochs(self.count, self.name)
         else:
             net, seconds, epochs = self.train(point)
         x, label = self.scale.inputs(self.data.test_image), tensor(self.data.test_label)

@@ -202,7 +202,8 @@ def main() -> None:
         with terminable(), Progress(*columns, TimeRemainingColumn(), console=console) as bars:
             everything = bars.add_task("cells", total=len(cells))
             for cell in cells:
-                one = bars.add_task(cell.name, total=trainer.recipe.epochs(len(trainer.load(cell.data).image)))
+                images = len(trainer.load(cell.data).image)
+                one = bars.add_task(cell.name, total=trainer.recipe.epochs(images, cell.data))
                 row = trainer.run(cell, lambda done, total, one=one: bars.update(one, completed=done, total=total))
                 # Others may have added rows meanwhile.
                 rows = [r for r in read(options.out) if any(r[k] != row[k] for k in (*key(cell), "recipe"))]

@@ -67,9 +67,9 @@ class Recipe:
     taught: float = 0.5
     precision: str = "bfloat16"
 
-    def epochs(self, images: int, fine: bool = False) -> int:
-        """How often a set of that many images is seen; fine: one where single pixels decide."""
-        effort = self.effort_fine if fine else self.effort
+    def epochs(self, images: int, data: str) -> int:
+        """How often the set `data` is seen, with that many images."""
+        effort = self.effort_fine if data in FINE else self.effort
         return max(1, round(effort / min(images, self.most) ** 0.4))
 
     def batch_at(self, epoch: int, epochs: int, images: int) -> int:
@@ -105,7 +105,7 @@ class Recipe:
         These are the recipe for this cell and its teacher, the data sets' version,
         K of a hashed output layer, and gains.
         """
-        epochs = self.epochs(SIZES[cell.data].seen, cell.data in FINE)
+        epochs = self.epochs(SIZES[cell.data].seen, cell.data)
         steps = (epochs, self.batch, self.late, self.lr, self.rise, self.smooth, self.ema, self.precision)
         answers = (self.distill, self.warmth, self.digest(cell.teacher)) if cell.distilled else ()
         last = cell.schemes()[-1].buckets if cell.scheme else None
@@ -151,7 +151,7 @@ def train(
     Raises ValueError for a checkpoint of another run.
     """
     torch.manual_seed(cell.seed)
-    net, mean, epochs = Net(cell), Net(cell), recipe.epochs(len(x), cell.data in FINE)
+    net, mean, epochs = Net(cell), Net(cell), recipe.epochs(len(x), cell.data)
     identity = {"cell": cell.name, "recipe": recipe.digest(cell), "images": len(x)}
     drop, noise, radius = recipe.drops(cell), recipe.noise(cell), recipe.radius_of(cell)
     run = Run(cell.seed, epochs, drop, identity, checkpoint, progress, noise, radius)
