@@ -30,25 +30,7 @@ SOURCES = ("uint8", "int8", "uint16", "int32", "int64", "float64", "float16")
 
 OPERATIONS = ("Add", "Sub", "Mul", "Div")
 AXES = 4
-BROADCAST = (
-    "a",
-    "b",
-    "y",
-    "operation",
-    "n0",
-    "n1",
-    "n2",
-    "n3",
-    "a0",
-    "a1",
-    "a2",
-    "a3",
-    "b0",
-    "b1",
-    "b2",
-    "b3",
-    "pieces",
-)
+BROADCAST = ("a", "b", "y", "operation", *(f"{name}{k}" for name in "nab" for k in range(AXES)), "pieces")
 A, B, OUT, OPERATION, SHAPE, A_STRIDES, B_STRIDES, PIECES = 0, 1, 2, 3, 4, 8, 12, 16
 """n0 ... n3: the output's shape; a0 ..., b0 ...: strides in elements, 0 along axes that are repeated, 0 or 1 along the
 last; pieces: in one tile, each a row of the last axis, or TILE elements of it."""
