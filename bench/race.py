@@ -187,6 +187,7 @@ def _case(runners: _Runners, feeds: list[Feed], batch: int, threads: int, effort
     together = None if before is None else min(before, processors_together(threads))
     for name, seconds in samples.items():
         runners.last[name] = Spread.of(seconds).median / batch
+    compared = [ours for ours in samples if ours + ONE_THREAD in samples]
     return {
         "batch": batch,
         "threads": threads,
@@ -197,16 +198,9 @@ def _case(runners: _Runners, feeds: list[Feed], batch: int, threads: int, effort
             for ours in runners.ours
             if ours in samples and not ours.endswith(ONE_THREAD)
         },
-        "more_threads": {
-            ours: ratios(samples[ours + ONE_THREAD], samples[ours]).data()
-            for ours in samples
-            if ours + ONE_THREAD in samples
-        },
-        "alone": [
-            ours
-            for ours in samples
-            if ours + ONE_THREAD in samples and not worth_sharing(runners.calls(ours, feeds[0]))
-        ],
+        "more_threads": {ours: ratios(samples[ours + ONE_THREAD], samples[ours]).data() for ours in compared},
+        # What is not worth sharing as a whole is not in the pieces that a run may be cut into.
+        "alone": [ours for ours in compared if not worth_sharing(runners.calls(ours, feeds[0]))],
         "left_out": left_out,
     }
 

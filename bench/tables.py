@@ -124,7 +124,7 @@ def _theirs(case: dict[str, Any], peer: str, about: dict[str, Any]) -> str:
 
 def _gain(case: dict[str, Any], label: str) -> str:
     found = case["more_threads"].get(label)
-    alone = ", alone" if label in case.get("alone", ()) else ""
+    alone = ", alone" if label in case["alone"] else ""
     return f"{found['median']:.2f} x{alone}" if found else "-"
 
 
