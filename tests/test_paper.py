@@ -595,6 +595,25 @@ def test_results_in_the_repository_keep_within_their_budgets() -> None:
         assert len(list(csv.reader(file))) == len(rows) + 1
 
 
+def test_the_readme_has_what_adversarial_training_is_worth_from_the_choices() -> None:
+    """In percent of the validation images, by this recipe and by twice the epochs without it."""
+    recipe, folder = train.Recipe(), run.RESULTS.parent
+    with (folder / "choice.csv").open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if (r["depth"], r["ratio"], r["method"]) == ("3", "8", cells.HASHNET)]
+
+    def wrong(data: str, effort: float, **rest: float) -> str:
+        changes = [f"effort={effort:g} drop_in=0.25 out_buckets=8192", *(f"{name}={rest[name]:g}" for name in rest)]
+        wanted = (data, "dyadic", " ".join(changes))
+        return next(r["valid_error"] for r in rows if (r["set"], r["scheme"], r["recipe"]) == wanted)
+
+    now = {"effort": recipe.effort, "drop": recipe.drop}
+    text = " ".join((folder.parent / "README.md").read_text().split())
+    rot = wrong("ROT", **now, radius=1.994), wrong("ROT", effort=2600)
+    mnist = wrong("MNIST", **now, radius=recipe.radius), wrong("MNIST", effort=5200)
+    assert f"{rot[0]} % of ROT's validation images were wrong in place of {rot[1]} %" in text
+    assert f"{mnist[0]} % of MNIST's in place of {mnist[1]} %" in text
+
+
 def test_hashed_nets_beat_dense_ones_of_equal_storage_but_where_the_readme_says() -> None:
     """Of the results that the repository holds, the better hashed and the better dense net of each cell."""
     seen = report.errors(train.Recipe(), run.RESULTS)
